@@ -1,0 +1,1 @@
+"""A timm backbone in OpenMMLab heads, without compiling anything."""

@@ -1,0 +1,1 @@
+"""The embedded world: ray-cast scenes with every kind of label."""

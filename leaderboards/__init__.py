@@ -1,0 +1,1 @@
+"""Markdown tables from one JSON record per number."""
