@@ -1,0 +1,161 @@
+"""One record per number: `Run` says what to do, `Result` what came out, `Store` keeps results on disk.
+
+A record's path is its identity, so whether a number exists is a look at the file system:
+`<root>/<family>/<dataset>/<backbone>@<weights8>/<digest8>-seed<k>.json`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+SCHEMA = 1
+
+Json = Mapping[str, Any]
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256 of a value's canonical JSON, equal across processes and machines."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """A record, key by key as `design.md` section 5 has it. All metrics are percentages 0-100 or SI units.
+
+    `cost` is in seconds, bytes and device-hours; `metrics` may hold NaN (written as null).
+    """
+
+    schema: int = SCHEMA
+    status: str  # "done" or "failed"
+    error: str | None
+    backbone: Json
+    load_report: Json
+    task: str
+    task_version: int
+    protocol: Json
+    digest: str
+    data: Json
+    selection: Json
+    seed: int
+    metrics: Mapping[str, float]
+    primary: str
+    higher_is_better: bool
+    cost: Json
+    environment: Json
+    git: Json
+    started: str
+    finished: str
+
+    def to_json(self) -> str:
+        """Render as indented JSON with a final newline; NaN and infinity become null."""
+        record = dataclasses.asdict(self)
+        record["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
+        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Result":
+        """Parse a record; raises UserError when it is malformed or of a later schema."""
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"not JSON ({error})") from None
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(record, dict) or set(record) != names:
+            odd = sorted(names ^ set(record)) if isinstance(record, dict) else "no object"
+            if isinstance(record, dict) and record.get("schema", 0) > SCHEMA:
+                odd = f"schema {record['schema']}, newer than {SCHEMA}"
+            raise UserError(f"not a record of schema {SCHEMA}: {odd}")
+        if record["schema"] != SCHEMA:
+            raise UserError(f"schema {record['schema']}, not {SCHEMA}")
+        nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+        return cls(**{**record, "metrics": nan})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunKey:
+    """What identifies a number: task, backbone with its weights, digest and seed."""
+
+    task: str
+    backbone: str
+    weights8: str
+    digest: str
+    seed: int
+
+    @property
+    def path(self) -> Path:
+        """The record's path under the store's root."""
+        name = self.backbone.replace("/", "--")
+        return (
+            Path(self.task) / f"{name}@{self.weights8}" / f"{self.digest[:8]}-seed{self.seed}.json"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A folder of records."""
+
+    root: Path
+
+    def check_writable(self) -> None:
+        """Create the root and a file in it; raises UserError where that cannot be done."""
+        probe = self.root / f".writable-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise UserError(
+                f"The results folder {self.root} cannot be written ({error.strerror}). Nothing was run. "
+                f"Give another with --results DIR, or mend its permissions."
+            ) from None
+
+    def load(self, key: RunKey) -> Result | None:
+        """Return the record of `key`, or None; a malformed one raises UserError."""
+        path = self.root / key.path
+        return self.read(path) if path.is_file() else None
+
+    def read(self, path: Path) -> Result:
+        """Read one record; raises UserError that names the file."""
+        try:
+            return Result.from_json(path.read_text())
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"The record {path} cannot be read: {error}. Delete it and run again, or restore it."
+            ) from None
+
+    def write(self, key: RunKey, result: Result) -> Path:
+        """Write a record: a temporary file beside it, fsync, rename; never half a record."""
+        path = self.root / key.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, result.to_json())
+        return path
+
+    def results(self) -> Iterator[Result]:
+        """Yield every record, sorted by path; raises UserError at a malformed one."""
+        for path in self.paths():
+            yield self.read(path)
+
+    def paths(self) -> list[Path]:
+        """Every record's path, sorted."""
+        return sorted(self.root.glob("*/*/*@*/*-seed*.json"))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write `text` so that a reader, or a crash, sees the old file or the new one whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
