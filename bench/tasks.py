@@ -1,0 +1,201 @@
+"""What a task family hands to the runner: `Task`, `Protocol`, `Metric`; and how one is found by name.
+
+A family is a module `adapters/<family>.py` (or a package) that exposes `TASKS: tuple[Task, ...]`.
+It is imported when it is asked for, so a broken family cannot break another; its own imports of
+torch and OpenMMLab stay inside functions, so `--list` is quick.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bench.backbones import Backbone
+from bench.checkpoints import LoadReport
+from bench.datasets import Dataset
+from bench.errors import unknown
+from bench.results import digest
+
+FAMILIES = "adapters"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number of the record. Percentages are 0-100."""
+
+    name: str
+    higher_is_better: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a backbone is evaluated. Families add their own hyper-parameters by subclassing.
+
+    Args:
+        name: what `--protocol` names, unique within a task; leaderboards keep names apart.
+        frozen: whether the backbone's weights stay as they are.
+        source: the paper or recipe the values come from, and what differs.
+        expected: a published number at full scale, with its backbone and source.
+        epochs: passes over the training split.
+        limit: how many items of each split are used (None: all).
+    """
+
+    name: str
+    frozen: bool
+    source: str
+    expected: str = "none published at this scale"
+    epochs: int
+    batch_size: int
+    img_size: int
+    limit: int | None = None
+
+    def smoke(self: "P") -> "P":
+        """The same protocol on a few images for one epoch: shows that it runs, means nothing."""
+        return dataclasses.replace(
+            self, name=f"{self.name}-smoke", epochs=1, limit=4 * self.batch_size
+        )
+
+
+P = TypeVar("P", bound=Protocol)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run as a family sees it.
+
+    Args:
+        data: the data set's folder.
+        work_dir: this run's own folder; what is in it comes from the same run, cut short earlier.
+        cache: a folder that all runs share, for frozen features.
+        device: a torch device, "cpu" or "cuda".
+        num_workers: processes that load data; never changes a number.
+    """
+
+    backbone: Backbone
+    task: "Task"
+    protocol: Any
+    seed: int
+    data: Path
+    work_dir: Path
+    cache: Path
+    device: str
+    num_workers: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What chose the hyper-parameters and the epoch, and on what the numbers are reported.
+
+    `trials` is the whole search table; `selected_on` never equals `reported_on` while there is one.
+    """
+
+    selected_on: str | None
+    reported_on: str
+    trials: Sequence[Mapping[str, float]] = ()
+    epoch: int | str = "last"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a family returns. Times are wall-clock seconds of this process, of what it computed itself."""
+
+    metrics: Mapping[str, float]
+    load_report: LoadReport
+    selection: Selection
+    train_seconds: float
+    eval_seconds: float
+    images_per_second: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """A family on one data set.
+
+    Args:
+        name: `family/dataset`.
+        version: raised whenever the family's code changes what a number means.
+        protocols: the first is the default.
+        metrics: the first is the primary one.
+        upstream: the derived upstream config of a protocol, as plain JSON values: a pure function of
+            its arguments, without paths, device or backbone; part of the digest.
+        evaluate: trains and tests. Raises UserError for a user's mistake.
+    """
+
+    name: str
+    version: int
+    dataset: Dataset
+    protocols: tuple[Protocol, ...]
+    metrics: tuple[Metric, ...]
+    upstream: Callable[["Task", Any], Mapping[str, Any]]
+    evaluate: Callable[[Job], Outcome]
+
+    @property
+    def family(self) -> str:
+        """The part of the name before the slash."""
+        return self.name.partition("/")[0]
+
+    def protocol(self, name: str | None) -> Protocol:
+        """Look a protocol up (None: the default); raises UserError with the nearest name."""
+        known = {protocol.name: protocol for protocol in self.protocols}
+        if name is None:
+            return self.protocols[0]
+        if name not in known:
+            raise unknown(f"protocol of {self.name}", name, known)
+        return known[name]
+
+    def digest(self, protocol: Protocol, fingerprint: str) -> str:
+        """What makes two numbers comparable: task, data, protocol and the derived config."""
+        return digest(
+            {
+                "task": self.name,
+                "version": self.version,
+                "data": fingerprint,
+                "protocol": dataclasses.asdict(protocol),
+                "upstream": self.upstream(self, protocol),
+            }
+        )
+
+
+def families() -> list[str]:
+    """The names of all task families, without importing any."""
+    spec = importlib.util.find_spec(FAMILIES)
+    assert spec is not None
+    modules = pkgutil.iter_modules(spec.submodule_search_locations)
+    return sorted(m.name for m in modules if not m.ispkg or _is_family_package(spec, m.name))
+
+
+def _is_family_package(spec: Any, name: str) -> bool:
+    """A package is a family when it says so; `openmmlab` is plumbing."""
+    folder = Path(spec.submodule_search_locations[0]) / name / "__init__.py"
+    return "TASKS" in folder.read_text("utf-8")
+
+
+def family_tasks(family: str) -> dict[str, Task]:
+    """Import one family and return its tasks by name; raises UserError if there is none."""
+    if family not in (known := families()):
+        raise unknown("task", family, known)
+    module = importlib.import_module(f"{FAMILIES}.{family}")
+    return {task.name: task for task in module.TASKS}
+
+
+def find(names: Sequence[str], entries: Mapping[str, Task] | None = None) -> list[Task]:
+    """Turn `family/dataset`, a bare family (its embedded world) or `all` into tasks."""
+    entries = entries or {}
+    wanted = [n for name in names for n in (families() if name == "all" else [name])]
+    return list({task.name: task for task in (_find(n, entries) for n in wanted)}.values())
+
+
+def _find(name: str, entries: Mapping[str, Task]) -> Task:
+    name = name if "/" in name else f"{name}/scenes"
+    if name in entries:
+        return entries[name]
+    family = name.partition("/")[0]
+    if family not in families():
+        raise unknown("task", name.removesuffix("/scenes"), [*families(), *entries, "all"])
+    tasks = family_tasks(family)
+    if name not in tasks:
+        raise unknown("task", name, [*tasks, *entries])
+    return tasks[name]
