@@ -1,0 +1,135 @@
+"""Leaderboards from records: a page per task and an overview, as markdown.
+
+python -m leaderboards.render [--results DIR] [--out DIR] [--check] [--print]
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.results import Result, Store
+from leaderboards.tables import MARK, OVERVIEW, tables
+
+HERE = Path(__file__).parent
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 (stale page or unreadable record) or 2 (wrong request)."""
+    args = _parser().parse_args(argv)
+    try:
+        return _render(args.results, args.out, check=args.check, show=args.print)
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+    except OSError as error:
+        print(  # noqa: T201
+            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or mend this.",
+            file=sys.stderr,
+        )
+    return 2
+
+
+def _render(root: Path, out: Path, *, check: bool, show: bool) -> int:
+    results, broken = read(root)
+    pages = tables(results)
+    stale = stale_pages(pages, out)
+    if check:
+        lines = [f"stale: {out / name}" for name in stale]
+    else:
+        write(pages, stale, out)
+        lines = [f"{len(pages)} pages from {len(results)} records: {out / OVERVIEW}"]
+    if show:
+        print_page(pages[OVERVIEW])
+    for line in lines:
+        print(line)  # noqa: T201
+    for message in broken:
+        print(message, file=sys.stderr)  # noqa: T201
+    return 1 if broken or (check and stale) else 0
+
+
+def read(root: Path) -> tuple[list[Result], list[str]]:
+    """Read a store; returns the records, and a paragraph for each that cannot be read."""
+    if not root.is_dir():
+        raise UserError(
+            f"There is no results folder {root}. Give one that python -m bench.run has written, "
+            f"with --results DIR; its own default is results/ in the current folder."
+        )
+    store, results, broken = Store(root), [], []
+    for path in store.paths():
+        try:
+            results.append(_in_place(store.read(path), path))
+        except UserError as error:
+            broken.append(f"Left out: {error}")
+    return results, broken
+
+
+def _in_place(result: Result, path: Path) -> Result:
+    # A copied file would count as one more seed and narrow the interval.
+    place = Path(result.task, path.parent.name, f"{result.digest[:8]}-seed{result.seed}.json")
+    if path.parts[-4:] != place.parts:
+        raise UserError(
+            f"The record {path} holds the number of {place}: a copy, or moved by hand. "
+            f"Move it there or delete it."
+        )
+    return result
+
+
+def stale_pages(pages: Mapping[str, str], out: Path) -> list[str]:
+    """List the pages of `out` that are missing, differ, or are of a task without records."""
+    found = {path.name: path.read_bytes() for path in out.glob("*.md")}
+    ours = {name for name, text in found.items() if text.startswith(MARK.encode())}
+    changed = {name for name, text in pages.items() if found.get(name) != text.encode()}
+    return sorted(changed | ours - set(pages))
+
+
+def write(pages: Mapping[str, str], stale: Sequence[str], out: Path) -> None:
+    """Write the stale pages, delete those without records; raises UserError at a foreign file."""
+    out.mkdir(parents=True, exist_ok=True)
+    for path in (out / name for name in stale):
+        if path.exists() and not path.read_bytes().startswith(MARK.encode()):
+            raise UserError(
+                f"{path} was not written by this command and would be lost. "
+                f"Give another folder with --out DIR, or move that file."
+            )
+    for name in stale:
+        if name in pages:
+            # Half a page, left by a kill, would lack its mark and be taken for the user's own.
+            temporary = out / f".{name}.part"
+            temporary.write_text(pages[name], encoding="utf-8", newline="\n")
+            temporary.replace(out / name)
+        else:
+            (out / name).unlink()
+
+
+def print_page(page: str) -> None:
+    """Print a page: drawn on a terminal, as it is into a pipe."""
+    text = page.removeprefix(MARK)
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        print(text)  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m leaderboards.render", description="Markdown tables from records."
+    )
+    parser.add_argument(
+        "--results", type=Path, default=HERE / "results", help="folder of records to read"
+    )
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pages")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 if a page is stale"
+    )
+    parser.add_argument(
+        "--print", action="store_true", help="also print the overview to the terminal"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from leaderboards.render import main
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def render(results_dir, out):
+    return lambda *flags: main(["--results", str(results_dir), "--out", str(out), *flags])
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_writes_a_page_per_task_and_the_overview(write, render, out, capsys):
+    write()
+    write(task="segmentation/voc", digest="e2" * 32)
+    assert render() == 0
+    assert sorted(contents(out)) == ["README.md", "classification-scenes.md", "segmentation-voc.md"]
+    assert "3 pages from 2 records" in capsys.readouterr().out
+
+
+def test_shuffled_creation_gives_the_same_bytes(write, render, out, results_dir):
+    cells = [{"backbone": b, "seed": s} for b in "abc" for s in range(3)]
+    seen = []
+    for seed in range(3):
+        shutil.rmtree(results_dir)
+        random.Random(seed).shuffle(cells)
+        for cell in cells:
+            write(**cell, metrics={"top1": 50.0 + cell["seed"] / 3})
+        assert render() == 0
+        seen.append(contents(out))
+    assert seen[0] == seen[1] == seen[2]
+
+
+def test_check_is_silent_when_fresh_and_names_what_is_stale(write, render, out, capsys):
+    write()
+    render()
+    before = contents(out)
+    capsys.readouterr()
+    assert render("--check") == 0
+    assert capsys.readouterr().out == ""
+    write(seed=1)
+    write(task="segmentation/voc", digest="e2" * 32)
+    assert render("--check") == 1
+    stale = capsys.readouterr().out.splitlines()
+    names = ["README.md", "classification-scenes.md", "segmentation-voc.md"]
+    assert stale == [f"stale: {out / name}" for name in names]
+    assert contents(out) == before
+
+
+def test_check_notices_an_edited_page_and_creates_nothing(write, render, out):
+    write()
+    assert render("--check") == 1
+    assert not out.exists()
+    render()
+    page = out / "classification-scenes.md"
+    page.write_bytes(page.read_bytes().replace(b"50.00", b"95.00"))
+    assert render("--check") == 1
+
+
+def test_a_page_whose_records_are_gone_is_stale_then_deleted(write, render, out):
+    path = write(task="segmentation/voc", digest="e2" * 32)
+    write()
+    render()
+    (out / "notes.md").write_text("mine")
+    path.unlink()
+    assert render("--check") == 1
+    assert render() == 0
+    assert sorted(contents(out)) == ["README.md", "classification-scenes.md", "notes.md"]
+    assert render("--check") == 0
+
+
+@pytest.mark.parametrize("damage", [b"{", b"[]", b'{"schema": 99}', b"\xff\xfe"])
+def test_a_corrupt_record_is_named_and_the_rest_rendered(write, render, out, capsys, damage):
+    write(backbone="good")
+    bad = write(backbone="bad")
+    bad.write_bytes(damage)
+    assert render() == 1
+    errors = capsys.readouterr().err
+    assert str(bad) in errors
+    assert len(errors.splitlines()) == 1
+    page = (out / "classification-scenes.md").read_text()
+    assert "good" in page
+    assert "bad" not in page
+    assert render("--check") == 1
+
+
+def test_a_copied_record_is_not_one_more_seed(write, render, out, capsys):
+    path = write()
+    shutil.copy(path, path.with_name(path.name.replace("seed0", "seed1")))
+    assert render() == 1
+    assert "-seed1.json" in capsys.readouterr().err
+    (line,) = [x for x in (out / "classification-scenes.md").read_text().splitlines() if "vit" in x]
+    assert " 1 |" in line
+
+
+def test_an_empty_folder_is_no_error(render, out):
+    assert render() == 0
+    assert "No results yet" in (out / "README.md").read_text()
+    assert render("--check") == 0
+
+
+def test_a_missing_folder_is_a_wrong_request(tmp_path, capsys):
+    assert main(["--results", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "none") in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_readme_of_ones_own_is_not_overwritten(write, render, out, capsys):
+    write()
+    out.mkdir()
+    (out / "README.md").write_text("# My project\n")
+    assert render() == 2
+    assert "README.md" in capsys.readouterr().err
+    assert contents(out) == {"README.md": b"# My project\n"}
+
+
+def test_out_that_is_a_file_is_a_wrong_request(write, render, out, capsys):
+    write()
+    out.write_text("")
+    assert render() == 2
+    error = capsys.readouterr().err
+    assert str(out) in error
+    assert len(error.splitlines()) == 1
+
+
+def test_print_shows_the_overview(write, render, capsys):
+    write()
+    assert render("--print") == 0
+    printed = capsys.readouterr().out
+    assert "## Frozen backbones" in printed
+    assert "**50.00**" in printed
+    assert "<!--" not in printed
+
+
+def test_help_imports_neither_torch_nor_scipy():
+    code = (
+        "import sys, leaderboards.render\n"
+        "sys.exit(sum(name in sys.modules for name in ('torch', 'scipy', 'numpy', 'rich')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

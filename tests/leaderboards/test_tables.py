@@ -1,0 +1,230 @@
+import dataclasses
+import math
+
+from leaderboards.standings import mode, sections
+from leaderboards.tables import escape, table, tables, task_table
+
+PAGE = "classification-scenes.md"
+
+
+def seeds(result, *values, primary="top1", **changes):
+    return [
+        result(seed=i, metrics={primary: value}, primary=primary, **changes)
+        for i, value in enumerate(values)
+    ]
+
+
+def rows(markdown):
+    """The cells of every table row, without the heads and rules."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+    return [row for row in cells if row[0] != "backbone" and not set("".join(row)) <= {"-", ":"}]
+
+
+def test_the_winner_is_first_with_its_exact_interval(result):
+    records = seeds(result, 50.0, 51.0, 52.0, backbone="weak", weights="b2" * 32)
+    records += seeds(result, 69.0, 70.0, 71.0, backbone="strong")
+    first, second = rows(tables(records)[PAGE])
+    # 4.30265 / sqrt(3) = 2.48414
+    start = ["strong", "mae", "a1a1a1a1", "**70.00 ± 2.48**", "3", "0.2500", "100.0", "cpu"]
+    assert first == start
+    assert second[:5] == ["weak", "mae", "b2b2b2b2", "51.00 ± 2.48", "3"]
+
+
+def test_lower_is_better_puts_the_smallest_first(result):
+    lower = {"primary": "RMSE", "higher_is_better": False}
+    records = seeds(result, 0.9, backbone="far", **lower)
+    records += seeds(result, 0.287, backbone="near", **lower)
+    page = tables(records)[PAGE]
+    assert [row[0] for row in rows(page)] == ["near", "far"]
+    assert rows(page)[0][3] == "**0.2870**"
+    assert "RMSE ↓" in page
+    assert "top1" not in page
+
+
+def test_rows_whose_intervals_overlap_the_best_are_marked(result):
+    records = seeds(result, 69.0, 70.0, 71.0, backbone="best")
+    records += seeds(result, 68.0, 69.0, 70.0, backbone="close")
+    records += seeds(result, 49.0, 50.0, 51.0, backbone="far")
+    records += seeds(result, 69.9, backbone="single")
+    cells = {row[0]: row[3] for row in rows(tables(records)[PAGE])}
+    assert cells["close"] == "69.00 ± 2.48 ≈"
+    assert cells["far"] == "50.00 ± 2.48"
+    assert cells["single"] == "69.90"
+
+
+def test_one_seed_stands_alone_and_says_so(result):
+    (row,) = rows(tables(seeds(result, 61.234))[PAGE])
+    assert row[3:5] == ["**61.23**", "1"]
+
+
+def test_digests_are_never_mixed_and_the_older_is_superseded(result):
+    old = seeds(result, 90.0, backbone="a") + seeds(result, 91.0, backbone="only-old")
+    late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
+    pages = tables(old + seeds(result, 40.0, backbone="a", **late))
+    current, superseded = pages[PAGE].split("\n## ")[1:]
+    assert current.startswith("frozen: frozen backbone, digest `e2e2e2e2`\n")
+    assert superseded.startswith("frozen: frozen backbone, digest `d1d1d1d1` (superseded)\n")
+    assert "by digest `e2e2e2e2`" in superseded
+    assert [row[3] for row in rows(current)] == ["**40.00**"]
+    assert [row[3] for row in rows(superseded)] == ["**91.00**", "90.00"]
+    assert "90.00" not in pages["README.md"]
+    assert "only-old" not in pages["README.md"]
+
+
+def test_a_digest_that_only_failed_supersedes_nothing(result):
+    late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
+    failed = result(status="failed", error="out of memory", metrics={}, cost={}, **late)
+    standings = sections([*seeds(result, 50.0), failed])
+    assert [(s.digest[:2], bool(s.superseded_by)) for s in standings] == [
+        ("d1", False),
+        ("e2", True),
+    ]
+
+
+def test_frozen_and_finetuned_are_separate_tables(result):
+    records = seeds(result, 50.0, protocol="frozen")
+    records += seeds(result, 80.0, protocol="finetune", digest="e2" * 32)
+    pages = tables(records)
+    assert "superseded" not in pages[PAGE]
+    finetuned, frozen = pages["README.md"].split("\n## ")[1:3]
+    assert finetuned.startswith("Fine-tuned backbones\n")
+    assert [row[-1] for row in rows(finetuned)] == ["**80.00**"]
+    assert [row[-1] for row in rows(frozen)] == ["**50.00**"]
+
+
+def test_weights_tell_rows_of_one_name_apart(result):
+    records = seeds(result, 60.0, weights="a1" * 32) + seeds(result, 40.0, weights=None)
+    pages = tables(records)
+    for page in pages.values():
+        assert [row[2] for row in rows(page)] == ["a1a1a1a1", "scratch"]
+
+
+def test_failed_runs_are_listed_with_their_first_line(result):
+    failed = result(
+        seed=1, status="failed", error="CUDA: out | of memory\n  at x\n", metrics={}, cost={}
+    )
+    pages = tables([result(), failed])
+    assert "- failed: vit@a1a1a1a1 seed 1: CUDA: out \\| of memory\n" in pages[PAGE]
+    assert "at x" not in pages[PAGE]
+    assert rows(pages[PAGE])[0][4] == "1"
+    assert "- [classification/scenes](classification-scenes.md): 1 failed\n" in pages["README.md"]
+
+
+def test_a_task_where_all_failed_says_so(result):
+    failed = result(status="failed", error=None, metrics={}, cost={}, selection={})
+    pages = tables([failed])
+    assert "No run has finished." in pages[PAGE]
+    assert "1 failed" in pages["README.md"]
+    assert not rows(pages["README.md"])
+
+
+def test_a_diverged_seed_makes_the_cell_nan_and_the_row_last(result):
+    records = seeds(result, 70.0, math.nan, backbone="diverged") + seeds(
+        result, 10.0, backbone="ok"
+    )
+    page = tables(records)[PAGE]
+    assert [(row[0], row[3], row[4]) for row in rows(page)] == [
+        ("ok", "**10.00**", "1"),
+        ("diverged", "nan", "2"),
+    ]
+    assert "- not finite: diverged@a1a1a1a1 seed 1: top1\n" in page
+
+
+def test_per_class_metrics_stay_in_the_record(result):
+    metrics = {"mIoU": 40.0, "aAcc": 90.0, "iou/person": 12.0}
+    page = tables([result(metrics=metrics, primary="mIoU")])[PAGE]
+    assert "person" not in page
+    assert page.index("mIoU ↑") < page.index("aAcc")
+
+
+def test_a_metric_that_some_seeds_lack_says_over_how_many(result):
+    records = [result(metrics={"top1": 50.0, "top5": 80.0}), result(seed=1)]
+    records[1] = dataclasses.replace(records[1], metrics={"top1": 50.0})
+    (row,) = rows(tables(records)[PAGE])
+    assert row[4] == "80.00 (n = 1)"
+
+
+def test_a_split_that_chose_for_itself_is_called_optimistic(result):
+    chosen = {"selected_on": "val", "reported_on": "val", "trials": [], "epoch": 1}
+    assert "optimistic" not in tables([result()])[PAGE]
+    assert "optimistic" in tables([result(selection=chosen)])[PAGE]
+
+
+def test_provenance_names_protocol_data_split_selection_and_digest(result):
+    page = tables([result()])[PAGE]
+    assert "- protocol: a linear head; expected: none published\n" in page
+    assert "- data: scenes, fingerprint ffffffff\n" in page
+    assert "- reported on: val; hyper-parameters chosen on: train-part (2 trials)\n" in page
+    assert f"- task version 1, digest `{'d1' * 32}`\n" in page
+    assert "smoke" not in page
+
+
+def test_a_protocol_that_chose_nothing_says_so(result):
+    fixed = {"selected_on": None, "reported_on": "val", "trials": [], "epoch": "last"}
+    page = tables([result(selection=fixed)])[PAGE]
+    assert "chosen on: nothing, all are the protocol's\n" in page
+    assert "optimistic" not in page
+
+
+def test_a_smoke_run_is_called_one(result):
+    assert "the numbers mean nothing" in tables([result(protocol="frozen-smoke")])[PAGE]
+
+
+def test_costs_are_means_and_name_every_device(result):
+    fast = {"device_hours": 0.05, "images_per_second": 901.0, "device": "NVIDIA H200"}
+    (row,) = rows(tables([result(), result(seed=1, cost=fast)])[PAGE])
+    assert row[-3:] == ["0.1500", "500.5", "NVIDIA H200, cpu"]
+
+
+def test_the_overview_is_backbones_by_tasks(result):
+    records = seeds(result, 50.0, 50.0, backbone="a") + seeds(result, 60.0, backbone="b")
+    miou = {"task": "segmentation/voc", "digest": "e2" * 32, "primary": "mIoU"}
+    records += seeds(result, 30.0, 30.0, backbone="a", **miou)
+    overview = tables(records)["README.md"]
+    a, b = rows(overview)
+    assert a == ["a", "mae", "a1a1a1a1", "50.00 ± 0.00", "**30.00 ± 0.00**"]
+    assert b == ["b", "mae", "a1a1a1a1", "**60.00** (n = 1)", "\N{EN DASH}"]
+    assert "n = 2 where a cell does not say otherwise." in overview
+    assert "[segmentation/voc](segmentation-voc.md) frozen mIoU ↑" in overview
+    assert "- segmentation/voc, frozen: digest `e2e2e2e2`" in overview
+    assert "python -m bench.run --backbone NAME" in overview
+
+
+def test_no_records_give_a_friendly_overview():
+    pages = tables([])
+    assert list(pages) == ["README.md"]
+    assert "No results yet" in pages["README.md"]
+
+
+def test_order_of_records_changes_no_byte(result):
+    records = seeds(result, 50.1, 50.2, 50.7, backbone="a") + seeds(result, 50.1, backbone="b")
+    records += seeds(result, 50.1, backbone="c") + seeds(result, 9.0, digest="e2" * 32)
+    records += [
+        result(seed=i, status="failed", error="x", metrics={}, cost={}) for i in range(6, 9)
+    ]
+    records += seeds(result, math.nan, math.nan, backbone="diverged")
+    assert tables(records) == tables(records[::-1]) == tables(records[3:] + records[:3])
+
+
+def test_a_pipe_in_a_name_does_not_split_its_cell(result):
+    assert escape("a|b\n`c`") == "a\\|b \\`c\\`"
+    (row,) = rows(tables([result(backbone="odd|name")])[PAGE])
+    assert row[0] == "odd\\|name"
+    assert len(row) == 8
+
+
+def test_table_is_aligned_for_the_eye():
+    assert table(["name", "x"], [["a", "1.0"], ["long name", "10.0"]], left=1) == (
+        "| name      |    x |\n| --------- | ---: |\n| a         |  1.0 |\n| long name | 10.0 |\n"
+    )
+
+
+def test_task_table_is_the_pages_table(result):
+    (section,) = sections([result()])
+    assert task_table(section) in tables([result()])[PAGE]
+
+
+def test_mode_is_the_protocols_own_word_not_its_name():
+    assert mode({"name": "linear", "frozen": True}) == "frozen"
+    assert mode({"name": "frozen-then-tuned", "frozen": False}) == "fine-tuned"
