@@ -19,6 +19,7 @@ from bench import checkpoints
 from bench.checkpoints import LoadReport
 from bench.errors import UserError, unknown
 from bench.provenance import file_sha256
+from bench.results import digest
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,6 +44,8 @@ class Backbone:
     @property
     def weights8(self) -> str:
         """What tells two backbones of one name apart in a record's path."""
+        if self.mean or self.std:
+            return digest([self.sha256, self.mean, self.std])[:8]
         return self.sha256[:8] if self.sha256 else "scratch"
 
 

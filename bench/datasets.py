@@ -51,6 +51,10 @@ class Dataset:
             files |= {f for f in path.rglob("*") if f.is_file()} if path.is_dir() else {path}
         return content_sha256(folder, files)
 
+    def planned_fingerprint(self, data_root: Path | None) -> str:
+        """The fingerprint before anything is run; raises UserError where the data set is not there."""
+        return self.fingerprint(self.locate(data_root))
+
     def _missing(self, path: Path) -> UserError:
         there = next(parent for parent in path.parents if parent.exists())
         names = [p.name for p in there.iterdir()] if there.is_dir() else []
@@ -87,8 +91,12 @@ class EmbeddedWorld(Dataset):
 
         return ensure(self._world())
 
-    def fingerprint(self, folder: Path | None = None) -> str:
+    def fingerprint(self, folder: Path) -> str:
         """The hash of the recipe: the same bytes follow from it on every machine."""
+        return self._world().fingerprint()
+
+    def planned_fingerprint(self, data_root: Path | None) -> str:
+        """Known from the recipe: planning makes no world."""
         return self._world().fingerprint()
 
     def _world(self) -> "World":

@@ -1,4 +1,4 @@
-"""One record per number: `Run` says what to do, `Result` what came out, `Store` keeps results on disk.
+"""One record per number: `Result`, kept in a `Store` on disk under its `RunKey`.
 
 A record's path is its identity, so whether a number exists is a look at the file system:
 `<root>/<family>/<dataset>/<backbone>@<weights8>/<digest8>-seed<k>.json`.
@@ -143,9 +143,9 @@ class Store:
         for path in self.paths():
             yield self.read(path)
 
-    def paths(self) -> list[Path]:
-        """Every record's path, sorted."""
-        return sorted(self.root.glob("*/*/*@*/*-seed*.json"))
+    def paths(self, task: str = "*/*") -> list[Path]:
+        """Every record's path (of one task), sorted."""
+        return sorted(self.root.glob(f"{task}/*@*/*-seed*.json"))
 
 
 def write_atomic(path: Path, text: str) -> None:

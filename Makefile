@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: make run, make test.
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(shell command -v uv || echo .uv/bin/uv)
+SMALL := vit_tiny_patch16_224 resnet10t
+
+.PHONY: run test check install constraints
+install: .venv/installed
+
+# uv resolves in seconds and, unlike pip, can override the pins of mmpose that cannot be met.
+.venv/installed: pyproject.toml constraints.txt
+	@test -x "$(UV)" || $(PYTHON) -m pip install --quiet --target .uv uv
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv
+	MMCV_WITH_OPS=0 $(UV) pip install --python $(BIN)/python --requirements pyproject.toml --group dev --constraints constraints.txt
+	@touch $@
+
+# The embedded world, two small backbones from scratch, every family that exists, the leaderboard.
+run: install
+	$(BIN)/python -m bench.run --backbone $(SMALL) --task all
+	$(BIN)/python -m leaderboards.render --results results --out runs/leaderboard --print
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Exact versions for Python 3.10 to 3.12, without any address.
+constraints: install
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header --group dev --output-file constraints.txt pyproject.toml

@@ -1,0 +1,168 @@
+"""One run from start to record, in the process it was given, wherever that is."""
+
+import dataclasses
+import fcntl
+import os
+import resource
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from bench import plan, provenance
+from bench.errors import UserError
+from bench.plan import Run
+from bench.results import Result, Store, write_atomic
+from bench.tasks import Job, Outcome, Protocol, Selection, Task
+
+
+def execute(run: Run) -> Result:
+    """Make the record of `run`, unless it is there; a failure is a record too.
+
+    What is computed is first written into the run's own folder, so a results folder that is full or
+    gone costs nothing but the next command. Raises OSError where the record cannot be written.
+    """
+    store = Store(run.results)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with _only_one(run.folder):
+        done = store.load(run.key)
+        if done is not None and done.status == "done":
+            return done
+        kept = run.folder / "result.json"
+        result = Result.from_json(kept.read_text()) if kept.is_file() else _attempt(run)
+        if result.status == "done":
+            write_atomic(kept, result.to_json())
+        store.write(run.key, result)
+        kept.unlink(missing_ok=True)
+        return result
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[IO[str]]:
+    """Hold the run's folder: a second process waits, then finds the record. Death lets go of it."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def _attempt(run: Run) -> Result:
+    started = provenance.now()
+    task, protocol = plan.resolve(run)
+    try:
+        device = _device()
+        job = _job(run, task, protocol, device)
+        _seed(run.seed)
+        outcome = task.evaluate(job)
+        error = None
+    except Exception as problem:
+        outcome, error = None, _explain(problem)
+        (run.folder / "error.txt").write_text(traceback.format_exc())
+    return _record(run, task, protocol, outcome, error, started)
+
+
+def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
+    data = task.dataset.locate(run.data_root)
+    found = task.digest(protocol, task.dataset.fingerprint(data))
+    if found != run.digest:
+        raise UserError(
+            f"{run} was planned as {run.digest[:8]} and is now {found[:8]}: the data set in {data}, the protocol "
+            f"or the code was changed in between. Give the same command again."
+        )
+    return Job(
+        backbone=run.backbone,
+        task=task,
+        protocol=protocol,
+        seed=run.seed,
+        data=data,
+        work_dir=run.folder,
+        cache=run.work_dir,
+        device=device,
+        num_workers=min(8, (len(os.sched_getaffinity(0)) or 1) // 2),
+    )
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _seed(seed: int) -> None:
+    """Seed every generator that a family may draw from."""
+    import random
+
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _explain(problem: Exception) -> str:
+    """A user's mistake in its own paragraph; anything else with where it happened."""
+    if isinstance(problem, UserError):
+        return str(problem)
+    if isinstance(problem, OSError) and problem.filename:
+        return f"{problem.strerror}: {problem.filename}"
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{type(problem).__name__}: {problem} ({Path(last.filename).name}, line {last.lineno})"
+
+
+def _record(
+    run: Run,
+    task: Task,
+    protocol: Protocol,
+    outcome: Outcome | None,
+    error: str | None,
+    started: str,
+) -> Result:
+    primary = task.metrics[0]
+    backbone = dataclasses.asdict(run.backbone)
+    backbone["weights"] = run.backbone.weights and run.backbone.weights.name
+    selection = outcome.selection if outcome else Selection(selected_on=None, reported_on="")
+    return Result(
+        status="failed" if error else "done",
+        error=error,
+        backbone={"weights_sha256": backbone.pop("sha256"), **backbone},
+        load_report=dataclasses.asdict(outcome.load_report) if outcome else {},
+        task=task.name,
+        task_version=task.version,
+        protocol=dataclasses.asdict(protocol),
+        digest=run.digest,
+        data={
+            "name": task.dataset.name,
+            "fingerprint": run.fingerprint,
+            "splits": sorted(task.dataset.splits),
+        },
+        selection=dataclasses.asdict(selection),
+        seed=run.seed,
+        metrics=outcome.metrics if outcome else {},
+        primary=primary.name,
+        higher_is_better=primary.higher_is_better,
+        cost=_cost(outcome),
+        environment=provenance.environment(),
+        git=provenance.git(),
+        started=started,
+        finished=provenance.now(),
+    )
+
+
+def _cost(outcome: Outcome | None) -> dict[str, Any]:
+    """Wall-clock seconds on one device; memory is the device's own, or the process's on a CPU."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    train = outcome.train_seconds if outcome else 0.0
+    evaluation = outcome.eval_seconds if outcome else 0.0
+    cores = len(os.sched_getaffinity(0))
+    return {
+        "train_seconds": round(train, 3),
+        "eval_seconds": round(evaluation, 3),
+        "images_per_second": round(outcome.images_per_second, 3) if outcome else 0.0,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak,
+        "device": torch.cuda.get_device_name() if cuda else f"CPU, {cores} cores",
+        "device_hours": round((train + evaluation) / 3600, 6),
+    }

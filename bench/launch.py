@@ -1,0 +1,131 @@
+"""Runs into processes: one process a run, since OpenMMLab keeps state in global registries.
+
+`inline` runs them one after the other and shows each run's own progress; `local` hands them to
+submitit's local executor, as many at a time as there are GPUs (one without).
+"""
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.job import execute
+from bench.plan import Run
+from bench.results import RunKey
+
+CLUSTERS = ("inline", "local")
+PRELOAD = ["torch", "timm"]  # imported once, by the server that the runs are forked from
+POLL_SECONDS = 0.5
+
+
+def launch(runs: Sequence[Run], cluster: str) -> Iterator[tuple[Run, str | None]]:
+    """Carry the runs out and yield each as it ends, with what went wrong outside its record.
+
+    A run that failed by itself left a record that says so; the message yielded here is for the
+    others: a process that was killed, a disk that is full.
+    """
+    yield from {"inline": _inline, "local": _local}[cluster](runs)
+
+
+def check_weights(runs: Sequence[Run]) -> None:
+    """Load every weights file once, before any run starts; raises UserError at one that does not fit."""
+    distinct = {(r.backbone.arch, r.backbone.weights) for r in runs if r.backbone.weights}
+    for arch, weights in sorted(distinct, key=str):
+        message = _in_process(_load, arch, weights)
+        if message:
+            raise UserError(message)
+
+
+def _load(arch: str, weights: Path) -> None:
+    from bench.backbones import build
+
+    build(arch, weights=weights, num_classes=0)
+
+
+def _inline(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
+    for number, run in enumerate(runs, 1):
+        sys.stderr.write(f"[{number}/{len(runs)}] {run}\n")
+        yield run, _in_process(execute, run)
+
+
+def _in_process(function: Callable[..., object], *arguments: object) -> str | None:
+    """Call a function in a process of its own; return what a user should hear, or None."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(sender, function, arguments))
+    process.start()
+    sender.close()
+    try:
+        process.join()
+    except KeyboardInterrupt:
+        process.join()  # the terminal interrupted the run too; let it close its files
+        raise
+    with contextlib.suppress(EOFError):
+        return str(receiver.recv()) if receiver.poll() else _death(process.exitcode)
+    return _death(process.exitcode)
+
+
+def _child(
+    sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
+) -> None:
+    _die_with_parent()
+    try:
+        function(*arguments)
+    except (UserError, OSError) as error:
+        sender.send(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel end this process when the one that started it ends, killed or not."""
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _death(exitcode: int | None) -> str | None:
+    if exitcode == 0:
+        return None
+    if exitcode == -signal.SIGKILL:
+        return "the process was killed (signal 9), as the kernel does when memory runs out"
+    return f"the process ended with exit code {exitcode}"
+
+
+def _local(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
+    import submitit
+
+    slots = _slots()
+    waiting = list(runs)
+    running: dict[RunKey, tuple[Any, tuple[int, ...]]] = {}
+    while waiting or running:
+        while waiting and len(running) < len(slots):
+            run = waiting.pop(0)
+            slot = next(s for s in slots if s not in {taken for _, taken in running.values()})
+            executor = submitit.LocalExecutor(folder=run.folder / "submitit")
+            executor.update_parameters(timeout_min=7 * 24 * 60, visible_gpus=slot)
+            running[run.key] = (executor.submit(execute, run), slot)
+            sys.stderr.write(f"{run}: started, log {run.folder / 'submitit'}\n")
+        for run in [r for r in runs if r.key in running and running[r.key][0].done()]:
+            job, _ = running.pop(run.key)
+            yield run, job.exception() and f"{job.exception()}\nLog: {job.paths.stderr}"
+        time.sleep(POLL_SECONDS)
+
+
+def _slots() -> list[tuple[int, ...]]:
+    """The GPUs of each run that may go on at once; a single () where there is no GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = [int(index) for index in visible.split(",") if index]
+    else:
+        gpus = [int(p.name[6:]) for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+    return [(gpu,) for gpu in gpus] or [()]

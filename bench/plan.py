@@ -1,0 +1,191 @@
+"""From names to runs: what was asked for, what of it is done, stale or to do, and what it will cost."""
+
+import dataclasses
+import importlib.util
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import backbones, tasks
+from bench.backbones import Backbone
+from bench.datasets import Dataset
+from bench.errors import UserError
+from bench.results import Result, RunKey, Store
+from bench.tasks import Protocol, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asked for, in names."""
+
+    backbones: tuple[str, ...]
+    tasks: tuple[str, ...]
+    protocol: str | None = None
+    seeds: int = 1
+    smoke: bool = False
+    data_root: Path | None = None
+    results: Path = Path("results")
+    work_dir: Path = Path("runs")
+    include: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One number to make: names only, so that another process, or machine, can take it up.
+
+    Paths are absolute. `digest` and `fingerprint` (of the data) are what was planned; the process
+    that runs it checks that they still hold.
+    """
+
+    backbone: Backbone
+    task: str
+    protocol: str
+    smoke: bool
+    seed: int
+    digest: str
+    fingerprint: str
+    data_root: Path | None
+    results: Path
+    work_dir: Path
+    include: tuple[Path, ...]
+
+    @property
+    def key(self) -> RunKey:
+        """The record's identity."""
+        return RunKey(
+            task=self.task,
+            backbone=self.backbone.name,
+            weights8=self.backbone.weights8,
+            digest=self.digest,
+            seed=self.seed,
+        )
+
+    @property
+    def folder(self) -> Path:
+        """This run's own folder: a function of its identity, so the next try finds it again."""
+        return self.work_dir / self.key.path.with_suffix("")
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        return f"{self.task} {self.protocol} {self.backbone.name} seed {self.seed}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A run with what the store knows of it.
+
+    `state` is "done", "failed" (to be tried again), "stale" (a record of the same name was made under
+    another digest: data, protocol or code changed since) or "to do".
+    """
+
+    run: Run
+    state: str
+    record: Result | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Entries:
+    """What the files given with `--include` add."""
+
+    backbones: Mapping[str, Backbone]
+    tasks: Mapping[str, Task]
+
+
+def include(files: Sequence[Path]) -> Entries:
+    """Run the user's own files and collect their `BACKBONES` and `TASKS`; raises UserError."""
+    named_backbones: dict[str, Backbone] = {}
+    named_tasks: dict[str, Task] = {}
+    for file in files:
+        module = _execute(file)
+        named_backbones |= {b.name: b for b in getattr(module, "BACKBONES", ())}
+        named_tasks |= {t.name: t for t in getattr(module, "TASKS", ())}
+    return Entries(backbones=named_backbones, tasks=named_tasks)
+
+
+def _execute(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise UserError(
+            f"--include {file} is no Python file. Expected is a .py file with BACKBONES or TASKS, "
+            f"tuples of Backbone or Task entries."
+        )
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(
+            f"--include {file} cannot be imported: {type(error).__name__}: {error}. Mend the file."
+        ) from error
+    return module
+
+
+def resolve(run: Run) -> tuple[Task, Protocol]:
+    """Find a run's task and protocol again, in whatever process it landed."""
+    (task,) = tasks.find([run.task], include(run.include).tasks)
+    protocol = task.protocol(run.protocol.removesuffix("-smoke"))
+    return task, protocol.smoke() if run.smoke else protocol
+
+
+def runs(request: Request) -> list[Run]:
+    """Turn a request into runs; raises UserError at the first name, file or data set that is wrong."""
+    entries = include(request.include)
+    wanted = tasks.find(request.tasks, entries.tasks)
+    protocols = {task.name: task.protocol(request.protocol) for task in wanted}
+    chosen = [backbones.resolve(spec, entries.backbones) for spec in request.backbones]
+    fingerprints = _fingerprints([task.dataset for task in wanted], request.data_root)
+    made = []
+    for task in wanted:
+        protocol = protocols[task.name]
+        protocol = protocol.smoke() if request.smoke else protocol
+        fingerprint = fingerprints[task.dataset.name]
+        digest = task.digest(protocol, fingerprint)
+        made += [
+            Run(
+                backbone=backbone,
+                task=task.name,
+                protocol=protocol.name,
+                smoke=request.smoke,
+                seed=seed,
+                digest=digest,
+                fingerprint=fingerprint,
+                data_root=request.data_root and request.data_root.resolve(),
+                results=request.results.resolve(),
+                work_dir=request.work_dir.resolve(),
+                include=tuple(file.resolve() for file in request.include),
+            )
+            for backbone in chosen
+            for seed in range(request.seeds)
+        ]
+    return list({run.key: run for run in made}.values())
+
+
+def _fingerprints(datasets: Iterable[Dataset], data_root: Path | None) -> dict[str, str]:
+    distinct = {dataset.name: dataset for dataset in datasets}
+    return {name: d.planned_fingerprint(data_root) for name, d in distinct.items()}
+
+
+def plan(wanted: Sequence[Run], store: Store) -> list[Planned]:
+    """Look every run up in the store."""
+    return [_look_up(run, store) for run in wanted]
+
+
+def _look_up(run: Run, store: Store) -> Planned:
+    record = store.load(run.key)
+    if record is not None:
+        return Planned(run=run, state=record.status, record=record)
+    siblings = (store.root / run.key.path).parent.glob(f"*-seed{run.seed}.json")
+    named = [r for r in map(store.read, siblings) if r.protocol["name"] == run.protocol]
+    return Planned(run=run, state="stale" if named else "to do", record=None)
+
+
+def estimate(planned: Sequence[Planned], store: Store) -> dict[RunKey, float]:
+    """Device-hours of each run, from the mean of records of the same digest; unknown ones are left out."""
+    hours = defaultdict(list)
+    for task in {p.run.task for p in planned}:
+        for path in store.paths(task):
+            record = store.read(path)
+            if record.status == "done":
+                hours[record.digest].append(record.cost["device_hours"])
+    return {p.run.key: statistics.mean(h) for p in planned if (h := hours[p.run.digest])}

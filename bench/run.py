@@ -1,0 +1,160 @@
+"""Evaluate backbones on tasks: names -> runs -> records.
+
+python -m bench.run --backbone vit_tiny_patch16_224 --task classification segmentation
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import backbones, launch, plan, tasks
+from bench.errors import UserError, unknown
+from bench.plan import Planned, Request, Run
+from bench.results import Result, RunKey, Store
+
+LISTS = ("backbones", "tasks", "protocols")
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, plan, run, report; return the exit status (0 done, 1 a run failed, 2 wrong request)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return _main(arguments)
+    except UserError as error:
+        sys.stderr.write(f"bench.run: {error}\n")
+        return WRONG
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\nInterrupted. What is done is in the store; the same command goes on from there.\n"
+        )
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description="Evaluate backbones on tasks and keep one JSON record per number.",
+        epilog="Exit status: 0 all in the store, 1 a run failed (its record says why), 2 wrong request.",
+    )
+    add = parser.add_argument
+    add(
+        "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
+    )
+    add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
+    add("--protocol", help="finetune, frozen, ... (default: the task's first)")
+    add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
+    add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
+    add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
+    add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
+    add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
+    add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
+    add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
+    add("--list", metavar="|".join(LISTS), help="print the known names")
+    return parser
+
+
+def _main(arguments: argparse.Namespace) -> int:
+    if arguments.list is not None:
+        sys.stdout.write(_listing(arguments.list, plan.include(arguments.include)))
+        return DONE
+    request = _request(arguments)
+    store = Store(request.results)
+    planned = plan.plan(plan.runs(request), store)
+    if arguments.dry_run:
+        sys.stdout.write(_describe(planned, plan.estimate(planned, store)))
+        return DONE
+    to_do = [p.run for p in planned if p.state != "done"]
+    store.check_writable()
+    launch.check_weights(to_do)
+    problems = {
+        run.key: problem for run, problem in launch.launch(to_do, arguments.cluster) if problem
+    }
+    return _report(plan.plan([p.run for p in planned], store), problems, store)
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """Check what argparse cannot; raises UserError."""
+    if not arguments.backbone or not arguments.task:
+        missing = "--backbone" if not arguments.backbone else "--task"
+        raise UserError(
+            f"{missing} is missing. Give at least one backbone and one task, for example: "
+            "python -m bench.run --backbone vit_tiny_patch16_224 --task classification"
+        )
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds {arguments.seeds}: at least 1 seed is needed.")
+    if arguments.cluster not in launch.CLUSTERS:
+        raise unknown("cluster", arguments.cluster, launch.CLUSTERS)
+    root = arguments.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
+    if root and not root.is_dir():
+        raise UserError(
+            f"The data root {root} is no folder. Give the folder that holds the data sets."
+        )
+    return Request(
+        backbones=tuple(arguments.backbone),
+        tasks=tuple(arguments.task),
+        protocol=arguments.protocol,
+        seeds=arguments.seeds,
+        smoke=arguments.smoke,
+        data_root=root or None,
+        results=arguments.results,
+        work_dir=arguments.work_dir,
+        include=tuple(arguments.include),
+    )
+
+
+def _listing(kind: str, entries: plan.Entries) -> str:
+    if kind not in LISTS:
+        raise unknown("list", kind, LISTS)
+    if kind == "backbones":
+        return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(backbones.architectures())])
+    known = [t for family in tasks.families() for t in tasks.family_tasks(family).values()]
+    known += entries.tasks.values()
+    if kind == "tasks":
+        return "".join(f"{t.name:32} {t.metrics[0].name:10} {t.dataset.source}\n" for t in known)
+    return "".join(
+        f"{t.name:32} {p.name:20} {p.source} Published: {p.expected}.\n"
+        for t in known
+        for p in t.protocols
+    )
+
+
+def _describe(planned: Sequence[Planned], hours: dict[RunKey, float]) -> str:
+    """The plan: a line a run, then the counts and the cost of what is left."""
+    lines = [f"{p.state:8} {p.run}" for p in planned]
+    left = [p.run for p in planned if p.state != "done"]
+    known = [hours[run.key] for run in left if run.key in hours]
+    unknown_cost = len(left) - len(known)
+    cost = f"about {sum(known):.2f} device-hours"
+    if unknown_cost:
+        cost += f" and {unknown_cost} run(s) of unknown cost (no record of their digest yet)"
+    lines.append(f"{len(planned) - len(left)} of {len(planned)} done; to do: {cost}")
+    return "\n".join(lines) + "\n"
+
+
+def _report(planned: Sequence[Planned], problems: dict[RunKey, str], store: Store) -> int:
+    """Print a row and the record's path for each run; return the exit status."""
+    for p in planned:
+        path = store.root / p.run.key.path
+        sys.stdout.write(f"{_row(p.run, p.record)}  {path if p.record else ''}\n")
+        if p.run.key in problems:
+            sys.stderr.write(f"{p.run}: {problems[p.run.key]}\n")
+    failed = [p for p in planned if p.state != "done"]
+    sys.stdout.write(f"{len(planned) - len(failed)} of {len(planned)} done\n")
+    return FAILED if failed else DONE
+
+
+def _row(run: Run, record: Result | None) -> str:
+    if record is None:
+        return f"{run!s:70} not done"
+    if record.status == "failed":
+        return f"{run!s:70} failed: {record.error}"
+    minutes = record.cost["device_hours"] * 60
+    return f"{run!s:70} {record.primary} {record.metrics[record.primary]:6.2f}  {minutes:5.1f} min"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
