@@ -38,7 +38,7 @@ def _render(root: Path, out: Path, *, check: bool, show: bool) -> int:
         lines = [f"stale: {out / name}" for name in stale]
     else:
         write(pages, stale, out)
-        lines = [f"{len(pages)} pages from {len(results)} records: {out / OVERVIEW}"]
+        lines = [f"records: {len(results)}, pages: {len(pages)}, overview: {out / OVERVIEW}"]
     if show:
         print_page(pages[OVERVIEW])
     for line in lines:
@@ -118,16 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m leaderboards.render", description="Markdown tables from records."
     )
-    parser.add_argument(
-        "--results", type=Path, default=HERE / "results", help="folder of records to read"
-    )
-    parser.add_argument("--out", type=Path, default=HERE, help="folder of the pages")
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; exit 1 if a page is stale"
-    )
-    parser.add_argument(
-        "--print", action="store_true", help="also print the overview to the terminal"
-    )
+    add = parser.add_argument
+    add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
+    add("--out", type=Path, default=HERE, metavar="DIR", help="folder of the pages")
+    add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
+    add("--print", action="store_true", help="also print the overview to the terminal")
     return parser
 
 

@@ -27,7 +27,7 @@ def test_writes_a_page_per_task_and_the_overview(write, render, out, capsys):
     write(task="segmentation/voc", digest="e2" * 32)
     assert render() == 0
     assert sorted(contents(out)) == ["README.md", "classification-scenes.md", "segmentation-voc.md"]
-    assert "3 pages from 2 records" in capsys.readouterr().out
+    assert "records: 2, pages: 3, overview: " in capsys.readouterr().out
 
 
 def test_shuffled_creation_gives_the_same_bytes(write, render, out, results_dir):
