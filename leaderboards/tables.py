@@ -262,7 +262,7 @@ def cost_mean(row: Row, key: str, digits: int) -> str:
 def distinct(values: Iterable[object]) -> str:
     """Return the distinct values, sorted and joined; a dash where there is none."""
     texts = {escape(value) for value in values if value not in (None, "")}
-    return ", ".join(sorted(texts)) or MISSING
+    return "; ".join(sorted(texts)) or MISSING
 
 
 def escape(text: object) -> str:

@@ -41,7 +41,7 @@ def make(**changes: Any) -> Result:
         "metrics": {"top1": 50.0},
         "primary": "top1",
         "higher_is_better": True,
-        "cost": {"device_hours": 0.25, "images_per_second": 100.0, "device": "cpu"},
+        "cost": {"device_hours": 0.25, "images_per_second": 100.0, "device": "CPU, 2 cores"},
         "environment": {},
         "git": {"commit": "0" * 40, "dirty": False},
         "started": "2026-01-01T00:00:00+00:00",

@@ -26,7 +26,16 @@ def test_the_winner_is_first_with_its_exact_interval(result):
     records += seeds(result, 69.0, 70.0, 71.0, backbone="strong")
     first, second = rows(tables(records)[PAGE])
     # 4.30265 / sqrt(3) = 2.48414
-    start = ["strong", "mae", "a1a1a1a1", "**70.00 ± 2.48**", "3", "0.2500", "100.0", "cpu"]
+    start = [
+        "strong",
+        "mae",
+        "a1a1a1a1",
+        "**70.00 ± 2.48**",
+        "3",
+        "0.2500",
+        "100.0",
+        "CPU, 2 cores",
+    ]
     assert first == start
     assert second[:5] == ["weak", "mae", "b2b2b2b2", "51.00 ± 2.48", "3"]
 
@@ -174,7 +183,7 @@ def test_a_smoke_run_is_called_one(result):
 def test_costs_are_means_and_name_every_device(result):
     fast = {"device_hours": 0.05, "images_per_second": 901.0, "device": "NVIDIA H200"}
     (row,) = rows(tables([result(), result(seed=1, cost=fast)])[PAGE])
-    assert row[-3:] == ["0.1500", "500.5", "NVIDIA H200, cpu"]
+    assert row[-3:] == ["0.1500", "500.5", "CPU, 2 cores; NVIDIA H200"]
 
 
 def test_the_overview_is_backbones_by_tasks(result):
