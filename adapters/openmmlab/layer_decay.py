@@ -1,0 +1,126 @@
+"""Layer-wise learning-rate decay for any model whose `.backbone` is a TimmBackbone.
+
+    optim_wrapper = dict(
+        type="OptimWrapper",
+        optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
+        constructor="LayerDecayConstructor",
+        paramwise_cfg=dict(layer_decay=0.65),
+    )
+
+The layers are timm's own (`group_matcher`). OpenMMLab's constructors look for their own parameter
+names instead, find none in a timm model, and train every layer at the full rate without a word.
+"""
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
+from timm.models._manipulate import group_with_matcher  # its public twin takes a module only
+from torch import nn
+
+from adapters.openmmlab.backbone import TimmBackbone
+from bench.errors import UserError
+
+OUTSIDE = "<everything outside the backbone>"  # a name that no matcher of timm's knows
+PREFIX = "backbone.model."
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayConstructor:
+    """Builds the optimizer over groups of equal layer and weight decay.
+
+    Layer k of L (0 is the stem with the position embeddings, then block by block) learns at
+    lr * layer_decay^(L - k), and all outside the backbone at lr, as MAE has it: the patch embedding
+    of a ViT of depth d at layer_decay^(d + 1). timm counts the final norm to the last block. Vectors,
+    scalars and what the model's `no_weight_decay()` names get no weight decay.
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
+    ) -> None:
+        """Take mmengine's settings; `paramwise_cfg` is dict(layer_decay=...), None or 1 for none."""
+        settings = dict(paramwise_cfg or {})
+        self.layer_decay = settings.pop("layer_decay", None) or 1.0
+        assert not settings, f"LayerDecayConstructor reads no {sorted(settings)}"
+        self.settings = optim_wrapper_cfg
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper; raises UserError when the decay would have no effect."""
+        wrapper = {"type": "OptimWrapper", **self.settings}
+        optimizer = dict(wrapper.pop("optimizer"))
+        groups = parameter_groups(
+            getattr(model, "module", model),
+            lr=optimizer["lr"],
+            weight_decay=optimizer.get("weight_decay", 0.0),
+            layer_decay=self.layer_decay,
+        )
+        built = OPTIMIZERS.build({**optimizer, "params": groups})
+        return OPTIM_WRAPPERS.build({**wrapper, "optimizer": built})
+
+
+def parameter_groups(
+    model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Put every trainable parameter of the model into one group; see LayerDecayConstructor."""
+    scales = {} if layer_decay == 1.0 else _scales(model, layer_decay)
+    undecayed = set(_undecayed(model))
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        scale, decays = scales.get(name, 1.0), name not in undecayed
+        group = {"params": [], "lr": lr * scale, "weight_decay": weight_decay * decays}
+        groups.setdefault((scale, decays), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
+    """The factor of each parameter of the backbone, by its name in the model."""
+    layers = _layers(model)
+    head = layers.pop(OUTSIDE)
+    trained = {
+        name: layer
+        for name, layer in layers.items()
+        if model.get_parameter(PREFIX + name).requires_grad
+    }
+    if len(set(trained.values())) < 2:
+        raise _no_effect("it has fewer than two trainable layers")
+    if lost := sorted(name for name, layer in trained.items() if layer == head):
+        raise _no_effect(f"timm puts these parameters into no layer: {', '.join(lost[:5])}")
+    return {PREFIX + name: layer_decay ** (head - layer) for name, layer in trained.items()}
+
+
+def _layers(model: nn.Module) -> dict[str, int]:
+    """The layer of each of the timm model's parameters, counted from the stem, and of OUTSIDE."""
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, TimmBackbone):
+        raise _no_effect(f"it is a {type(backbone).__name__}, not a TimmBackbone")
+    timm_model = backbone.model
+    if not hasattr(timm_model, "group_matcher"):
+        raise _no_effect(f"timm groups no layers of {backbone.arch}")
+    named = chain(timm_model.named_parameters(), [(OUTSIDE, None)])
+    matcher = timm_model.group_matcher(coarse=False)
+    layers: dict[str, int] = group_with_matcher(named, matcher, reverse=True)
+    return layers
+
+
+def _no_effect(reason: str) -> UserError:
+    return UserError(
+        f"layer_decay has no effect on this model's backbone: {reason}. Set layer_decay to None in "
+        "the protocol, or take a backbone whose layers timm groups: ViT, Swin, SwinV2, ConvNeXt, "
+        "ResNet, EfficientNet, Hiera."
+    )
+
+
+def _undecayed(model: nn.Module) -> Iterator[str]:
+    """The names of the parameters that get no weight decay."""
+    backbone = getattr(model, "backbone", None)
+    patterns: set[str] = set()
+    if isinstance(backbone, TimmBackbone) and hasattr(backbone.model, "no_weight_decay"):
+        patterns = {PREFIX + name for name in backbone.model.no_weight_decay()}
+    for name, parameter in model.named_parameters():
+        if parameter.ndim <= 1 or any(fnmatch.fnmatchcase(name, p) for p in patterns):
+            yield name
