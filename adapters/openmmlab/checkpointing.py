@@ -1,0 +1,68 @@
+"""One checkpoint a run, whole or absent: SIGKILL at any moment leaves something to resume from."""
+
+import logging
+import os
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+NAME = "checkpoint.pth"
+
+logger = logging.getLogger(__name__)
+
+
+@HOOKS.register_module()
+class AtomicCheckpointHook(Hook):
+    """Writes the training state at the ends of epochs, at most every `interval` seconds.
+
+    mmengine's own hook writes in place, so a kill during the write leaves a truncated file that
+    `last_checkpoint` names. When it writes changes no number, since resuming is exact.
+    """
+
+    priority = "VERY_LOW"  # after the schedulers have stepped
+
+    def __init__(self, interval: float) -> None:
+        """Count the `interval` in seconds, from now."""
+        self.interval = interval
+        self.written = time.monotonic()
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Write when it is time, and always after the last epoch, so that testing can resume."""
+        last = runner.epoch + 1 == runner.max_epochs
+        if last or time.monotonic() - self.written >= self.interval:
+            self._write(runner)
+            self.written = time.monotonic()
+
+    def _write(self, runner: Any) -> None:
+        folder = Path(runner.work_dir)
+        temporary = folder / f".{NAME}"
+        runner.save_checkpoint(str(folder), temporary.name, by_epoch=True)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(folder / NAME)
+
+
+def resumable(work_dir: Path) -> Path | None:
+    """The run's checkpoint; None, with a logged line, when it is absent or cannot be read."""
+    path = work_dir / NAME
+    if not path.is_file():
+        return None
+    try:
+        # The file is this run's own: it holds mmengine's log buffers beside the tensors.
+        meta = torch.load(path, map_location="cpu", weights_only=False)["meta"]
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        logger.warning("%s is damaged (%s): training starts over", path, error)
+        return None
+    logger.info("resuming %s after epoch %d", work_dir, meta["epoch"])
+    return path
+
+
+def discard(work_dir: Path) -> None:
+    """Delete the run's checkpoint; its config and log stay."""
+    for name in (NAME, f".{NAME}"):
+        (work_dir / name).unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""mmengine's Runner on one job: train with exact resume, test once, hand back numbers.
+
+    outcome = run(config, job)
+
+`config` is a family's upstream dict with data paths and head channels filled in. What belongs to
+this run alone (weights, seed, device, workers, folders, AMP) is bound here, so none of it can reach
+the digest.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.openmmlab import compatibility
+from bench.backbones import Backbone
+from bench.checkpoints import LoadReport
+from bench.errors import UserError
+from bench.tasks import Job
+
+compatibility.prepare()
+
+import timm  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
+from adapters.openmmlab import checkpointing, layer_decay, progress, seeding  # noqa: E402, F401
+
+CHECKPOINT_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunnerOutcome:
+    """Times are wall-clock seconds of this process; `images_per_second` is of its training, 0 if none."""
+
+    metrics: Mapping[str, float]
+    load_report: LoadReport
+    train_seconds: float
+    eval_seconds: float
+    images_per_second: float
+
+
+class JobRunner(Runner):
+    """A Runner that keeps to its job's device and writes its log to a file, not to the terminal."""
+
+    resumed_iter = 0
+
+    def resume(self, *args: Any, **kwargs: Any) -> None:
+        """Note where this process begins."""
+        super().resume(*args, **kwargs)
+        self.resumed_iter = self.iter
+
+    def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> Any:
+        """One `run.log` a run, resumed parts appended; the terminal hears of errors alone."""
+        log = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)
+        for handler in log.handlers:
+            if not isinstance(handler, logging.FileHandler):
+                handler.setLevel(logging.ERROR)
+        return log
+
+    def dump_config(self) -> None:
+        """Under one name, so that a resumed run leaves one."""
+        self.cfg.dump(Path(self.work_dir) / "config.py")
+
+    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
+        """mmengine takes CUDA wherever there is one."""
+        assert model_wrapper_cfg is None
+        return model.to(self.cfg.device)
+
+
+def run(
+    config: Mapping[str, Any], job: Job, *, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> RunnerOutcome:
+    """Train and test `config` on the job's backbone.
+
+    `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
+    and workers. Training is epoch-based, the last epoch is tested, metrics keep the upstream's names.
+    Raises UserError when the loss diverges or the training split does not fill one batch.
+    """
+    job.work_dir.mkdir(parents=True, exist_ok=True)
+    runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds))
+    with _single_line_errors():
+        train_seconds, images = _train(runner)
+        start = time.perf_counter()
+        metrics = runner.test()
+    eval_seconds = time.perf_counter() - start
+    checkpointing.discard(job.work_dir)
+    return RunnerOutcome(
+        metrics={name: float(value) for name, value in metrics.items()},
+        load_report=runner.model.backbone.load_report,
+        train_seconds=train_seconds,
+        eval_seconds=eval_seconds,
+        images_per_second=images / train_seconds if images else 0.0,
+    )
+
+
+def _train(runner: JobRunner) -> tuple[float, int]:
+    """Train to the end; returns seconds and the images seen by this process."""
+    batch_size = runner.cfg.train_dataloader.batch_size
+    loader = runner.train_loop.dataloader
+    if len(loader) == 0:
+        raise UserError(
+            f"The training split has {len(loader.dataset)} images, fewer than one batch of {batch_size}. "
+            f"Add images, or define a protocol with a smaller batch."
+        )
+    start = time.perf_counter()
+    runner.train()
+    return time.perf_counter() - start, (runner.iter - runner.resumed_iter) * batch_size
+
+
+def bind(
+    config: Mapping[str, Any], job: Job, checkpoint_seconds: float = CHECKPOINT_SECONDS
+) -> Config:
+    """Fill in what belongs to this run alone; the pure `config` is left as it was."""
+    bound = copy.deepcopy(dict(config))
+    checkpoint = checkpointing.resumable(job.work_dir)
+    bound["model"]["backbone"] |= {
+        "arch": job.backbone.arch,
+        "weights": str(job.backbone.weights) if job.backbone.weights else None,
+    }
+    mean, std = normalisation(job.backbone)
+    bound["model"]["data_preprocessor"] |= {"mean": mean, "std": std}
+    bound["train_dataloader"] = _train_loader(bound["train_dataloader"], job)
+    bound["test_dataloader"] = _test_loader(bound["test_dataloader"], job)
+    bound["optim_wrapper"] |= precision(job.device)
+    bound |= {
+        "work_dir": str(job.work_dir),
+        "experiment_name": str(job.work_dir),  # mmengine's global loggers go by this name
+        "device": job.device,
+        "randomness": {"seed": job.seed},
+        "default_hooks": {"checkpoint": None},
+        "custom_hooks": [*bound.get("custom_hooks", ()), *_hooks(job, checkpoint_seconds)],
+        "resume": checkpoint is not None,
+        "load_from": str(checkpoint) if checkpoint else None,
+    }
+    bound.setdefault("test_cfg", {"type": "TestLoop"})
+    return Config(bound, format_python_code=False)
+
+
+def normalisation(backbone: Backbone) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (RGB, 0-255) of the images that the weights were made with."""
+    name = backbone.name if timm.models.is_model_pretrained(backbone.name) else backbone.arch
+    published = timm.get_pretrained_cfg(name)
+    mean, std = backbone.mean or published.mean, backbone.std or published.std
+    return [255 * value for value in mean], [255 * value for value in std]
+
+
+def precision(device: str) -> dict[str, Any]:
+    """The optimiser wrapper of a device: bf16 autocast on CUDA, plain fp32 elsewhere.
+
+    bf16 has fp32's range, so its gradients need no scaling.
+    """
+    if device.startswith("cuda"):
+        return {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
+    return {"type": "OptimWrapper"}
+
+
+def _hooks(job: Job, checkpoint_seconds: float) -> list[dict[str, Any]]:
+    return [
+        {"type": "SeedingHook", "seed": job.seed},
+        {"type": "FiniteLossHook"},
+        {"type": "ProgressHook", "title": f"{job.task.name} {job.backbone.name}"},
+        {"type": "AtomicCheckpointHook", "interval": checkpoint_seconds},
+    ]
+
+
+def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    # A last batch of one image would break BatchNorm: the heads pool down to a single value.
+    return {
+        "sampler": {"type": "DefaultSampler", "shuffle": True},
+        "drop_last": True,
+        **loader,
+        "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},
+        "num_workers": job.num_workers,
+        "pin_memory": job.device.startswith("cuda"),
+    }
+
+
+def _test_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    return {
+        "sampler": {"type": "DefaultSampler", "shuffle": False},
+        **loader,
+        "num_workers": job.num_workers,
+    }
+
+
+@contextlib.contextmanager
+def _single_line_errors() -> Iterator[None]:
+    """A worker process hands its UserError on wrapped in a traceback: give the paragraph alone."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None

@@ -1,0 +1,72 @@
+"""Randomness as a function of position: (seed, epoch, image) for data, (seed, iteration) for the model.
+
+No generator's state has to be saved, so a resumed run draws what the undisturbed one would have
+drawn, and the number of worker processes changes nothing.
+"""
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS
+from torch.utils.data import Dataset
+
+MODEL, DATA = 0, 1  # streams: what is drawn for one never depends on the other
+
+
+def seed_everything(*position: int) -> None:
+    """Seed Python, numpy and torch (every device) by a tuple of non-negative integers."""
+    low, high = (int(word) for word in np.random.SeedSequence(position).generate_state(2))
+    random.seed(low)
+    np.random.seed(low)
+    torch.manual_seed(high << 32 | low)
+
+
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """A data set whose item is a function of (seed, epoch, index), augmentation included."""
+
+    def __init__(self, dataset: Mapping[str, Any], seed: int) -> None:
+        """Build the inner data set from its config."""
+        self.dataset = DATASETS.build(dataset)
+        self.seed = seed
+        self.epoch = 0
+
+    @property
+    def metainfo(self) -> Mapping[str, Any]:
+        """What the inner data set says of itself."""
+        return getattr(self.dataset, "metainfo", {})
+
+    def get_data_info(self, index: int) -> Any:
+        """The annotation of an item, unloaded; batch samplers ask for it."""
+        return self.dataset.get_data_info(index)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Seed, then load and augment."""
+        seed_everything(self.seed, DATA, self.epoch, index)
+        return self.dataset[index]
+
+
+@HOOKS.register_module()
+class SeedingHook(Hook):
+    """Tells the data its epoch before the workers start, and seeds each step of the model."""
+
+    def __init__(self, seed: int) -> None:
+        """Seed by `seed` and what the runner counts."""
+        self.seed = seed
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Workers are forked for every epoch, after this: persistent ones would not see it."""
+        assert not runner.train_dataloader.persistent_workers
+        runner.train_dataloader.dataset.epoch = runner.epoch
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Drop path, dropout and the like then depend on the iteration alone."""
+        seed_everything(self.seed, MODEL, runner.iter)

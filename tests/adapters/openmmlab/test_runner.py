@@ -1,0 +1,306 @@
+"""The runner on a real, tiny segmentor."""
+
+import dataclasses
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mmengine.runner.runner
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from PIL import Image
+
+from adapters.openmmlab import checkpointing
+from adapters.openmmlab.runner import JobRunner, bind, normalisation, precision, run
+from bench.backbones import Backbone
+from bench.errors import UserError
+from bench.tasks import Job
+
+EPOCHS, IMAGES, BATCH = 4, 9, 2
+
+
+def write_images(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("img", "seg"):
+        (folder / name).mkdir(parents=True)
+    for index in range(IMAGES):
+        mask = np.zeros((40, 56), np.uint8)
+        mask[:, rng.integers(10, 40) :] = 1
+        image = 120 * mask[..., None] + rng.integers(0, 120, (40, 56, 3), np.uint8)
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"img/{index}.png")
+        Image.fromarray(mask).save(folder / f"seg/{index}.png")
+
+
+def config(data: Path, lr: float = 1e-3, epochs: int = EPOCHS) -> dict[str, Any]:
+    """A linear head on test_vit, with random numbers drawn by data, drop path and dropout alike."""
+    augment = [
+        {"type": "RandomResize", "scale": (64, 64), "ratio_range": (0.8, 1.5), "keep_ratio": True},
+        {"type": "RandomCrop", "crop_size": (64, 64)},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+    ]
+    return {
+        "default_scope": "mmseg",
+        "model": {
+            "type": "EncoderDecoder",
+            "data_preprocessor": {
+                "type": "SegDataPreProcessor",
+                "bgr_to_rgb": True,
+                "size": (64, 64),
+                "seg_pad_val": 255,
+            },
+            "backbone": {
+                "type": "TimmBackbone",
+                "out_indices": (3,),
+                "img_size": 64,
+                "drop_path_rate": 0.2,
+            },
+            "decode_head": {
+                "type": "FCNHead",
+                "in_channels": 64,
+                "channels": 64,
+                "num_convs": 0,
+                "concat_input": False,
+                "dropout_ratio": 0.1,
+                "num_classes": 3,
+                "align_corners": False,
+                "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True},
+            },
+            "test_cfg": {"mode": "whole"},
+        },
+        "train_dataloader": {"batch_size": BATCH, "dataset": dataset(data, augment)},
+        "test_dataloader": {"batch_size": 1, "dataset": dataset(data, [])},
+        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": epochs},
+        "optim_wrapper": {"optimizer": {"type": "AdamW", "lr": lr}},
+        "param_scheduler": [
+            {
+                "type": "PolyLR",
+                "eta_min": 0.0,
+                "by_epoch": True,
+                "convert_to_iter_based": True,
+                "begin": 0,
+                "end": epochs,
+            }
+        ],
+        "test_evaluator": {"type": "IoUMetric"},
+    }
+
+
+def dataset(data: Path, augment: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "type": "BaseSegDataset",
+        "data_root": str(data),
+        "data_prefix": {"img_path": "img", "seg_map_path": "seg"},
+        "img_suffix": ".png",
+        "metainfo": {"classes": ("dark", "bright", "none"), "palette": [[0] * 3] * 3},
+        "pipeline": [
+            {"type": "LoadImageFromFile"},
+            {"type": "LoadAnnotations"},
+            *augment,
+            {"type": "PackSegInputs"},
+        ],
+    }
+
+
+def job(work_dir: Path, *, seed: int = 0, workers: int = 0, device: str = "cpu") -> Job:
+    return Job(
+        backbone=Backbone(name="test_vit", arch="test_vit"),
+        task=SimpleNamespace(name="segmentation/test"),  # type: ignore[arg-type]
+        protocol=None,
+        seed=seed,
+        data=work_dir,
+        work_dir=work_dir,
+        cache=work_dir,
+        device=device,
+        num_workers=workers,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads change the order of sums, and a forked process may not start any."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_images(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    return dict(run(config(data), job(tmp_path_factory.mktemp("undisturbed"))).metrics)
+
+
+def test_leaves_config_and_log_and_no_checkpoint(data: Path, tmp_path: Path, capfd: Any) -> None:
+    outcome = run(config(data), job(tmp_path), checkpoint_seconds=0)
+
+    assert outcome.train_seconds > 0
+    assert outcome.images_per_second > 0
+    assert outcome.metrics["mIoU"] > 50, "a bright and a dark half are easy to tell apart"
+    assert (tmp_path / "config.py").is_file()
+    assert "mIoU" in (tmp_path / "run.log").read_text()
+    assert not list(tmp_path.rglob("*.pth"))
+    assert capfd.readouterr().out == ""
+
+
+def test_seed_decides_and_workers_do_not(
+    data: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    two_workers = run(config(data), job(tmp_path / "a", workers=2)).metrics
+    other_seed = run(config(data), job(tmp_path / "b", seed=1)).metrics
+
+    assert two_workers == undisturbed
+    assert other_seed != undisturbed
+
+
+def start(data: Path, work_dir: Path, log: Path) -> multiprocessing.Process:
+    """Run in a forked process: importing OpenMMLab anew takes many seconds."""
+    process = multiprocessing.get_context("fork").Process(
+        target=tell_and_run, args=(data, work_dir, log)
+    )
+    process.start()
+    return process  # type: ignore[return-value]
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.is_file() else []
+
+
+KILLED = {"epoch 1": 4, "write 1": 4, "epoch 2": 3, "write 2": 3, "epoch 4": 1, "test": 0}
+
+
+@pytest.mark.parametrize(("moment", "left"), KILLED.items())
+def test_killed_run_ends_with_the_numbers_of_the_undisturbed(
+    data: Path, tmp_path: Path, undisturbed: dict[str, float], moment: str, left: int
+) -> None:
+    """`left` epochs remain after a kill in the middle of `moment`, and no more are trained."""
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    process = start(data, tmp_path / "work", first)
+    while moment not in lines(first):
+        assert process.is_alive(), "it ended before the moment came"
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+
+    process = start(data, tmp_path / "work", second)
+    process.join()
+    assert process.exitcode == 0
+    assert json.loads(lines(second)[-1]) == undisturbed
+    assert sum(line.startswith("epoch") for line in lines(second)) == left
+
+
+def test_truncated_checkpoint_is_not_trusted(
+    data: Path, tmp_path: Path, undisturbed: dict[str, float], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / checkpointing.NAME).write_bytes(b"PK\x03\x04 half a file")
+
+    assert run(config(data), job(tmp_path)).metrics == undisturbed
+    assert "starts over" in caplog.text
+
+
+def test_nan_loss_stops_with_the_epoch_and_rate(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"diverged in epoch \d+.*nan.*lower learning rate"):
+        run(config(data, lr=1e30), job(tmp_path))
+
+
+def test_too_few_images_for_one_batch(data: Path, tmp_path: Path) -> None:
+    few = config(data)
+    few["train_dataloader"]["batch_size"] = 10
+
+    with pytest.raises(UserError, match="9 images, fewer than one batch of 10"):
+        run(few, job(tmp_path))
+
+
+def test_user_error_in_a_worker_is_one_paragraph(data: Path, tmp_path: Path) -> None:
+    broken = config(data)
+    broken["train_dataloader"]["dataset"]["pipeline"].insert(0, {"type": "RefuseEverything"})
+
+    with pytest.raises(UserError) as caught:
+        run(broken, job(tmp_path, workers=1))
+    assert str(caught.value) == "The image x.png is damaged."
+
+
+def test_mixed_precision_on_cuda_alone() -> None:
+    assert precision("cpu") == {"type": "OptimWrapper"}
+    assert precision("cuda")["type"] == "AmpOptimWrapper"
+    assert precision("cuda")["dtype"] == "bfloat16"
+
+
+def test_binding_leaves_the_pure_config_alone(data: Path, tmp_path: Path) -> None:
+    pure = config(data)
+    before = json.dumps(pure)
+    bound = bind(pure, job(tmp_path, workers=3))
+
+    assert json.dumps(pure) == before
+    assert bound.train_dataloader.num_workers == 3
+    assert type(JobRunner.from_cfg(bound).build_optim_wrapper(bound.optim_wrapper)).__name__ == (
+        "OptimWrapper"
+    )
+
+
+def test_normalisation_prefers_the_backbones_own() -> None:
+    vit = Backbone(name="test_vit", arch="test_vit")
+    own = dataclasses.replace(vit, mean=(0.1, 0.2, 0.3), std=(0.1, 0.1, 0.1))
+    hiera = Backbone(name="sam2_hiera_tiny.timm", arch="sam2_hiera_tiny")
+
+    assert normalisation(vit) == ([127.5] * 3, [127.5] * 3)
+    assert normalisation(own)[0] == pytest.approx([25.5, 51, 76.5])
+    assert normalisation(hiera)[0] == pytest.approx([123.675, 116.28, 103.53])
+
+
+def register() -> None:
+    from mmseg.registry import TRANSFORMS
+
+    @TRANSFORMS.register_module(force=True)
+    class RefuseEverything:
+        def __call__(self, results: dict[str, Any]) -> None:
+            raise UserError("The image x.png is damaged.")
+
+
+register()
+
+
+def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
+    """Run, saying line by line what is under way and dwelling there, so that a kill comes inside."""
+    torch.set_num_threads(1)
+    file = log.open("a", buffering=1)
+
+    def tell(moment: str) -> None:
+        file.write(f"{moment}\n")
+        time.sleep(0.05)
+
+    @HOOKS.register_module(force=True)
+    class Tell(Hook):
+        def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+            if batch_idx == 1:
+                tell(f"epoch {runner.epoch + 1}")
+
+        def before_test(self, runner: Any) -> None:
+            tell("test")
+
+    save = mmengine.runner.runner.save_checkpoint
+
+    def save_slowly(checkpoint: Any, path: str, **kwargs: Any) -> None:
+        save(checkpoint, path, **kwargs)
+        whole = Path(path).read_bytes()
+        Path(path).write_bytes(whole[: len(whole) // 2])
+        tell(f"write {checkpoint['meta']['epoch']}")
+        Path(path).write_bytes(whole)
+
+    mmengine.runner.runner.save_checkpoint = save_slowly
+    told = {**config(data), "custom_hooks": [{"type": "Tell"}]}
+    outcome = run(told, job(work_dir), checkpoint_seconds=0)
+    file.write(json.dumps(dict(outcome.metrics)) + "\n")
