@@ -1,1 +1,1 @@
-"""The embedded world: ray-cast scenes with every kind of label."""
+"""The embedded world: ray-cast scenes that carry every kind of label, in the standard formats."""

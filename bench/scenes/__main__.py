@@ -1,0 +1,101 @@
+"""Make, check or draw an embedded world.
+
+python -m bench.scenes --out DIR --size N --seed S
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+from bench.errors import UserError
+from bench.scenes.world import World, check, make
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}. See python -m bench.scenes --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    default = World()
+    parser = _Parser(prog="python -m bench.scenes", description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make, or to check")
+    parser.add_argument("--size", "--train", dest="train", type=int, default=default.train,
+                        metavar="N", help="training scenes (default %(default)s)")  # fmt: skip
+    parser.add_argument("--val", type=int, metavar="N", help="validation scenes (default: a fifth)")
+    parser.add_argument("--videos", type=int, default=default.videos, metavar="N",
+                        help="tracking videos (default %(default)s)")  # fmt: skip
+    parser.add_argument("--frames", type=int, default=default.frames, metavar="N",
+                        help="frames a video (default %(default)s)")  # fmt: skip
+    parser.add_argument("--swaps", type=int, default=default.swaps, metavar="N",
+                        help="cue-conflict images a pair of classes (default %(default)s)")  # fmt: skip
+    parser.add_argument("--image-size", type=int, default=default.size, metavar="PIXELS",
+                        help="width and height (default %(default)s)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+    parser.add_argument("--check", action="store_true",
+                        help="hash every file of the world in --out; makes nothing")  # fmt: skip
+    parser.add_argument("--picture", type=Path, metavar="FILE.png",
+                        help="draw scenes with every label instead of making a world")  # fmt: skip
+    return parser
+
+
+def _run(arguments: list[str] | None) -> None:
+    given = _parser().parse_args(arguments)
+    if given.picture:
+        from bench.scenes.picture import draw_page
+
+        draw_page(given.picture, given.seed)
+        print(f"drew {given.picture}")  # noqa: T201
+        return
+    if given.out is None:
+        raise UserError(
+            "No folder was given. Say where the world belongs: python -m bench.scenes --out DIR"
+        )
+    if given.check:
+        manifest = check(given.out, contents=True)
+        total = sum(map(len, manifest["files"].values()))
+        print(f"{given.out}: all {total} files are as they were made")  # noqa: T201
+        return
+    if given.workers is not None and given.workers < 1:
+        raise UserError(f"--workers is {given.workers}; at least 1 process must render.")
+    _make(given)
+
+
+def _make(given: argparse.Namespace) -> None:
+    val = max(10, given.train // 5) if given.val is None else given.val
+    world = World(train=given.train, val=val, videos=given.videos, frames=given.frames,
+                  swaps=given.swaps, size=given.image_size, seed=given.seed)  # fmt: skip
+    if given.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError("--device is cuda, but torch finds no GPU here. Use --device cpu.")
+    start = time.monotonic()
+    root = make(world, given.out, workers=given.workers, device=given.device)
+    print(f"{root}: fingerprint {world.fingerprint()[:16]}, "  # noqa: T201
+          f"{time.monotonic() - start:.1f} s")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return 0, or 2 when the request was wrong."""
+    logging.basicConfig(format="%(message)s")
+    try:
+        _run(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped; nothing half made was left behind.", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Cue conflict: one object, whose class has a texture of its own, and swaps of the two."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bench.scenes.draws import Draw
+from bench.scenes.layout import Scene, drawn_light, look_at, outdoors, room
+from bench.scenes.textures import material
+from bench.scenes.things import CATEGORIES, drawn_thing
+
+TEXTURES = dict(
+    zip(CATEGORIES, ("stripes", "bricks", "checks", "zigzag", "dots", "blotches"), strict=True)
+)
+
+
+def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
+    """Draw one object of class `shape`, covered in the texture of class `texture`.
+
+    The surroundings are plain, so that only the object carries a pattern.
+    """
+    cloth = material(key, TEXTURES[texture], scale=(3.5, 7.0))
+    trial = drawn_thing(shape, Draw(key.integer(1 << 31)), 0.0, 0.0, cloth)
+    focal = key.uniform(0.9, 1.1)
+    extent = max(trial.height, 2.0 * trial.reach)
+    z = extent * focal / key.uniform(0.5, 0.8) + 0.5 * trial.reach
+    thing = replace(
+        trial, solid=replace(trial.solid, centre=trial.solid.centre + (0.0, 0.0, z)),
+        keypoints=None, place=(0.0, z),
+    )  # fmt: skip
+    indoors = key.chance(0.5)
+    around = room(key, z + key.uniform(1.0, 4.0)) if indoors else outdoors(key)
+    bare = around.planes.material.copy()
+    bare[:, 0] = 0.0  # PATTERNS[0]: plain
+    around = replace(around, planes=replace(around.planes, material=bare))
+    eye = (0.0, key.uniform(0.8, 1.0 + 0.3 * z), 0.0)
+    aim = (key.uniform(-0.12, 0.12) * z, 0.5 * trial.height, z)
+    camera = look_at(eye, aim, key.uniform(-4.0, 4.0), focal)
+    return Scene(
+        things=(thing,), surroundings=around, light=drawn_light(key, indoors), camera=camera
+    )

@@ -1,0 +1,272 @@
+"""Make a world: cut it into jobs, render them in processes, write the files and the manifest."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from bench.scenes import cues, layout, videos
+from bench.scenes.draws import Draw
+from bench.scenes.labels import annotations, crop_window, millimetres, tight_box, visible_fraction
+from bench.scenes.layout import Scene
+from bench.scenes.things import CATEGORIES, SEMANTIC
+from bench.scenes.world import GENERATOR_VERSION, World, combined_hash
+from bench.scenes.writers import Folder, Written, coco_files, run_lengths
+
+JOB = 16  # scenes
+BATCH = 8  # scenes rendered at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A part of a world that one process makes: items start to stop of a kind and split."""
+
+    kind: str  # "scenes", "video" or "cues"
+    split: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The files a job wrote and its records (a scene's annotations, a cue's row)."""
+
+    files: list[Written]
+    records: list[dict[str, Any]]
+
+
+def test_videos(world: World) -> int:
+    """Return how many videos are for testing."""
+    return max(1, world.videos // 4)
+
+
+def _ceil(videos: int) -> int:
+    """Return how many videos the largest class has among the first `videos`."""
+    return -(-videos // len(CATEGORIES))
+
+
+def jobs(world: World) -> list[Job]:
+    """Return all jobs of a world, the longest first."""
+    tests = test_videos(world)
+    counts = [("video", "train", world.videos - tests, 1), ("video", "test", tests, 1)]
+    counts += [("scenes", "train", world.train, JOB), ("scenes", "val", world.val, JOB)]
+    counts += [("cues", split, len(cue_plan(world, split)), 2 * JOB) for split in CUE_SPLITS]
+    return [
+        Job(kind=kind, split=split, start=start, stop=min(start + step, total))
+        for kind, split, total, step in counts
+        for start in range(0, total, step)
+    ]
+
+
+CUE_SPLITS = {"images": 20, "train": 21, "val": 22}
+
+
+def cue_plan(world: World, split: str) -> list[tuple[str, str]]:
+    """Return the (shape, texture) of every cue image: swapped in "images", equal in the others."""
+    if split == "images":
+        pairs = [(a, b) for a, b in product(CATEGORIES, CATEGORIES) if a != b]
+        return [pair for pair in pairs for _ in range(world.swaps)]
+    repeat = (5 if split == "train" else 2) * world.swaps
+    return [(name, name) for name in CATEGORIES for _ in range(repeat)]
+
+
+def perform(job: Job, world: World, root: Path, device: str) -> Outcome:
+    """Render and write one job."""
+    folder = Folder(root=root)
+    write = {"scenes": _scenes, "video": _video, "cues": _cues}[job.kind]
+    records = write(job, world, folder, device)
+    return Outcome(files=folder.files, records=records)
+
+
+def _pictures(scenes: list[Scene], size: int, device: str) -> Iterator[tuple[int, Any]]:
+    from bench.scenes.render import render
+
+    for start in range(0, len(scenes), BATCH):
+        pictures = render(scenes[start : start + BATCH], size, device)
+        yield from enumerate(pictures, start)
+
+
+def _scenes(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+    numbers = range(job.start, job.stop)
+    scenes = [layout.scene(world.seed, job.split, k) for k in numbers]
+    records = []
+    for k, picture in _pictures(scenes, world.size, device):
+        scene, name = scenes[k], f"{numbers[k]:06d}.png"
+        folder.image(f"images/{job.split}/{name}", picture.rgb)
+        folder.image(f"semantic/{job.split}/{name}", picture.semantic)
+        folder.image(f"depth/{job.split}/{name}", millimetres(picture.depth))
+        found = annotations(scene, picture)
+        for record in found:
+            record["segmentation"] = run_lengths(picture.thing == record.pop("thing"))
+        box = tight_box(picture.thing == scene.subject)
+        x, y, side = crop_window(box, world.size)
+        species = scene.things[scene.subject].species
+        folder.image(
+            f"species/{job.split}/{species}/{name}", picture.rgb[y : y + side, x : x + side]
+        )
+        image = {"file_name": name, **_image_facts(scene, world.size, species, (x, y, side, side))}
+        records.append({"image": image, "annotations": found})
+    return records
+
+
+def _image_facts(
+    scene: Scene, size: int, species: str | None, crop: tuple[int, int, int, int]
+) -> dict[str, Any]:
+    """Return the keys of COCO's image entry, and beyond it camera, light and crop."""
+    camera = scene.camera
+    return {
+        "width": size,
+        "height": size,
+        "surroundings": scene.surroundings.kind,
+        "species": species,
+        "species_crop": list(crop),
+        "camera": {
+            "focal": camera.focal * size,
+            "centre": [0.5 * size, 0.5 * size],
+            "eye": list(camera.eye),
+            "rotation": camera.rotation.tolist(),
+        },
+        "light": list(scene.light.towards),
+    }
+
+
+def _video(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+    clip = videos.clip(world.seed, job.split, job.start)
+    # Numbers run within a class, over both splits, as LaSOT's do.
+    before = 0 if job.split == "train" else _ceil(world.videos - test_videos(world))
+    number = before + job.start // len(CATEGORIES) + 1
+    name = f"{clip.category}-{number}"
+    home = f"tracking/{job.split}/{clip.category}/{name}"
+    scenes = [clip.scene(k / world.frames) for k in range(world.frames)]
+    boxes, hidden, outside = [], [], []
+    for k, picture in _pictures(scenes, world.size, device):
+        folder.image(f"{home}/img/{k + 1:08d}.jpg", picture.rgb)
+        x, y, width, height = tight_box(picture.thing == 0)
+        gone = not picture.alone[0].any()
+        covered = not gone and visible_fraction(picture, 0) < 0.02
+        outside.append(int(gone))
+        hidden.append(int(covered))
+        absent = gone or covered
+        boxes.append("0,0,0,0" if absent else f"{x + 1},{y + 1},{width},{height}")
+    folder.text(f"{home}/groundtruth.txt", "\n".join(boxes) + "\n")
+    folder.text(f"{home}/full_occlusion.txt", ",".join(map(str, hidden)) + "\n")
+    folder.text(f"{home}/out_of_view.txt", ",".join(map(str, outside)) + "\n")
+    folder.text(f"{home}/nlp.txt", f"the {clip.category} that moves nearest to the camera\n")
+    return [{"split": job.split, "name": name}]
+
+
+def _cues(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+    plan = cue_plan(world, job.split)[job.start : job.stop]
+    scenes = [
+        cues.cue_scene(Draw(world.seed, CUE_SPLITS[job.split], job.start + k), shape, texture)
+        for k, (shape, texture) in enumerate(plan)
+    ]
+    rows = []
+    for k, picture in _pictures(scenes, world.size, device):
+        shape, texture = plan[k]
+        within = "images" if job.split == "images" else f"{job.split}/{shape}"
+        path = f"{within}/{job.start + k:06d}.png"
+        folder.image(f"cue_conflict/{path}", picture.rgb)
+        rows.append({"split": job.split, "path": path, "shape": shape, "texture": texture})
+    return rows
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _outcomes(
+    todo: list[Job], world: World, root: Path, workers: int, device: str
+) -> Iterator[Outcome]:
+    """Yield the outcome of every job, in order."""
+    if workers == 1:
+        for job in todo:
+            yield perform(job, world, root, device)
+        return
+    # Forking after torch has started its threads can hang, so processes start afresh.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+        waiting = [pool.submit(perform, job, world, root, device) for job in todo]
+        try:
+            for future in waiting:
+                yield future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def default_workers(todo: int, device: str) -> int:
+    """Return how many processes pay off: one on a GPU or for a small world, else one a core."""
+    if device != "cpu" or todo < 24:
+        return 1
+    return min(16, len(os.sched_getaffinity(0)))
+
+
+def generate(
+    world: World, root: Path, *, workers: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Write a world below an empty folder and return its manifest (not yet written)."""
+    todo = jobs(world)
+    workers = workers or default_workers(len(todo), device)
+    columns = (TextColumn("embedded world"), BarColumn(), MofNCompleteColumn(),
+               TextColumn("parts"), TimeRemainingColumn())  # fmt: skip
+    files: list[Written] = []
+    records: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with Progress(*columns, transient=True) as progress:
+        task = progress.add_task("", total=len(todo))
+        for job, outcome in zip(todo, _outcomes(todo, world, root, workers, device), strict=True):
+            files += outcome.files
+            records.setdefault((job.kind, job.split), []).extend(outcome.records)
+            progress.advance(task)
+    tables = Folder(root=root)
+    _write_tables(world, records, tables)
+    return _manifest(world, files + tables.files)
+
+
+def _write_tables(
+    world: World, records: dict[tuple[str, str], list[dict[str, Any]]], folder: Folder
+) -> None:
+    """Write the files that gather many items: COCO's JSON, class names, lists and the cue table."""
+    for split in ("train", "val"):
+        for name, text in coco_files(records["scenes", split], world.seed).items():
+            folder.text(f"annotations/{name}_{split}.json", text)
+    classes = {"classes": list(SEMANTIC), "ignore_index": 255, "reduce_zero_label": False}
+    folder.text("semantic/classes.json", json.dumps(classes, indent=1) + "\n")
+    for split, name in (("train", "training_set.txt"), ("test", "testing_set.txt")):
+        names = [record["name"] for record in records["video", split]]
+        folder.text(f"tracking/{name}", "\n".join(names) + "\n")
+    rows = [f"{r['path']},{r['shape']},{r['texture']}" for r in records["cues", "images"]]
+    folder.text("cue_conflict/cue_conflict.csv", "path,shape,texture\n" + "\n".join(rows) + "\n")
+
+
+def _manifest(world: World, files: list[Written]) -> dict[str, Any]:
+    """Return sizes by folder and name, and one hash a folder of the bytes and of the pixels."""
+    folders: dict[str, list[Written]] = {}
+    for file in sorted(files, key=lambda f: f.path):
+        folders.setdefault(str(Path(file.path).parent), []).append(file)
+
+    def by_folder(value: str) -> dict[str, dict[str, Any]]:
+        return {
+            name: {Path(f.path).name: getattr(f, value) for f in inside}
+            for name, inside in folders.items()
+        }
+
+    return {
+        "recipe": asdict(world),
+        "generator": GENERATOR_VERSION,
+        "fingerprint": world.fingerprint(),
+        "counts": {name: len(inside) for name, inside in folders.items()},
+        "sha256": {name: combined_hash(h) for name, h in by_folder("sha256").items()},
+        "pixels": {name: combined_hash(h) for name, h in by_folder("pixels").items()},
+        "files": by_folder("size"),
+    }

@@ -1,0 +1,151 @@
+"""Primitives and rigid assemblies of them, on the host, in float64 and metres.
+
+World axes: x right, y up, z away from the viewer. Products of vectors are written out term by term,
+since a matrix product may be summed in another order on another machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import sqrt
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.scenes.draws import cos_sin
+
+Vector: TypeAlias = tuple[float, float, float]
+Array: TypeAlias = NDArray[np.float64]
+
+SPHERE, CAPSULE, BOX, PLANE = range(4)
+UPRIGHT: tuple[Vector, Vector, Vector] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+
+
+def add(a: Vector, b: Vector, scale: float = 1.0) -> Vector:
+    """Return a + scale * b."""
+    return (a[0] + scale * b[0], a[1] + scale * b[1], a[2] + scale * b[2])
+
+
+def cross(a: Vector, b: Vector) -> Vector:
+    """Return the cross product."""
+    return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+
+
+def unit(a: Vector) -> Vector:
+    """Return a scaled to length 1."""
+    length = sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
+    return (a[0] / length, a[1] / length, a[2] / length)
+
+
+def about(axis: str, degrees: float) -> tuple[Vector, Vector, Vector]:
+    """Return the rows of a rotation about the x, y or z axis."""
+    c, s = cos_sin(degrees)
+    if axis == "x":
+        return ((1.0, 0.0, 0.0), (0.0, c, -s), (0.0, s, c))
+    if axis == "y":
+        return ((c, 0.0, s), (0.0, 1.0, 0.0), (-s, 0.0, c))
+    return ((c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0))
+
+
+def turn(rotation: tuple[Vector, Vector, Vector], a: Vector) -> Vector:
+    """Apply a rotation's rows to one vector."""
+    (p, q, r) = rotation
+    return (
+        p[0] * a[0] + p[1] * a[1] + p[2] * a[2],
+        q[0] * a[0] + q[1] * a[1] + q[2] * a[2],
+        r[0] * a[0] + r[1] * a[1] + r[2] * a[2],
+    )
+
+
+def rotate(rotation: Array, vectors: Array) -> Array:
+    """Apply a rotation (3, 3) to vectors (..., 3)."""
+    x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
+    rows = [rotation[i, 0] * x + rotation[i, 1] * y + rotation[i, 2] * z for i in range(3)]
+    return np.stack(rows, axis=-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solid:
+    """n primitives as arrays.
+
+    kind (n,); centre (n, 3); frame (n, 3, 3): rows are the local axes; size (n, 3): radius | radius
+    and half-length along local y | half-extents; material (n, 11), see `textures.Material`.
+    """
+
+    kind: NDArray[np.int64]
+    centre: Array
+    frame: Array
+    size: Array
+    material: Array
+
+    def moved(self, rotation: Array, shift: Array) -> Solid:
+        """Rotate about the origin, then shift."""
+        return replace(
+            self, centre=rotate(rotation, self.centre) + shift, frame=rotate(rotation, self.frame)
+        )
+
+    def reach(self) -> Array:
+        """Return the radius (n,) of each primitive's bounding sphere (0 for a plane)."""
+        s = self.size
+        diagonal = np.sqrt(s[:, 0] * s[:, 0] + s[:, 1] * s[:, 1] + s[:, 2] * s[:, 2])
+        return np.choose(self.kind, [s[:, 0], s[:, 0] + s[:, 1], diagonal, 0.0 * diagonal])
+
+
+def joined(solids: list[Solid]) -> Solid:
+    """Concatenate."""
+    return Solid(
+        kind=np.concatenate([s.kind for s in solids]),
+        centre=np.concatenate([s.centre for s in solids]),
+        frame=np.concatenate([s.frame for s in solids]),
+        size=np.concatenate([s.size for s in solids]),
+        material=np.concatenate([s.material for s in solids]),
+    )
+
+
+class Assembly:
+    """Collects primitives one at a time; `solid()` turns them into arrays."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, Vector, object, Vector, tuple[float, ...]]] = []
+
+    def sphere(self, centre: Vector, radius: float, material: tuple[float, ...]) -> None:
+        """Add a sphere."""
+        self._rows.append((SPHERE, centre, UPRIGHT, (radius, 0.0, 0.0), material))
+
+    def capsule(self, a: Vector, b: Vector, radius: float, material: tuple[float, ...]) -> None:
+        """Add all points within `radius` of the segment from a to b."""
+        along = add(b, a, -1.0)
+        length = sqrt(along[0] * along[0] + along[1] * along[1] + along[2] * along[2])
+        up = unit(along)
+        side = unit(cross(up, (0.0, 0.0, 1.0) if abs(up[2]) < 0.9 else (1.0, 0.0, 0.0)))
+        frame = (side, up, cross(side, up))
+        middle = add(a, along, 0.5)
+        self._rows.append((CAPSULE, middle, frame, (radius, 0.5 * length, 0.0), material))
+
+    def box(
+        self,
+        centre: Vector,
+        half: Vector,
+        material: tuple[float, ...],
+        frame: tuple[Vector, Vector, Vector] = UPRIGHT,
+    ) -> None:
+        """Add a box of half-extents `half` along the rows of `frame`."""
+        self._rows.append((BOX, centre, frame, half, material))
+
+    def plane(
+        self, point: Vector, frame: tuple[Vector, Vector, Vector], material: tuple[float, ...]
+    ) -> None:
+        """Add an infinite plane through a point, seen from the side frame[2] points to."""
+        self._rows.append((PLANE, point, frame, (0.0, 0.0, 0.0), material))
+
+    def solid(self) -> Solid:
+        """Return everything added so far."""
+        kinds, centres, frames, sizes, materials = zip(*self._rows, strict=True)
+        return Solid(
+            kind=np.array(kinds, dtype=np.int64),
+            centre=np.array(centres, dtype=np.float64),
+            frame=np.array(frames, dtype=np.float64),
+            size=np.array(sizes, dtype=np.float64),
+            material=np.array(materials, dtype=np.float64),
+        )

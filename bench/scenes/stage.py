@@ -1,0 +1,237 @@
+"""A batch of scenes as tensors, in each camera's own axes, and the (primitive, pixel) pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.scenes.geometry import rectangles, to_camera
+from bench.scenes.layout import Scene
+from bench.scenes.solids import (
+    BOX,
+    CAPSULE,
+    SPHERE,
+    Array,
+    Solid,
+    Vector,
+    cross,
+    joined,
+    rotate,
+    unit,
+)
+
+Integers: TypeAlias = NDArray[np.int64]
+
+PLANES = 6  # at most, a scene
+ORIGIN, FRAME, SIZE, MATERIAL = slice(0, 3), slice(3, 12), slice(12, 15), slice(15, 26)
+
+
+def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return values[index] of one dimension; sixteen times faster on a CPU when index is int32."""
+    return values.index_select(0, index)
+
+
+def where(flags: torch.Tensor) -> torch.Tensor:
+    """Return the places (int32) of the flags that are set."""
+    return torch.nonzero(flags).squeeze(1).to(torch.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Which primitives of a kind may be seen at which pixels of the batch (int32, equal lengths)."""
+
+    kind: int
+    primitive: torch.Tensor
+    pixel: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The tensors of B scenes with n primitives and T things in all.
+
+    rows (26, n) float32: the eye in the primitive's frame, the frame's rows, size, material.
+    kind, thing, semantic (n,) int32: `thing` counts over the batch, -1 for planes.
+    planes (6, B): the primitive of each plane, -1 when a scene has fewer.
+    focal (B,): 1 / focal length in pixels.
+    light (18, B): a frame whose first row points to the light, up, the sun's and ambient colours.
+    sky (6, B): zenith and horizon.
+    discs (4, n) and thing_discs (4, T): bounding spheres in the light's frame; slots (O, B): the
+    things of each scene, -1 when it has fewer; first, members (T,): the primitives of each thing.
+    """
+
+    size: int
+    scenes: int
+    rows: torch.Tensor
+    kind: torch.Tensor
+    thing: torch.Tensor
+    semantic: torch.Tensor
+    planes: torch.Tensor
+    focal: torch.Tensor
+    light: torch.Tensor
+    sky: torch.Tensor
+    discs: torch.Tensor
+    thing_discs: torch.Tensor
+    slots: torch.Tensor
+    first: torch.Tensor
+    members: torch.Tensor
+    pairs: tuple[Pairs, ...]
+
+    def part(self, columns: slice, primitive: torch.Tensor) -> list[torch.Tensor]:
+        """Gather some rows for many primitives."""
+        return [take(row, primitive) for row in self.rows[columns]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Placed:
+    """One scene in its camera's axes; primitives of planes first, then of each thing in turn."""
+
+    solid: Solid
+    rectangle: Integers
+    members: list[int]
+    semantic: list[int]
+    light: Array
+    sky: list[float]
+    discs: Array
+    thing_discs: Array
+
+
+def light_frame(towards: Vector) -> tuple[Vector, Vector, Vector]:
+    """Return an orthonormal frame whose first axis points to the light."""
+    across = unit(cross(towards, (0.0, 0.0, 1.0) if abs(towards[2]) < 0.9 else (1.0, 0.0, 0.0)))
+    return towards, across, cross(towards, across)
+
+
+def _disc(solid: Solid, frame: Array) -> Array:
+    """Return a sphere about a whole thing, (4,), its centre in the light's frame."""
+    reach = solid.reach()
+    low = (solid.centre - reach[:, None]).min(axis=0)
+    high = (solid.centre + reach[:, None]).max(axis=0)
+    middle = 0.5 * (low + high)
+    x, y, z = (solid.centre - middle).T
+    far = (np.sqrt(x * x + y * y + z * z) + reach).max()
+    return np.append(rotate(frame, middle), far)
+
+
+def _placed(scene: Scene, size: int) -> _Placed:
+    camera, lamp, around = scene.camera, scene.light, scene.surroundings
+    eye = np.array(camera.eye)
+    parts = [to_camera(s, camera.rotation, eye) for s in
+             (around.planes, *(t.solid for t in scene.things))]  # fmt: skip
+    solid = joined(parts)
+    frame = rotate(camera.rotation, np.array(light_frame(lamp.towards)))
+    up = rotate(camera.rotation, np.array((0.0, 1.0, 0.0)))
+    members = [len(part.kind) for part in parts[1:]]
+    semantic = list(around.semantic)
+    for thing, count in zip(scene.things, members, strict=True):
+        semantic += [thing.semantic] * count
+    return _Placed(
+        solid=solid,
+        rectangle=rectangles(solid, camera.focal * size, size),
+        members=members,
+        semantic=semantic,
+        light=np.concatenate([frame.ravel(), up, lamp.sun, lamp.ambient]),
+        sky=[*around.zenith, *around.horizon],
+        discs=np.concatenate([rotate(frame, solid.centre), solid.reach()[:, None]], axis=1),
+        thing_discs=np.stack([_disc(part, frame) for part in parts[1:]]),
+    )
+
+
+def _within(counts: Any) -> Integers:
+    """Return 0..c-1 for each count c, one after the other."""
+    counts = np.asarray(counts)
+    return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def _pairs(kind: int, kinds: Integers, scene: Integers, boxes: Integers, size: int) -> Pairs:
+    """Enumerate the pixels of the rectangle of every primitive of a kind."""
+    chosen = np.flatnonzero(kinds == kind)
+    x, y, width, height = boxes[chosen].T
+    height = np.where(width > 0, height, 0)
+    row = _within(height)
+    owner = np.repeat(np.arange(len(chosen)), height)
+    start = (scene[chosen][owner] * size + y[owner] + row) * size + x[owner]
+    pixel = np.repeat(start, width[owner]) + _within(width[owner])
+    primitive = np.repeat(chosen[owner], width[owner])
+    return Pairs(
+        kind=kind,
+        primitive=torch.from_numpy(primitive.astype(np.int32)),
+        pixel=torch.from_numpy(pixel.astype(np.int32)),
+    )
+
+
+def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
+    """Lay out a batch of scenes for square images of `size` pixels."""
+    placed = [_placed(scene, size) for scene in scenes]
+    solid = joined([p.solid for p in placed])
+    counts = [len(p.solid.kind) for p in placed]
+    number = np.repeat(np.arange(len(placed)), counts)
+    base = np.cumsum(counts) - counts
+    thing, members = _thing_numbers(placed)
+    boxes = np.concatenate([p.rectangle for p in placed])
+
+    def floats(values: Any) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(np.asarray(values).T, np.float32)).to(device)
+
+    def integers(values: Any) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(values, dtype=np.int32)).to(device)
+
+    eye = -np.stack([
+        f[:, 0] * solid.centre[:, 0] + f[:, 1] * solid.centre[:, 1] + f[:, 2] * solid.centre[:, 2]
+        for f in solid.frame.transpose(1, 0, 2)
+    ], axis=1)  # fmt: skip
+    frame = solid.frame.reshape(-1, 9)
+    return Stage(
+        size=size,
+        scenes=len(placed),
+        rows=floats(np.concatenate([eye, frame, solid.size, solid.material], axis=1)),
+        kind=integers(solid.kind),
+        thing=integers(thing),
+        semantic=integers([value for p in placed for value in p.semantic]),
+        planes=integers(_plane_table(placed, base)),
+        focal=floats([1.0 / (s.camera.focal * size) for s in scenes]),
+        light=floats([p.light for p in placed]),
+        sky=floats([p.sky for p in placed]),
+        discs=floats(np.concatenate([p.discs for p in placed])),
+        thing_discs=floats(np.concatenate([p.thing_discs for p in placed])),
+        slots=integers(_slot_table(placed)),
+        first=integers(np.flatnonzero(np.diff(thing, prepend=-1) * (thing >= 0))),
+        members=integers(members),
+        pairs=tuple(
+            Pairs(kind=p.kind, primitive=p.primitive.to(device), pixel=p.pixel.to(device))
+            for p in (_pairs(k, solid.kind, number, boxes, size) for k in (SPHERE, CAPSULE, BOX))
+        ),
+    )
+
+
+def _thing_numbers(placed: list[_Placed]) -> tuple[Integers, list[int]]:
+    """Return the thing of every primitive, counted over the batch, and each thing's size."""
+    thing: list[int] = []
+    members: list[int] = []
+    for p in placed:
+        thing += [-1] * (len(p.solid.kind) - sum(p.members))
+        for count in p.members:
+            thing += [len(members)] * count
+            members.append(count)
+    return np.array(thing, dtype=np.int64), members
+
+
+def _plane_table(placed: list[_Placed], base: Integers) -> Integers:
+    table = np.full((PLANES, len(placed)), -1, dtype=np.int64)
+    for b, p in enumerate(placed):
+        count = len(p.solid.kind) - sum(p.members)
+        table[:count, b] = base[b] + np.arange(count)
+    return table
+
+
+def _slot_table(placed: list[_Placed]) -> Integers:
+    table = np.full((max(len(p.members) for p in placed), len(placed)), -1, dtype=np.int64)
+    total = 0
+    for b, p in enumerate(placed):
+        table[: len(p.members), b] = total + np.arange(len(p.members))
+        total += len(p.members)
+    return table

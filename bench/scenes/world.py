@@ -1,0 +1,219 @@
+"""A world on disk: its recipe, its fingerprint, and the folder that is made once and then checked.
+
+from bench.scenes.world import World, ensure
+root = ensure(World())
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+GENERATOR_VERSION = 1  # bump when any pixel or label of any world changes (the golden test says so)
+MANIFEST = "manifest.json"
+
+_LIMITS = {
+    "train": (10, 1_000_000), "val": (10, 1_000_000), "videos": (4, 100_000), "frames": (2, 10_000),
+    "swaps": (1, 1_000), "size": (64, 1_024), "seed": (0, 2**31 - 1),
+}  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The recipe of a world.
+
+    Args:
+        train: scenes in the training split; likewise val.
+        videos: tracking videos, three of four for training; `frames` each.
+        swaps: cue-conflict images of each (shape, texture) pair of two classes.
+        size: width and height of every image in pixels.
+        seed: another seed is another world.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    train: int = 2000
+    val: int = 400
+    videos: int = 40
+    frames: int = 32
+    swaps: int = 8
+    size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no world can have."""
+        for name, (low, high) in _LIMITS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or not low <= value <= high:
+                raise UserError(
+                    f"A world's {name} is {value!r}, which is outside {low} to {high}. "
+                    "(Ten scenes is the least a split can have: one of each species.)"
+                )
+
+    def fingerprint(self) -> str:
+        """Return the sha256, in hex, of all that determines the world's content."""
+        recipe = {**asdict(self), "generator": GENERATOR_VERSION}
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Return $BENCH_CACHE, or ~/.cache/bench."""
+    return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")
+
+
+def ensure(
+    world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu"
+) -> Path:
+    """Return the folder of a world, making it when it is absent; safe in several processes at once.
+
+    Args:
+        cache: the folder of all caches; `cache_folder()` when None.
+        workers: processes that render; the number of usable cores when None.
+
+    Raises:
+        UserError: what is there is half written or was changed, or it cannot be written.
+    """
+    target = (cache or cache_folder()) / "scenes" / world.fingerprint()[:16]
+    return make(world, target, workers=workers, device=device)
+
+
+def make(world: World, target: Path, *, workers: int | None = None, device: str = "cpu") -> Path:
+    """Return `target` holding this world: checked when it exists, made and renamed when not."""
+    if not target.exists():
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _lock(target.with_name(f".{target.name}.lock")):
+                if not target.exists():
+                    _generate(world, target, workers, device)
+        except OSError as error:
+            raise UserError(
+                f"The embedded world cannot be written to {target}: {error.strerror or error}. "
+                "Free some space there, or name another place with BENCH_CACHE or --out."
+            ) from error
+    check(target, world)
+    return target
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a lock that the system frees when this process ends, however it ends."""
+    with path.open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("Another process is making this world; waiting for it (%s).", path)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _generate(world: World, target: Path, workers: int | None, device: str) -> None:
+    from bench.scenes.generate import generate
+
+    # We hold the lock, so whatever a killed process left half made is nobody's.
+    for stale in target.parent.glob(f".{target.name}.*.partial"):
+        shutil.rmtree(stale)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.mkdir()
+    try:
+        manifest = generate(world, partial, workers=workers, device=device)
+        with (partial / MANIFEST).open("w") as handle:
+            json.dump(manifest, handle, indent=1)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """Return a world's manifest: recipe, counts, sizes and hashes.
+
+    Raises:
+        UserError: there is none, or it is not whole.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
+        return {key: manifest[key] for key in ("recipe", "generator", "files", "sha256", "pixels")}
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{root} is not a whole embedded world: its {MANIFEST} is missing or damaged, so it was "
+            f"half written or changed. {_REMEDY}"
+        ) from error
+
+
+_REMEDY = "Delete that folder and run the same command again to make it anew."
+
+
+def check(root: Path, world: World | None = None, *, contents: bool = False) -> dict[str, Any]:
+    """Return the manifest of the world at `root` after comparing every file's name and size.
+
+    Args:
+        world: what should be there; anything when None.
+        contents: also hash every byte (seconds, not milliseconds).
+
+    Raises:
+        UserError: another world, or a file that is missing, added or changed.
+    """
+    manifest = read_manifest(root)
+    if world is not None and (manifest["recipe"], manifest["generator"]) != (
+        asdict(world), GENERATOR_VERSION,
+    ):  # fmt: skip
+        raise UserError(
+            f"{root} holds another world (recipe {manifest['recipe']}, generator "
+            f"{manifest['generator']}) than the one asked for ({asdict(world)}, generator "
+            f"{GENERATOR_VERSION}). Name another folder, or delete that one."
+        )
+    for folder, sizes in manifest["files"].items():
+        _compare(root, folder, sizes)
+    if contents:
+        for folder, sizes in manifest["files"].items():
+            if _content_hash(root / folder, sizes) != manifest["sha256"][folder]:
+                raise UserError(
+                    f"A file in {root / folder} was changed after the embedded world was made (its "
+                    f"sha256 differs from {MANIFEST}). {_REMEDY}"
+                )
+    return manifest
+
+
+def _compare(root: Path, folder: str, sizes: dict[str, int]) -> None:
+    try:
+        with os.scandir(root / folder) as entries:
+            found = {e.name: e.stat().st_size for e in entries if e.is_file()}
+    except OSError:
+        found = {}
+    found.pop(MANIFEST if folder == "." else "", None)
+    if found == sizes:
+        return
+    wrong = sorted(n for n in found.keys() | sizes.keys() if found.get(n) != sizes.get(n))
+    name = wrong[0]
+    state = "missing" if name not in found else "unexpected" if name not in sizes else "changed"
+    raise UserError(
+        f"The embedded world in {root} is half written or was changed: {Path(folder) / name} is "
+        f"{state}, and {len(wrong)} file(s) in that folder differ from {MANIFEST}. {_REMEDY}"
+    )
+
+
+def _content_hash(folder: Path, names: dict[str, int]) -> str:
+    return combined_hash(
+        {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    )
+
+
+def combined_hash(hashes: dict[str, str]) -> str:
+    """Return one sha256 of a folder from the hashes of its files."""
+    lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()
