@@ -160,7 +160,7 @@ def _write(path: Path, made: Features, key: Mapping[str, Any]) -> None:
         size = made.features.nbytes / 1e6
         raise UserError(
             f"The features ({size:.1f} MB) cannot be kept in {path.parent} ({error.strerror}). No half file "
-            f"was left. Free some space, or set BENCH_CACHE to another folder, and run again."
+            f"was left. Free some space, or give another folder with --work-dir, and run again."
         ) from None
     finally:
         with contextlib.suppress(OSError):

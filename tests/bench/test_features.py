@@ -159,7 +159,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path):
 
 def test_a_cache_that_is_a_file_is_the_users_mistake(tmp_path):
     (tmp_path / "features").write_text("")
-    with pytest.raises(UserError, match="BENCH_CACHE"):
+    with pytest.raises(UserError, match="cannot be kept"):
         run(tmp_path)
 
 

@@ -1,0 +1,267 @@
+"""Image classification: a linear head on frozen features, or the whole model fine-tuned.
+
+    python -m bench.run --backbone test_vit --task classification
+    python -m bench.run --backbone BACKBONE --task classification/folder --data-root DIR
+
+Both protocols use timm's own classifier interface: `frozen` what comes out before the classifier
+(`num_classes=0`, the architecture's own pooling), `finetune` the model with a new classifier.
+Expected at full scale: MAE ViT-B/16, 1600 epochs, on ImageNet-1k: 83.5 fine-tuned, 67.1 frozen (as
+mmpretrain reports them).
+"""
+
+import dataclasses
+from typing import Any
+
+from bench.datasets import Dataset, EmbeddedWorld
+from bench.tasks import Job, Metric, Outcome, Protocol, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frozen(Protocol):
+    """Multinomial logistic regression on standardised features of un-augmented images.
+
+    Learning rate and weight decay are chosen on a stratified part of train, held out by
+    `selection_seed`, and the head is trained again on all of train. A run's seed orders the images of
+    that last training, and draws a scratch backbone's weights; it never moves the selection.
+
+    Args:
+        crop_pct: side of the centre crop as a part of the resized image's short side.
+        lrs, weight_decays: the grid; for features of variance 1/d, so they mean the same at every width.
+        held_out_one_in: one image of so many, within each class, is held out of train.
+    """
+
+    frozen: bool = True
+    epochs: int = 40
+    batch_size: int = 256
+    crop_pct: float
+    lrs: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
+    weight_decays: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    momentum: float = 0.9
+    held_out_one_in: int = 5
+    selection_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetune(Protocol):
+    """MAE's fine-tuning recipe (`main_finetune.py`), names as there.
+
+    Args:
+        blr: AdamW's learning rate for 256 images a batch; the real one is blr * batch_size / 256.
+        layer_decay: factor from each layer to the one before it.
+        warmup_epochs: of linear warm-up, before a cosine to zero.
+        randaug: timm's string for RandAugment; "" for none.
+        reprob: probability of random erasing.
+        mixup, cutmix: alphas of their Beta distributions; 0 for none.
+        scale_min: smallest part of the image's area that a random crop keeps.
+    """
+
+    frozen: bool = False
+    crop_pct: float
+    blr: float = 5e-4
+    weight_decay: float = 0.05
+    layer_decay: float = 0.65
+    drop_path: float = 0.1
+    warmup_epochs: float = 5.0
+    smoothing: float = 0.1
+    randaug: str = "rand-m9-mstd0.5-inc1"
+    reprob: float = 0.25
+    mixup: float = 0.8
+    cutmix: float = 1.0
+    scale_min: float = 0.08
+
+    @property
+    def lr(self) -> float:
+        """The last layer's peak learning rate."""
+        return self.blr * self.batch_size / 256
+
+
+FROZEN_SOURCE = (
+    "Linear probe after MAE (arXiv 2111.06377, A.1): features normalised without affine parameters, then a linear "
+    "layer. Differs: no augmentation, so that features are extracted once; SGD with momentum in place of LARS; "
+    "learning rate and weight decay chosen on held-out train images; the architecture's own pooling."
+)
+FINETUNE_SOURCE = (
+    "MAE's ViT-B fine-tuning (arXiv 2111.06377, A.1; main_finetune.py): AdamW, layer decay, drop path, RandAugment, "
+    "random erasing, mixup, cutmix, label smoothing, cosine with warm-up. Differs: the architecture's own pooling."
+)
+SHORT = " Shortened for two CPU cores: {epochs} epochs of batches of {batch_size} at {img_size} px, {also}."
+
+
+def _short(protocol: Finetune, also: str) -> Finetune:
+    scale = SHORT.format(also=also, **dataclasses.asdict(protocol))
+    return dataclasses.replace(protocol, source=FINETUNE_SOURCE + scale)
+
+
+FULL_FROZEN = Frozen(
+    name="frozen",
+    source=FROZEN_SOURCE,
+    expected="MAE ViT-B/16, 1600 epochs, linear probe on ImageNet-1k: top1 67.1 (mmpretrain)",
+    img_size=224,
+    crop_pct=0.875,
+)
+FULL_FINETUNE = Finetune(
+    name="finetune",
+    source=FINETUNE_SOURCE,
+    expected="MAE ViT-B/16, 1600 epochs, fine-tuned on ImageNet-1k: top1 83.5 (mmpretrain)",
+    epochs=100,
+    batch_size=1024,
+    img_size=224,
+    crop_pct=0.875,
+)
+SMALL_FROZEN = Frozen(
+    name="frozen",
+    source=FROZEN_SOURCE + " At 128 px, uncropped: the images are that small.",
+    img_size=128,
+    crop_pct=1.0,
+)
+SMALL_FINETUNE = _short(
+    Finetune(
+        name="finetune",
+        source="",
+        epochs=6,
+        batch_size=32,
+        img_size=128,
+        crop_pct=1.0,
+        blr=4e-3,
+        warmup_epochs=1.0,
+        randaug="",
+        reprob=0.0,
+        mixup=0.0,
+        cutmix=0.0,
+        scale_min=0.6,
+    ),
+    also="a higher blr for so few steps, no RandAugment, erasing, mixup or cutmix, and wide crops",
+)
+TINY_FINETUNE = _short(
+    dataclasses.replace(
+        SMALL_FINETUNE,
+        epochs=10,
+        randaug="rand-m5-mstd0.5-inc1",
+        mixup=0.2,
+        cutmix=0.2,
+        scale_min=0.35,
+    ),
+    also="a higher blr for so few steps, weaker augmentation, no erasing",
+)
+
+SCENES = EmbeddedWorld()
+FOLDER = Dataset(
+    name="folder",
+    source="you: any image folders",
+    licence="that of the images",
+    root=".",
+    splits={"train": ("train",), "val": ("val",)},
+)
+TINY_IMAGENET = Dataset(
+    name="tiny-imagenet",
+    source="tiny-imagenet-200.zip of Stanford's course CS231n",
+    licence="ImageNet's terms: non-commercial research",
+    root="tiny-imagenet-200",
+    splits={"train": ("train",), "val": ("val",)},
+)
+
+
+def upstream(task: Task, protocol: Frozen | Finetune) -> dict[str, Any]:
+    """Derive what is run: mmengine's config for `finetune`; for `frozen`, what no field of it says."""
+    if isinstance(protocol, Frozen):
+        return {
+            "features": {"model": "timm num_classes=0", **_transform(protocol)},
+            "head": {"optimizer": "SGD", "init": "zeros", "schedule": "cosine", "bias_decay": 0.0},
+        }
+    return _runner_config(protocol)
+
+
+def _transform(protocol: Frozen | Finetune) -> dict[str, Any]:
+    return {
+        "img_size": protocol.img_size,
+        "crop_pct": protocol.crop_pct,
+        "interpolation": "bicubic",
+    }
+
+
+def _runner_config(protocol: Finetune) -> dict[str, Any]:
+    val = {"type": "ImageFolder", "split": "val", "limit": protocol.limit, **_transform(protocol)}
+    train = val | {
+        "split": "train",
+        "augment": {
+            "auto_augment": protocol.randaug or None,
+            "color_jitter": None,
+            "scale": [protocol.scale_min, 1.0],
+        },
+    }
+    loader = {"batch_size": protocol.batch_size, "collate_fn": {"type": "default_collate"}}
+    return {
+        "default_scope": "mmengine",
+        "model": {
+            "type": "TimmClassifier",
+            "data_preprocessor": {"type": "ImgDataPreprocessor"},
+            "backbone": {"drop_path_rate": protocol.drop_path, "img_size": protocol.img_size},
+            "mixup": protocol.mixup,
+            "cutmix": protocol.cutmix,
+            "reprob": protocol.reprob,
+            "smoothing": protocol.smoothing,
+        },
+        "train_dataloader": {**loader, "dataset": train},
+        "test_dataloader": {**loader, "dataset": val},
+        "train_cfg": {"by_epoch": True, "max_epochs": protocol.epochs},
+        "test_evaluator": {"type": "Accuracies"},
+        **_optimisation(protocol),
+    }
+
+
+def _optimisation(protocol: Finetune) -> dict[str, Any]:
+    warmup = min(protocol.warmup_epochs, protocol.epochs / 2)
+    by_step = {"by_epoch": True, "convert_to_iter_based": True}
+    return {
+        "optim_wrapper": {
+            "optimizer": {
+                "type": "AdamW",
+                "lr": protocol.lr,
+                "betas": [0.9, 0.999],
+                "weight_decay": protocol.weight_decay,
+            },
+            "constructor": "LayerDecayConstructor",
+            "paramwise_cfg": {"layer_decay": protocol.layer_decay},
+        },
+        "param_scheduler": [
+            {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, **by_step},
+            {
+                "type": "CosineAnnealingLR",
+                "eta_min": 0.0,
+                "begin": warmup,
+                "end": protocol.epochs,
+                **by_step,
+            },
+        ],
+    }
+
+
+def evaluate(job: Job) -> Outcome:
+    """Train and test on val; raises UserError for images that cannot be used."""
+    scenes = isinstance(job.task.dataset, EmbeddedWorld)
+    folder = job.data / "species" if scenes else job.data
+    if job.protocol.frozen:
+        from adapters.openmmlab import linear_probe
+
+        return linear_probe.evaluate(job, folder)
+    from adapters.openmmlab import classifier
+
+    return classifier.evaluate(job, folder, upstream(job.task, job.protocol))
+
+
+TASKS = tuple(
+    Task(
+        name=f"classification/{dataset.name}",
+        version=1,
+        dataset=dataset,
+        protocols=protocols,
+        metrics=(Metric(name="top1"), Metric(name="top5"), Metric(name="mean_class_accuracy")),
+        upstream=upstream,
+        evaluate=evaluate,
+    )
+    for dataset, protocols in (
+        (SCENES, (SMALL_FROZEN, SMALL_FINETUNE)),
+        (FOLDER, (FULL_FROZEN, FULL_FINETUNE)),
+        (TINY_IMAGENET, (SMALL_FROZEN, TINY_FINETUNE)),
+    )
+)

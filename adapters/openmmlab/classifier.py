@@ -1,0 +1,184 @@
+"""The fine-tuning protocol of classification: a timm model with its own classifier, on mmengine.
+
+Decoding, cropping and RandAugment happen image by image in the loader; normalisation, random erasing
+and mixup batch by batch in the model, so that they see normalised images on the device.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm.data
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel, BaseModule
+from mmengine.registry import DATASETS, METRICS, MODELS
+from timm.data.random_erasing import RandomErasing
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from adapters.openmmlab import images, runner
+from adapters.openmmlab.accuracy import accuracies
+from adapters.openmmlab.backbone import TimmBackbone
+from bench import backbones
+from bench.tasks import Job, Outcome, Selection
+
+
+def evaluate(job: Job, folder: Path, config: dict[str, Any]) -> Outcome:
+    """Run the upstream `config` on `folder`'s train and val; its data and classes are filled in here."""
+    train, _ = images.splits(folder, limit=job.protocol.limit)
+    config["model"]["num_classes"] = len(train.classes)
+    for split in ("train", "test"):
+        config[f"{split}_dataloader"]["dataset"]["root"] = str(folder)
+    done = runner.run(config, job)
+    return Outcome(
+        metrics=done.metrics,
+        load_report=done.load_report,
+        selection=Selection(selected_on=None, reported_on="val"),
+        train_seconds=done.train_seconds,
+        eval_seconds=done.eval_seconds,
+        images_per_second=done.images_per_second,
+    )
+
+
+@DATASETS.register_module()
+class ImageFolder:
+    """A split of an image folder as mmengine's models take it: uint8 images, RGB, not normalised."""
+
+    def __init__(
+        self,
+        root: str,
+        split: str,
+        img_size: int,
+        crop_pct: float,
+        interpolation: str,
+        limit: int | None = None,
+        augment: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`augment` (timm.data.create_transform's words) makes the transform that of training."""
+        train, val = images.splits(Path(root), limit=limit)
+        transform = timm.data.create_transform(
+            (3, img_size, img_size),
+            is_training=augment is not None,
+            interpolation=interpolation,
+            crop_pct=crop_pct,
+            normalize=False,
+            **(augment or {}),
+        )
+        self.images = images.Images(train if split == "train" else val, transform)
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image, uint8 [3, h, w], and its label."""
+        image, label = self.images[index]
+        return {"inputs": image, "data_samples": label}
+
+
+class Trunk(TimmBackbone):
+    """A timm model up to its classifier, for `LayerDecayConstructor` to see its layers and no head.
+
+    Attributes:
+        head: timm's own new classifier, taken out of the model; it belongs to who holds the trunk.
+    """
+
+    def __init__(
+        self,
+        arch: str,
+        weights: str | None,
+        *,
+        num_classes: int,
+        img_size: int,
+        drop_path_rate: float,
+    ) -> None:
+        """Build the model and load its weights; raises UserError where they do not fit."""
+        BaseModule.__init__(self)
+        size = images.size_argument(arch, img_size)
+        self.arch, self.frozen = arch, False
+        # Without classes first: a file's own classifier is then left out, not a misfit.
+        self.model, self.load_report = backbones.build(
+            arch, weights=weights, num_classes=0, drop_path_rate=drop_path_rate, **size
+        )
+        self.model.reset_classifier(num_classes)
+
+    def take_head(self) -> nn.Module:
+        """Move the classifier out of the model."""
+        name = self.model.pretrained_cfg["classifier"].partition(".")[0]
+        head: nn.Module = getattr(self.model, name)
+        setattr(self.model, name, nn.Identity())
+        self.pools = isinstance(head, nn.Linear)  # other heads of timm's pool for themselves
+        return head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Give what the head takes of images [b, 3, h, w]."""
+        features = self.model.forward_features(inputs)
+        return self.model.forward_head(features, pre_logits=True) if self.pools else features
+
+
+@MODELS.register_module()
+class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
+    """A timm model with `num_classes` outputs, trained on mixed and smoothed labels."""
+
+    def __init__(
+        self,
+        backbone: Mapping[str, Any],
+        num_classes: int,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        reprob: float = 0.0,
+        smoothing: float = 0.0,
+        data_preprocessor: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`backbone` is what Trunk takes: arch, weights (None: scratch), img_size, drop_path_rate."""
+        super().__init__(data_preprocessor)
+        self.backbone = Trunk(**backbone, num_classes=num_classes)
+        self.head = self.backbone.take_head()
+        self.smoothing, self.reprob = smoothing, reprob
+        self.mix = (
+            timm.data.Mixup(mixup, cutmix, label_smoothing=smoothing, num_classes=num_classes)
+            if mixup or cutmix
+            else None
+        )
+
+    def init_weights(self) -> None:
+        """Keep the weights: mmengine would call timm's own `init_weights` and overwrite them."""
+        self._is_init = True
+
+    def forward(self, inputs: Tensor, data_samples: Tensor, mode: str = "tensor") -> Any:
+        """Give logits [b, k] ("tensor"), the loss ("loss"), or what `Accuracies` takes ("predict").
+
+        inputs: normalised images [b, 3, h, w]; data_samples: labels, int64 [b].
+        """
+        if mode == "loss":
+            return self.loss(inputs, data_samples)
+        logits = self.head(self.backbone(inputs))
+        if mode == "tensor":
+            return logits
+        return [{"logits": row, "label": y} for row, y in zip(logits, data_samples, strict=True)]
+
+    def loss(self, inputs: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy, with the images erased and mixed and the labels smoothed."""
+        if self.reprob:
+            device = str(inputs.device)
+            inputs = RandomErasing(self.reprob, mode="pixel", device=device)(inputs)
+        if self.mix is not None:
+            inputs, label = self.mix(inputs, label)
+        smoothing = 0.0 if self.mix else self.smoothing  # mixed labels are smooth already
+        logits = self.head(self.backbone(inputs))
+        return {"loss": F.cross_entropy(logits, label, label_smoothing=smoothing)}
+
+
+@METRICS.register_module()
+class Accuracies(BaseMetric):  # type: ignore[misc]  # mmengine is untyped
+    """`accuracy.accuracies` over the whole split."""
+
+    def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Tensor]]) -> None:
+        """Keep every image's logits and label."""
+        self.results += [(s["logits"].float().cpu(), s["label"].cpu()) for s in data_samples]
+
+    def compute_metrics(self, results: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
+        """Return percentages by name."""
+        logits, labels = zip(*results, strict=True)
+        return accuracies(torch.stack(logits), torch.stack(labels))

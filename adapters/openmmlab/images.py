@@ -1,0 +1,182 @@
+"""Image folders: `<split>/<class>/*.png`, and what a model sees of them.
+
+The official tiny-imagenet-200 keeps its val images in one folder and their classes in a list; both
+layouts are read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm.data
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from bench.backbones import Backbone
+from bench.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+EVAL_VERSION = 1  # raised when `eval_transform` shows a model anything else
+ANNOTATIONS = "val_annotations.txt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """The images of one split in a fixed order: by class, then by path."""
+
+    paths: Sequence[Path]
+    labels: Sequence[int]
+    classes: Sequence[str]
+
+
+class Images:
+    """A split as (image [3, h, w], label); raises UserError that names an image it cannot read."""
+
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:
+        """Keep the split and its transform; nothing is read yet."""
+        self.split, self.transform = split, transform
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.split.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """Read one image."""
+        return self.transform(read(self.split.paths[index])), self.split.labels[index]
+
+
+def read(path: Path) -> Image.Image:
+    """Decode an image as RGB; raises UserError that names the file."""
+    try:
+        with Image.open(path) as image:
+            rgb: Image.Image = image.convert("RGB")
+            return rgb
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        size = path.stat().st_size if path.is_file() else 0
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or no image; "
+            f"restore or remove it, and run again."
+        ) from None
+
+
+def splits(root: Path, *, limit: int | None = None) -> tuple[Split, Split]:
+    """Read the train and val splits below `root`; `limit` keeps the first images of every class.
+
+    Raises UserError for an empty or missing class, or where the splits' classes differ.
+    """
+    found = {split: _by_class(root, split) for split in ("train", "val")}
+    for split, classes in found.items():
+        _check(root / split, classes)
+    _check_same(root, set(found["train"]), set(found["val"]))
+    train, val = (_limited(classes, limit) for classes in found.values())
+    return train, val
+
+
+def _by_class(root: Path, split: str) -> dict[str, list[Path]]:
+    """The images of every class, sorted; a class is a folder, or named by the list of annotations."""
+    folder = root / split
+    if (folder / ANNOTATIONS).is_file():
+        return _annotated(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no folder {folder}. Expected are {root}/train and {root}/val, with one folder of "
+            f"images for each class in both."
+        )
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return {c.name: sorted(p for p in c.rglob("*") if _is_image(p)) for c in classes}
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+
+
+def _annotated(folder: Path) -> dict[str, list[Path]]:
+    """The official val split: lines `file<TAB>class<TAB>box`, images in `images/`."""
+    found: dict[str, list[Path]] = {}
+    for number, line in enumerate((folder / ANNOTATIONS).read_text().splitlines(), 1):
+        name, _, rest = line.partition("\t")
+        path = folder / "images" / name
+        if not rest or not path.is_file():
+            raise UserError(
+                f"Line {number} of {folder / ANNOTATIONS}, {line[:60]!r}, names no image: expected is an image's "
+                f"file name, a tab and its class, and that image in {folder / 'images'}. Restore the data set."
+            )
+        found.setdefault(rest.split("\t")[0], []).append(path)
+    return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def _check(folder: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+    if len(classes) < 2:
+        raise UserError(
+            f"{folder} holds {len(classes)} class folder(s) where at least 2 are needed. Expected is one "
+            f"folder for each class, with its images inside."
+        )
+    if empty := [name for name, paths in classes.items() if not paths]:
+        raise UserError(
+            f"{len(empty)} class folder(s) without an image: {_some(folder / name for name in empty)}. "
+            f"Add images ({', '.join(sorted(SUFFIXES))}) or remove the folder from both splits."
+        )
+
+
+def _check_same(root: Path, train: set[str], val: set[str]) -> None:
+    if train == val:
+        return
+    only = [
+        f"only in {split}: {_some(sorted(names))}"
+        for split, names in (("train", train - val), ("val", val - train))
+        if names
+    ]
+    raise UserError(
+        f"The classes of {root}/train ({len(train)}) and {root}/val ({len(val)}) differ; {'; '.join(only)}. "
+        f"Every class needs a folder of the same name in both; rename or remove those."
+    )
+
+
+def _some(names: Any) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _limited(classes: Mapping[str, Sequence[Path]], limit: int | None) -> Split:
+    """Take every class's first image, then every class's second, ... until there are `limit`."""
+    ranked = [
+        (rank, label, path)
+        for label, paths in enumerate(classes.values())
+        for rank, path in enumerate(paths)
+    ]
+    kept = sorted(sorted(ranked)[:limit], key=lambda item: item[1:])
+    return Split(
+        paths=[path for *_, path in kept],
+        labels=[label for _, label, _ in kept],
+        classes=list(classes),
+    )
+
+
+def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and std (RGB, images in 0-1) that the backbone expects."""
+    import timm
+
+    config = timm.get_pretrained_cfg(backbone.arch)
+    return backbone.mean or config.mean, backbone.std or config.std
+
+
+def eval_transform(
+    backbone: Backbone, *, img_size: int, crop_pct: float
+) -> Callable[[Image.Image], Tensor]:
+    """Resize the short side to img_size / crop_pct (bicubic), crop the centre, normalise: timm's own."""
+    mean, std = normalisation(backbone)
+    transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(
+        (3, img_size, img_size),
+        interpolation="bicubic",
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+    )
+    return transform
+
+
+def size_argument(arch: str, img_size: int) -> dict[str, int]:
+    """What `timm.create_model` needs to take images of img_size: nothing, if any size will do."""
+    return {"img_size": img_size} if timm.get_pretrained_cfg(arch).fixed_input_size else {}
