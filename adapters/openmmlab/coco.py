@@ -2,7 +2,7 @@
 
 mmdet imports `pycocotools`, mmpose `xtcocotools` (whose wheel is built for numpy 1). faster-coco-eval
 always answers to both, also where pycocotools itself is installed (mmdet's requirements name it),
-so that one implementation gives every COCO number.
+so that one implementation gives every COCO number. Its reports go to logging, not to the screen.
 """
 
 import logging
@@ -11,13 +11,32 @@ from types import ModuleType
 from typing import Any
 
 import faster_coco_eval
-from faster_coco_eval import coco, cocoeval, mask
+from faster_coco_eval import COCOeval_faster, coco, mask
+from faster_coco_eval.core.cocoeval import Params
 
 ANNOTATION_READERS = ("mmdet.datasets.api_wrappers", "mmpose.evaluation")
 
 
-class KeypointEval(cocoeval.COCOeval):  # type: ignore[misc]  # faster-coco-eval is untyped
+class KeypointParams(Params):  # type: ignore[misc]  # faster-coco-eval is untyped
+    """Parameters on which `useSegm = None` leaves the similarity alone, as in xtcocotools.
+
+    mmpose sets it before every evaluation; faster-coco-eval would switch to the overlap of boxes,
+    and report that as keypoint AP.
+    """
+
+    @property
+    def useSegm(self) -> None:
+        """Obsolete: the kind of evaluation is `iouType`."""
+
+    @useSegm.setter
+    def useSegm(self, value: object) -> None:
+        assert value is None, "useSegm is obsolete: set iouType"
+
+
+class KeypointEval(COCOeval_faster):  # type: ignore[misc]
     """The evaluator with xtcocotools' constructor, which mmpose calls by position."""
+
+    params: Any
 
     def __init__(
         self,
@@ -28,27 +47,30 @@ class KeypointEval(cocoeval.COCOeval):  # type: ignore[misc]  # faster-coco-eval
         use_area: bool = True,
     ) -> None:
         """Evaluate with per-keypoint `sigmas`; without `use_area`, 0.53 of the box is the area."""
-        super().__init__(cocoGt, cocoDt, iouType, kpt_oks_sigmas=sigmas, use_area=use_area)
+        super().__init__(cocoGt, cocoDt, iouType, use_area=use_area)
+        params = KeypointParams(iouType, kpt_sigmas=sigmas)
+        params.imgIds, params.catIds = self.params.imgIds, self.params.catIds
+        self.params = params
 
 
-def _keypoint_names() -> dict[str, ModuleType]:
-    package, evaluation = ModuleType("xtcocotools"), ModuleType("xtcocotools.cocoeval")
-    vars(evaluation)["COCOeval"] = KeypointEval
-    vars(package).update(coco=coco, cocoeval=evaluation, mask=mask)
+def _package(name: str, evaluator: type) -> dict[str, ModuleType]:
+    package, evaluation = ModuleType(name), ModuleType(f"{name}.cocoeval")
+    vars(evaluation).update(COCOeval=evaluator)
+    vars(package).update(
+        coco=coco, cocoeval=evaluation, mask=mask, __version__=faster_coco_eval.__version__
+    )
     return {
-        "xtcocotools": package,
-        "xtcocotools.coco": coco,
-        "xtcocotools.cocoeval": evaluation,
-        "xtcocotools.mask": mask,
+        name: package,
+        f"{name}.coco": coco,
+        f"{name}.cocoeval": evaluation,
+        f"{name}.mask": mask,
     }
 
 
 def install() -> None:
-    """Serve `pycocotools` and `xtcocotools`, once, before mmdet or mmpose has read them."""
-    if sys.modules.get("pycocotools") is faster_coco_eval:
-        return
+    """Serve `pycocotools` and `xtcocotools`; call it once, before mmdet or mmpose has read them."""
     early = [name for name in ANNOTATION_READERS if name in sys.modules]
     assert not early, f"prepare() must come before the import of {', '.join(early)}"
-    faster_coco_eval.init_as_pycocotools()
-    sys.modules.update(_keypoint_names())
+    sys.modules.update(_package("pycocotools", COCOeval_faster))
+    sys.modules.update(_package("xtcocotools", KeypointEval))
     logging.getLogger(faster_coco_eval.__name__).setLevel(logging.WARNING)
