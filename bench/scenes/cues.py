@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from bench.scenes.draws import Draw
 from bench.scenes.layout import Scene, drawn_light, look_at, outdoors, room
 from bench.scenes.textures import material
@@ -12,6 +14,11 @@ from bench.scenes.things import CATEGORIES, drawn_thing
 TEXTURES = dict(
     zip(CATEGORIES, ("stripes", "bricks", "checks", "zigzag", "dots", "blotches"), strict=True)
 )
+# Cells a metre, so that several fit across the narrowest part.
+CELLS = {
+    "puppet": (9.0, 13.0), "box": (4.0, 8.0), "ball": (5.0, 9.0), "pillar": (8.0, 12.0),
+    "table": (8.0, 13.0), "tree": (6.0, 10.0),
+}  # fmt: skip
 
 
 def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
@@ -19,13 +26,13 @@ def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
 
     The surroundings are plain, so that only the object carries a pattern.
     """
-    cloth = material(key, TEXTURES[texture], scale=(3.5, 7.0))
+    cloth = material(key, TEXTURES[texture], scale=CELLS[shape])
     trial = drawn_thing(shape, Draw(key.integer(1 << 31)), 0.0, 0.0, cloth)
     focal = key.uniform(0.9, 1.1)
     extent = max(trial.height, 2.0 * trial.reach)
     z = extent * focal / key.uniform(0.5, 0.8) + 0.5 * trial.reach
     thing = replace(
-        trial, solid=replace(trial.solid, centre=trial.solid.centre + (0.0, 0.0, z)),
+        trial, solid=replace(trial.solid, centre=trial.solid.centre + np.array((0.0, 0.0, z))),
         keypoints=None, place=(0.0, z),
     )  # fmt: skip
     indoors = key.chance(0.5)

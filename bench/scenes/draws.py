@@ -34,6 +34,7 @@ class Draw:
     """
 
     def __init__(self, *key: int) -> None:
+        """Start the stream of a key."""
         self._state = 0
         for part in key:
             self._state = mix((self._state + _GOLDEN + part) & _MASK)

@@ -16,7 +16,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.scenes import cues, layout, videos
 from bench.scenes.draws import Draw
-from bench.scenes.labels import annotations, crop_window, millimetres, tight_box, visible_fraction
+from bench.scenes.labels import (
+    coco_annotations,
+    crop_window,
+    millimetres,
+    tight_box,
+    visible_fraction,
+)
 from bench.scenes.layout import Scene
 from bench.scenes.things import CATEGORIES, SEMANTIC
 from bench.scenes.world import GENERATOR_VERSION, World, combined_hash
@@ -104,7 +110,7 @@ def _scenes(job: Job, world: World, folder: Folder, device: str) -> list[dict[st
         folder.image(f"images/{job.split}/{name}", picture.rgb)
         folder.image(f"semantic/{job.split}/{name}", picture.semantic)
         folder.image(f"depth/{job.split}/{name}", millimetres(picture.depth))
-        found = annotations(scene, picture)
+        found = coco_annotations(scene, picture)
         for record in found:
             record["segmentation"] = run_lengths(picture.thing == record.pop("thing"))
         box = tight_box(picture.thing == scene.subject)

@@ -61,11 +61,12 @@ def keypoint_triplets(scene: Scene, picture: Picture, index: int) -> list[float]
         column, row = int(x), int(y)
         own = picture.thing[row, column] == index
         near = float(picture.depth[row, column]) > z - 1.5 * flesh - 0.01
-        out += [round(x, 2), round(y, 2), 2 if own and near else 1]
+        # Cut, not rounded: 12.999 stays in pixel 12.
+        out += [int(x * 100) / 100, int(y * 100) / 100, 2 if own and near else 1]
     return out
 
 
-def annotations(scene: Scene, picture: Picture) -> list[dict[str, Any]]:
+def coco_annotations(scene: Scene, picture: Picture) -> list[dict[str, Any]]:
     """Return one COCO annotation, without ids and segmentation, for each object seen.
 
     Beyond COCO: visible_fraction; distance, metres along the optical axis to the nearest visible

@@ -71,8 +71,8 @@ def drawn_light(draw: Draw, room: bool) -> Light:
     """Draw a warm to cold light from above and to the side, and a dimmer ambient light."""
     azimuth = turn(about("y", draw.uniform(-110.0, 110.0)), (0.0, 0.0, -1.0))
     towards = unit((azimuth[0], draw.uniform(0.6 if not room else 0.9, 2.2), azimuth[2]))
-    warmth, power = draw.uniform(-0.15, 0.15), draw.uniform(0.75, 1.35)
-    fill = draw.uniform(0.22, 0.5)
+    warmth, power = draw.uniform(-0.15, 0.15), draw.uniform(0.9, 1.5)
+    fill = draw.uniform(0.26, 0.52)
     return Light(
         towards=towards,
         sun=(power * (1.0 + warmth), power, power * (1.0 - warmth)),

@@ -107,6 +107,7 @@ class Assembly:
     """Collects primitives one at a time; `solid()` turns them into arrays."""
 
     def __init__(self) -> None:
+        """Start empty."""
         self._rows: list[tuple[int, Vector, object, Vector, tuple[float, ...]]] = []
 
     def sphere(self, centre: Vector, radius: float, material: tuple[float, ...]) -> None:

@@ -170,7 +170,7 @@ def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
     solid = joined([p.solid for p in placed])
     counts = [len(p.solid.kind) for p in placed]
     number = np.repeat(np.arange(len(placed)), counts)
-    base = np.cumsum(counts) - counts
+    base = (np.cumsum(counts) - counts).astype(np.int64)
     thing, members = _thing_numbers(placed)
     boxes = np.concatenate([p.rectangle for p in placed])
 

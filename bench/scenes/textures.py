@@ -41,8 +41,8 @@ def material(
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
-    for _ in range(4):  # a pattern is told by its contrast
-        if sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.6:
+    for _ in range(8):  # a pattern is told by its contrast
+        if sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.8:
             break
         second = colour(draw)
     cells, roughness = draw.uniform(*scale), draw.uniform(0.15, 0.7)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 
 from bench.scenes.draws import Draw, cos_sin
 from bench.scenes.layout import (
-    Light, Scene, Surroundings, drawn_light, free_wall, look_at, outdoors, posters, room,
+    Light,
+    Scene,
+    Surroundings,
+    drawn_light,
+    free_wall,
+    look_at,
+    outdoors,
+    posters,
+    room,
 )  # fmt: skip
 from bench.scenes.puppets import SPECIES, drawn_outfit, walking_pose
 from bench.scenes.things import CATEGORIES, Thing, model, stand, stand_puppet
