@@ -20,7 +20,7 @@ run: install
 	$(BIN)/python -m leaderboards.render --results results --out runs/leaderboard --print
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 check: install
 	$(BIN)/ruff check .

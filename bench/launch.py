@@ -5,11 +5,12 @@ submitit's local executor, as many at a time as there are GPUs (one without).
 """
 
 import contextlib
-import ctypes
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -22,7 +23,6 @@ from bench.plan import Run
 from bench.results import RunKey
 
 CLUSTERS = ("inline", "local")
-PRELOAD = ["torch", "timm"]  # imported once, by the server that the runs are forked from
 POLL_SECONDS = 0.5
 
 
@@ -32,11 +32,19 @@ def launch(runs: Sequence[Run], cluster: str) -> Iterator[tuple[Run, str | None]
     A run that failed by itself left a record that says so; the message yielded here is for the
     others: a process that was killed, a disk that is full.
     """
+    _preload(runs)
     yield from {"inline": _inline, "local": _local}[cluster](runs)
+
+
+def _preload(runs: Sequence[Run]) -> None:
+    """Name what the server, that every run is forked from, imports once for all of them."""
+    modules = dict.fromkeys(module for run in runs for module in run.imports)
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
 
 def check_weights(runs: Sequence[Run]) -> None:
     """Load every weights file once, before any run starts; raises UserError at one that does not fit."""
+    _preload(runs)
     distinct = {(r.backbone.arch, r.backbone.weights) for r in runs if r.backbone.weights}
     for arch, weights in sorted(distinct, key=str):
         message = _in_process(_load, arch, weights)
@@ -59,7 +67,6 @@ def _inline(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
 def _in_process(function: Callable[..., object], *arguments: object) -> str | None:
     """Call a function in a process of its own; return what a user should hear, or None."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, arguments))
     process.start()
@@ -87,10 +94,18 @@ def _child(
 
 
 def _die_with_parent() -> None:
-    """Let the kernel end this process when the one that started it ends, killed or not."""
-    pr_set_pdeathsig = 1
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    """End this process when the command that asked for it ends, even by SIGKILL.
+
+    The server that it was forked from cannot tell: it lives as long as its children do.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
 def _death(exitcode: int | None) -> str | None:

@@ -46,6 +46,7 @@ class Run:
     seed: int
     digest: str
     fingerprint: str
+    imports: tuple[str, ...]
     data_root: Path | None
     results: Path
     work_dir: Path
@@ -150,6 +151,7 @@ def runs(request: Request) -> list[Run]:
                 seed=seed,
                 digest=digest,
                 fingerprint=fingerprint,
+                imports=task.imports,
                 data_root=request.data_root and request.data_root.resolve(),
                 results=request.results.resolve(),
                 work_dir=request.work_dir.resolve(),

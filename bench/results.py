@@ -67,16 +67,39 @@ class Result:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"not JSON ({error})") from None
-        names = {field.name for field in dataclasses.fields(cls)}
-        if not isinstance(record, dict) or set(record) != names:
-            odd = sorted(names ^ set(record)) if isinstance(record, dict) else "no object"
-            if isinstance(record, dict) and record.get("schema", 0) > SCHEMA:
-                odd = f"schema {record['schema']}, newer than {SCHEMA}"
+        if odd := _odd(record):
             raise UserError(f"not a record of schema {SCHEMA}: {odd}")
-        if record["schema"] != SCHEMA:
-            raise UserError(f"schema {record['schema']}, not {SCHEMA}")
         nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
         return cls(**{**record, "metrics": nan})
+
+
+def _odd(record: object) -> str:
+    """Say what keeps a parsed file from being a record; "" for a record."""
+    if not isinstance(record, dict):
+        return "no object"
+    if record.get("schema") != SCHEMA:
+        later = ", later than this version knows" if str(record.get("schema")) > str(SCHEMA) else ""
+        return f"schema {record.get('schema')}{later}"
+    kinds: dict[Any, Any] = {str: str, int: int, bool: bool, str | None: (str, type(None))}
+    fields = {f.name: kinds.get(f.type, dict) for f in dataclasses.fields(Result)}
+    if differ := sorted(fields.keys() ^ record.keys()):
+        return f"keys missing or unknown: {', '.join(differ)}"
+    wrong = [name for name, kind in fields.items() if not isinstance(record[name], kind)]
+    wrong += [f"metrics.{k}" for k, v in _items(record["metrics"]) if not _is_number(v)]
+    wrong += [f"{k}.name" for k in ("backbone", "protocol", "data") if not _is_named(record[k])]
+    return f"unfit values of {', '.join(wrong)}" if wrong else ""
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _is_named(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +148,7 @@ class Store:
     def read(self, path: Path) -> Result:
         """Read one record; raises UserError that names the file."""
         try:
-            return Result.from_json(path.read_text())
+            return Result.from_json(path.read_text("utf-8"))
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(
                 f"The record {path} cannot be read: {error}. Delete it and run again, or restore it."
@@ -152,7 +175,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one whole."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -122,6 +122,7 @@ class Task:
         upstream: the derived upstream config of a protocol, as plain JSON values: a pure function of
             its arguments, without paths, device or backbone; part of the digest.
         evaluate: trains and tests. Raises UserError for a user's mistake.
+        imports: modules that every run of it needs, imported once for all runs of a command.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Task:
     metrics: tuple[Metric, ...]
     upstream: Callable[["Task", Any], Mapping[str, Any]]
     evaluate: Callable[[Job], Outcome]
+    imports: tuple[str, ...] = ("torch",)
 
     @property
     def family(self) -> str:
