@@ -5,6 +5,7 @@ and mixup batch by batch in the model, so that they see normalised images on the
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import DATASETS, METRICS, MODELS
 from timm.data.random_erasing import RandomErasing
+from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -78,10 +80,9 @@ class ImageFolder:
 
 
 class Trunk(TimmBackbone):
-    """A timm model up to its classifier, for `LayerDecayConstructor` to see its layers and no head.
+    """A timm model with its classifier, whose head is handed to whoever holds the trunk.
 
-    Attributes:
-        head: timm's own new classifier, taken out of the model; it belongs to who holds the trunk.
+    `LayerDecayConstructor` then finds the layers here, and the head outside, at the full rate.
     """
 
     def __init__(
@@ -103,18 +104,26 @@ class Trunk(TimmBackbone):
         )
         self.model.reset_classifier(num_classes)
 
-    def take_head(self) -> nn.Module:
-        """Move the classifier out of the model."""
-        name = self.model.pretrained_cfg["classifier"].partition(".")[0]
-        head: nn.Module = getattr(self.model, name)
-        setattr(self.model, name, nn.Identity())
-        self.pools = isinstance(head, nn.Linear)  # other heads of timm's pool for themselves
+    def take_head(self) -> nn.ModuleDict:
+        """Take out the modules that timm counts to no layer: the classifier, and a norm after pooling.
+
+        The model goes on calling them, but its parameters and its state no longer include theirs.
+        """
+        named = chain(self.model.named_parameters(), [("<no layer>", None)])
+        layers = group_with_matcher(named, self.model.group_matcher(coarse=False), reverse=True)
+        children = dict(self.model.named_children())
+        head = nn.ModuleDict()
+        for parameter, layer in layers.items():
+            name = parameter.partition(".")[0]
+            if layer == layers["<no layer>"] and name in children and name not in head:
+                head[name] = self.model._modules.pop(name)
+                self.model.__dict__[name] = head[name]
         return head
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give what the head takes of images [b, 3, h, w]."""
-        features = self.model.forward_features(inputs)
-        return self.model.forward_head(features, pre_logits=True) if self.pools else features
+        """Give the logits [b, num_classes] of images [b, 3, h, w]."""
+        logits: Tensor = self.model(inputs)
+        return logits
 
 
 @MODELS.register_module()
@@ -153,7 +162,7 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         """
         if mode == "loss":
             return self.loss(inputs, data_samples)
-        logits = self.head(self.backbone(inputs))
+        logits = self.backbone(inputs)
         if mode == "tensor":
             return logits
         return [{"logits": row, "label": y} for row, y in zip(logits, data_samples, strict=True)]
@@ -166,7 +175,7 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         if self.mix is not None:
             inputs, label = self.mix(inputs, label)
         smoothing = 0.0 if self.mix else self.smoothing  # mixed labels are smooth already
-        logits = self.head(self.backbone(inputs))
+        logits = self.backbone(inputs)
         return {"loss": F.cross_entropy(logits, label, label_smoothing=smoothing)}
 
 

@@ -5,12 +5,13 @@ layouts are read.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm.data
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from bench.backbones import Backbone
@@ -52,7 +53,7 @@ def read(path: Path) -> Image.Image:
         with Image.open(path) as image:
             rgb: Image.Image = image.convert("RGB")
             return rgb
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         size = path.stat().st_size if path.is_file() else 0
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -178,5 +179,17 @@ def eval_transform(
 
 
 def size_argument(arch: str, img_size: int) -> dict[str, int]:
-    """What `timm.create_model` needs to take images of img_size: nothing, if any size will do."""
-    return {"img_size": img_size} if timm.get_pretrained_cfg(arch).fixed_input_size else {}
+    """What `timm.create_model` needs to take images of img_size: nothing, if any size will do.
+
+    Raises UserError where img_size is no multiple of a ViT's patches.
+    """
+    if not timm.get_pretrained_cfg(arch).fixed_input_size:
+        return {}
+    patch = re.search(r"_patch(\d+)", arch)
+    if patch and img_size % int(patch[1]):
+        step = int(patch[1])
+        raise UserError(
+            f"{arch} takes images whose side is a multiple of {step} pixels, and the protocol has img_size="
+            f"{img_size}. Define a protocol with img_size={img_size // step * step} or {-(-img_size // step) * step}."
+        )
+    return {"img_size": img_size}
