@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = Path(__file__).with_name("toy_entries.py")
@@ -245,6 +247,15 @@ def test_a_full_disk_loses_nothing_that_was_computed(desk: Desk) -> None:
     assert desk.run(*TOY).returncode == 0
     assert desk.attempts() == 1
     assert len(desk.records()) == 1
+
+
+def test_weights_that_do_not_fit_stop_everything_before_a_run(desk: Desk) -> None:
+    save_file({"stem.weight": torch.zeros(3)}, desk.folder / "w.safetensors")
+    ended = desk.run("--backbone", "test_vit", "test_vit@w.safetensors", "--task", "toy/line")
+    assert ended.returncode == 2
+    assert "w.safetensors does not fit test_vit" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert desk.attempts() == 0
 
 
 def test_help_and_list_import_no_torch() -> None:

@@ -1,0 +1,66 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.datasets import Dataset
+from bench.errors import UserError
+from bench.provenance import content_sha256
+
+PETS = Dataset(
+    name="pets",
+    source="its authors",
+    licence="CC BY-SA 4.0",
+    root="pets-37",
+    splits={"train": ("images", "lists/train.txt"), "val": ("lists/val.txt",)},
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("images/a.jpg", "lists/train.txt", "lists/val.txt", "notes.txt"):
+        file = tmp_path / "data/pets-37" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(name)
+    return tmp_path / "data"
+
+
+def test_a_complete_data_set_is_found(root: Path) -> None:
+    assert PETS.locate(root) == root / "pets-37"
+
+
+def test_what_is_missing_is_named_with_the_nearest_that_is_there(root: Path) -> None:
+    (root / "pets-37/lists/val.txt").rename(root / "pets-37/lists/valid.txt")
+    with pytest.raises(UserError) as caught:
+        PETS.locate(root)
+    assert f"expected {root / 'pets-37/lists/val.txt'}" in str(caught.value)
+    assert f"nearest there: {root / 'pets-37/lists/valid.txt'}" in str(caught.value)
+    with pytest.raises(UserError, match=r"--data-root DIR or\s+BENCH_DATA"):
+        PETS.locate(None)
+
+
+def test_the_fingerprint_follows_the_contents_alone(root: Path) -> None:
+    before = PETS.fingerprint(root / "pets-37")
+    assert content_sha256(root, [root / "pets-37/notes.txt"]) != before
+    (root / "pets-37/notes.txt").write_text("not part of a split")
+    assert PETS.fingerprint(root / "pets-37") == before
+    moved = root.rename(root.with_name("elsewhere"))
+    os.utime(moved / "pets-37/images/a.jpg", (0, 0))
+    assert PETS.fingerprint(moved / "pets-37") == before
+    (moved / "pets-37/images/a.jpg").write_text("images/b.jpg")  # same size
+    assert PETS.fingerprint(moved / "pets-37") != before
+
+
+def test_a_file_has_the_hash_that_sha256sum_gives(root: Path) -> None:
+    file = root / "pets-37/notes.txt"
+    assert content_sha256(file.parent, [file]) == os.popen(f"sha256sum {file}").read().split()[0]
+    listing = "".join(
+        os.popen(f"cd {root} && sha256sum {name}").read()
+        for name in ("pets-37/lists/train.txt", "pets-37/notes.txt")
+    )
+    (root / "listing").write_text(listing)
+    files = [root / "pets-37/notes.txt", root / "pets-37/lists/train.txt"]
+    assert (
+        content_sha256(root, files) == os.popen(f"sha256sum {root / 'listing'}").read().split()[0]
+    )

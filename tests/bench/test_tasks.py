@@ -1,0 +1,68 @@
+"""Every task of every family, held to the contract."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from bench import tasks
+from bench.errors import UserError
+from bench.tasks import Protocol, Task
+
+ALL = [task for family in tasks.families() for task in tasks.family_tasks(family).values()]
+PAIRS = [(task, protocol) for task in ALL for protocol in task.protocols]
+
+
+def named(pair: tuple[Task, Protocol]) -> str:
+    return f"{pair[0].name}:{pair[1].name}"
+
+
+@pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
+def test_a_protocol_is_complete_and_cites_its_source(task: Task, protocol: Protocol) -> None:
+    assert protocol.source
+    assert protocol.expected
+    assert protocol.epochs > 0
+    assert ("frozen" in protocol.name) == protocol.frozen
+    assert task.protocol(protocol.name) == protocol
+
+
+@pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
+def test_the_upstream_config_is_plain_json_and_a_pure_function(
+    task: Task, protocol: Protocol
+) -> None:
+    config = task.upstream(task, protocol)
+    assert json.loads(json.dumps(config)) == json.loads(json.dumps(task.upstream(task, protocol)))
+    assert '"/' not in json.dumps(config), "an absolute path is in the digest"
+
+
+@pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
+def test_every_field_of_a_protocol_moves_the_digest(task: Task, protocol: Protocol) -> None:
+    before = task.digest(protocol, "data")
+    assert task.digest(replace(protocol), "data") == before
+    assert task.digest(protocol, "other data") != before
+    assert replace(task, version=task.version + 1).digest(protocol, "data") != before
+    for field in fields(protocol):
+        value = getattr(protocol, field.name)
+        if isinstance(value, bool):
+            other = not value
+        elif isinstance(value, int | float):
+            other = value + 1
+        elif isinstance(value, str):
+            other = value + "x"
+        else:
+            continue
+        if field.name in ("name", "frozen"):
+            continue  # upstream configs may look these up
+        assert task.digest(replace(protocol, **{field.name: other}), "data") != before, field.name
+
+
+def test_a_bare_family_is_its_embedded_world_and_all_is_every_family() -> None:
+    assert [t.name for t in tasks.find(["classification"])] == ["classification/scenes"]
+    found = [t.name for t in tasks.find(["all", "classification/scenes"])]
+    assert found == [f"{family}/scenes" for family in tasks.families()]
+
+
+def test_plumbing_is_no_family() -> None:
+    assert "openmmlab" not in tasks.families()
+    with pytest.raises(UserError, match="Unknown task 'openmmlab'"):
+        tasks.find(["openmmlab/scenes"])
