@@ -1,7 +1,11 @@
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[3]
 
 TOGETHER = """
 from adapters.openmmlab.compatibility import prepare
@@ -18,9 +22,16 @@ for name in ("mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py",
 """
 
 
-def python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    # By standard input: this process may be prepared itself, and refuse "pip install" among the words.
     return subprocess.run(
-        [sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, "-"],
+        input=code,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
 
 
