@@ -1,0 +1,94 @@
+"""Images and masks of a segmentation data set, checked once before anything is trained on them."""
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from adapters.segmentation import IGNORED, Layout
+from bench.errors import UserError
+from bench.results import digest, write_atomic
+
+Pair = tuple[Path, Path]
+
+
+def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
+    """Every (image, mask) of "train" or "val", sorted or as listed; raises UserError for a gap."""
+    name = getattr(layout, split)
+    images = folder / layout.images.format(split=name)
+    masks = folder / layout.masks.format(split=name)
+    if layout.listing:
+        listing = folder / layout.listing.format(split=name)
+        names = listing.read_text().split()
+    else:
+        listing = images
+        found = sorted(images.rglob(f"*{layout.image_suffix}"))
+        names = [str(p.relative_to(images))[: -len(layout.image_suffix)] for p in found]
+    if not names:
+        raise UserError(
+            f"{listing} names no images ({layout.image_suffix}) for the split '{split}'. Put them there, with a mask of "
+            f"the same name ({layout.mask_suffix}) in {masks}."
+        )
+    both = [
+        (images / f"{n}{layout.image_suffix}", masks / f"{n}{layout.mask_suffix}") for n in names
+    ]
+    for image, mask in both:
+        if not image.is_file():
+            raise UserError(
+                f"The image {image}, which {listing} names, does not exist. Add it or take it off."
+            )
+        if not mask.is_file():
+            raise UserError(
+                f"The image {image} has no mask: expected {mask}. Add the mask, or remove the image from the split."
+            )
+    return both
+
+
+def check(both: Sequence[Pair], num_classes: int, layout: Layout, cache: Path) -> None:
+    """Read every image and mask; raises UserError that names the file. Unchanged files are read once."""
+    stats = [(str(p), s.st_size, s.st_mtime_ns) for pair in both for p in pair for s in [p.stat()]]
+    memory = cache / "checked-masks" / digest([stats, num_classes, layout.reduce_zero_label])
+    if memory.is_file():
+        return
+    for image, mask in both:
+        _check_pair(image, mask, num_classes, layout)
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(memory, f"{len(both)} pairs\n")
+
+
+def _check_pair(image: Path, mask: Path, num_classes: int, layout: Layout) -> None:
+    size = _open(image).size
+    labels = _open(mask)
+    if labels.mode not in ("L", "P"):
+        raise UserError(
+            f"The mask {mask} is a picture of mode {labels.mode}; expected is one channel of 8 bits (L or P), whose "
+            "values are class numbers. Convert it, one class number a pixel."
+        )
+    if labels.size != size:
+        raise UserError(
+            f"The mask {mask} measures {labels.size[0]}x{labels.size[1]} and its image {image.name} "
+            f"{size[0]}x{size[1]}. Make them equal (resize masks by nearest neighbour)."
+        )
+    last = num_classes if layout.reduce_zero_label else num_classes - 1
+    found = np.flatnonzero(np.bincount(np.asarray(labels).ravel(), minlength=256))
+    if wrong := [int(value) for value in found if last < value != IGNORED]:
+        zero = " (0 means no class)" if layout.reduce_zero_label else ""
+        raise UserError(
+            f"The mask {mask} has the value {', '.join(map(str, wrong[:5]))}: with {num_classes} classes, 0 to "
+            f"{last}{zero} and {IGNORED} (ignored) are allowed. Correct the mask, or the list of classes."
+        )
+
+
+def _open(path: Path) -> Image.Image:
+    """Decode all of it: a truncated file has a whole header."""
+    try:
+        with contextlib.closing(Image.open(path)) as file:
+            file.load()
+            return file.copy()
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"The image {path} ({path.stat().st_size:,} bytes) cannot be read: {error}. Restore it from its source, or "
+            "remove it and its mask or image."
+        ) from None

@@ -1,0 +1,130 @@
+"""mmsegmentation on a timm backbone: heads sized to its maps, a linear head, IoU of every class."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
+
+import mmseg.datasets  # registers the data sets and transforms
+import mmseg.models  # noqa: F401
+import numpy as np
+import torch
+from mmengine.registry import METRICS, MODELS
+from mmseg.evaluation.metrics import IoUMetric
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.registry import DATASETS
+from torch import Tensor, nn
+
+from adapters.openmmlab import segmentation_data
+from adapters.openmmlab.backbone import TimmBackbone
+from adapters.segmentation import Layout
+from bench.tasks import Job, Outcome, Selection
+
+
+def evaluate(job: Job, layout: Layout) -> Outcome:
+    """Train on train, test on val once; see `adapters.segmentation.evaluate`."""
+    outcome = runner.run(bind(job, layout), job)
+    return Outcome(
+        metrics=outcome.metrics,
+        load_report=outcome.load_report,
+        selection=Selection(selected_on=None, reported_on="val"),
+        train_seconds=outcome.train_seconds,
+        eval_seconds=outcome.eval_seconds,
+        images_per_second=outcome.images_per_second,
+    )
+
+
+def bind(job: Job, layout: Layout) -> dict[str, Any]:
+    """The pure config with the data (checked), its classes, and the backbone's channels filled in."""
+    config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
+    classes = class_names(job, layout)
+    for split, loader in (("train", "train_dataloader"), ("val", "test_dataloader")):
+        both = segmentation_data.pairs(job.data, layout, split)[: job.protocol.limit]
+        segmentation_data.check(both, len(classes), layout, job.cache)
+        config[loader]["dataset"] |= {
+            "data_root": str(job.data),
+            "metainfo": {"classes": classes},
+            "indices": len(both),
+        }
+    _size_heads(config["model"], maps_of(job), len(classes))
+    train = config["train_dataloader"]
+    batches = train["dataset"]["indices"] // train["batch_size"]
+    config["param_scheduler"] = _by_iteration(config["param_scheduler"], max(batches, 1))
+    return config
+
+
+def _by_iteration(schedule: Sequence[Mapping[str, Any]], batches: int) -> list[dict[str, Any]]:
+    """Spans of epochs, whole or not, as spans of iterations; those that round to none are left out."""
+    spans = [
+        {**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)}
+        for s in schedule
+    ]
+    return [{**s, "by_epoch": False} for s in spans if s["begin"] < s["end"]]
+
+
+def class_names(job: Job, layout: Layout) -> list[str]:
+    """From the data set's own file, or as mmsegmentation has them."""
+    if layout.classes:
+        return list(json.loads((job.data / layout.classes).read_text())["classes"])
+    return list(DATASETS.get(layout.upstream).METAINFO["classes"])
+
+
+def maps_of(job: Job) -> TimmBackbone:
+    """The backbone without its numbers: built on the meta device, which holds shapes alone."""
+    settings = job.task.upstream(job.task, job.protocol)["model"]["backbone"]
+    with torch.device("meta"):
+        return TimmBackbone(arch=job.backbone.arch, img_size=settings["img_size"])
+
+
+def _size_heads(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> None:
+    channels = list(maps.channels)
+    if "neck" in model and maps.plain:
+        model["neck"]["embed_dim"] = channels[-1]
+    else:
+        model.pop("neck", None)
+    model["decode_head"] |= {"in_channels": channels, "num_classes": num_classes}
+    if head := model.get("auxiliary_head"):
+        head |= {"in_channels": channels[head["in_index"]], "num_classes": num_classes}
+
+
+@MODELS.register_module()
+class LinearHead(BaseDecodeHead):
+    """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2)."""
+
+    def __init__(self, in_channels: Sequence[int], **settings: Any) -> None:
+        """Take the channels of each map; `settings` go to mmsegmentation's BaseDecodeHead."""
+        super().__init__(
+            in_channels=in_channels,
+            in_index=list(range(len(in_channels))),
+            channels=sum(in_channels),
+            input_transform="resize_concat",
+            dropout_ratio=0.0,
+            **settings,
+        )
+        self.norm = nn.BatchNorm2d(sum(in_channels))
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Logits (N, classes, H, W) at the first map's size."""
+        return self.cls_seg(self.norm(self._transform_inputs(maps)))
+
+
+@METRICS.register_module()
+class ClassIoUMetric(IoUMetric):
+    """mmsegmentation's IoU, in percent, unrounded, and of every class.
+
+    A class that neither masks nor predictions hold is NaN and counts in no mean.
+    """
+
+    def compute_metrics(self, results: list[tuple[Tensor, ...]]) -> Mapping[str, float]:
+        """Sum the images' areas (in double: float32 cannot count a large split) and divide."""
+        areas = [sum(area.double() for area in column) for column in zip(*results, strict=True)]
+        table = self.total_area_to_metrics(*areas, self.metrics, self.nan_to_num, self.beta)
+        per_class = dict(zip(self.dataset_meta["classes"], table["IoU"], strict=True))
+        return {
+            "mIoU": 100 * float(np.nanmean(table["IoU"])),
+            "mAcc": 100 * float(np.nanmean(table["Acc"])),
+            "aAcc": 100 * float(table["aAcc"]),
+            **{f"iou/{name}": 100 * float(value) for name, value in per_class.items()},
+        }
