@@ -61,7 +61,7 @@ class Finetune(Protocol):
     weight_decay: float = 0.05
     layer_decay: float = 0.65
     drop_path: float = 0.1
-    warmup_epochs: float = 5.0
+    warmup_epochs: int = 5
     smoothing: float = 0.1
     randaug: str = "rand-m9-mstd0.5-inc1"
     reprob: float = 0.25
@@ -123,7 +123,7 @@ SMALL_FINETUNE = _short(
         img_size=128,
         crop_pct=1.0,
         blr=4e-3,
-        warmup_epochs=1.0,
+        warmup_epochs=1,
         randaug="",
         reprob=0.0,
         mixup=0.0,
@@ -210,8 +210,10 @@ def _runner_config(protocol: Finetune) -> dict[str, Any]:
 
 
 def _optimisation(protocol: Finetune) -> dict[str, Any]:
-    warmup = min(protocol.warmup_epochs, protocol.epochs / 2)
     by_step = {"by_epoch": True, "convert_to_iter_based": True}
+    warmup = protocol.warmup_epochs if protocol.warmup_epochs < protocol.epochs else 0  # smoke
+    rise = {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, **by_step}
+    fall = {"type": "CosineAnnealingLR", "eta_min": 0.0, "begin": warmup, "end": protocol.epochs}
     return {
         "optim_wrapper": {
             "optimizer": {
@@ -223,16 +225,7 @@ def _optimisation(protocol: Finetune) -> dict[str, Any]:
             "constructor": "LayerDecayConstructor",
             "paramwise_cfg": {"layer_decay": protocol.layer_decay},
         },
-        "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warmup, **by_step},
-            {
-                "type": "CosineAnnealingLR",
-                "eta_min": 0.0,
-                "begin": warmup,
-                "end": protocol.epochs,
-                **by_step,
-            },
-        ],
+        "param_scheduler": [rise, fall | by_step] if warmup else [fall | by_step],
     }
 
 
