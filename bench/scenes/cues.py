@@ -30,7 +30,7 @@ def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
     trial = drawn_thing(shape, Draw(key.integer(1 << 31)), 0.0, 0.0, cloth)
     focal = key.uniform(0.9, 1.1)
     extent = max(trial.height, 2.0 * trial.reach)
-    z = extent * focal / key.uniform(0.5, 0.8) + 0.5 * trial.reach
+    z = extent * focal / key.uniform(0.62, 0.92) + 0.4 * trial.reach
     thing = replace(
         trial, solid=replace(trial.solid, centre=trial.solid.centre + np.array((0.0, 0.0, z))),
         keypoints=None, place=(0.0, z),

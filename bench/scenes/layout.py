@@ -158,7 +158,7 @@ def posters(draw: Draw, surroundings: Surroundings) -> list[Thing]:
 def drawn_subject(draw: Draw, species: str, focal: float) -> Thing:
     """Draw a puppet that will be 0.56 to 0.84 of the image high, more or less facing the viewer."""
     outfit, pose = drawn_outfit(draw), drawn_pose(draw)
-    yaw, share = draw.uniform(-75.0, 75.0), draw.uniform(0.58, 0.84)
+    yaw, share = draw.uniform(-60.0, 60.0), draw.uniform(0.58, 0.84)
     trial = stand_puppet(species, outfit, pose, 0.0, 0.0, yaw)
     return stand_puppet(species, outfit, pose, 0.0, trial.height * focal / share, yaw)
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.scenes.draws import Draw
-from bench.scenes.solids import UPRIGHT, Assembly, Solid, Vector, about, add, turn
+from bench.scenes.draws import Draw, cos_sin
+from bench.scenes.solids import (
+    BOX,
+    UPRIGHT,
+    Array,
+    Assembly,
+    Rotation,
+    Solid,
+    Vector,
+    about,
+    add,
+    turn,
+)  # fmt: skip
 from bench.scenes.textures import Material, material
 
 SPECIES = (
     "antenna", "beaked", "bear", "booted", "crested",
-    "hare", "hatted", "horned", "mittened", "tailed",
+    "hare", "hatted", "horned", "mittened", "winged",
 )  # fmt: skip
 KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
@@ -65,8 +77,6 @@ def drawn_pose(draw: Draw) -> Pose:
 
 def walking_pose(phase: float) -> Pose:
     """Return the pose at a phase of the walking cycle, in turns."""
-    from bench.scenes.draws import cos_sin
-
     c, s = cos_sin(360.0 * phase)
     return Pose(
         lean=4.0,
@@ -145,12 +155,10 @@ class _Body:
         if o.scarf:
             knot = add(self.neck, turn(self.trunk, (0.0, 0.0, -0.02)))
             a.capsule(add(knot, (-0.05, 0.0, 0.0)), add(knot, (0.05, 0.0, 0.0)), 0.05, o.trousers)
-        if self.species == "tailed":
-            root = add(self.hips, (0.0, 0.0, 0.08))
-            bend, tip = add(root, (0.16, -0.02, 0.12)), add(root, (0.27, 0.2, 0.12))
-            a.capsule(root, bend, 0.028, o.part)
-            a.capsule(bend, tip, 0.028, o.part)
-            a.sphere(tip, 0.05, o.part)
+        if self.species == "winged":
+            for side in (-1.0, 1.0):
+                root = add(self.neck, turn(self.trunk, (side * 0.22, 0.0, 0.13)))
+                a.box(root, (0.15, 0.07, 0.014), o.part, _axes(about("z", 28.0 * side)))
 
     def _arm(self, side: float, name: str, k: int) -> None:
         a, o, p = self.assembly, self.outfit, self.pose
@@ -209,12 +217,19 @@ class _Body:
         _head_part(a, self.species, o, on_head, facing)
 
 
-def _axes(rows: tuple[Vector, Vector, Vector]) -> tuple[Vector, Vector, Vector]:
+def _axes(rows: Rotation) -> Rotation:
     """Return the images of the axes under a rotation: its columns."""
     return (turn(rows, UPRIGHT[0]), turn(rows, UPRIGHT[1]), turn(rows, UPRIGHT[2]))
 
 
-def _head_part(a: Assembly, species: str, o: Outfit, on_head, facing) -> None:  # type: ignore[no-untyped-def]
+def _head_part(
+    a: Assembly,
+    species: str,
+    o: Outfit,
+    on_head: Callable[[float, float, float], Vector],
+    facing: Rotation,
+) -> None:
+    """Add what marks a species on its head, and only there; `on_head` takes radii."""
     r, part = o.head, o.part
     if species == "antenna":
         a.capsule(on_head(0.0, 0.9, 0.0), on_head(0.0, 2.0, 0.0), 0.14 * r, part)
@@ -260,10 +275,8 @@ def puppet(species: str, outfit: Outfit, pose: Pose) -> Puppet:
     )
 
 
-def _drop(solid: Solid):  # type: ignore[no-untyped-def]
+def _drop(solid: Solid) -> Array:
     """Return how far each primitive reaches below its centre."""
-    from bench.scenes.solids import BOX
-
     along = abs(solid.frame[:, :, 1])
     s = solid.size
     boxed = along[:, 0] * s[:, 0] + along[:, 1] * s[:, 1] + along[:, 2] * s[:, 2]

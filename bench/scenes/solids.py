@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from bench.scenes.draws import cos_sin
 
 Vector: TypeAlias = tuple[float, float, float]
+Rotation: TypeAlias = tuple[Vector, Vector, Vector]  # rows
 Array: TypeAlias = NDArray[np.float64]
 
 SPHERE, CAPSULE, BOX, PLANE = range(4)
-UPRIGHT: tuple[Vector, Vector, Vector] = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+UPRIGHT: Rotation = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 def add(a: Vector, b: Vector, scale: float = 1.0) -> Vector:
@@ -38,7 +39,7 @@ def unit(a: Vector) -> Vector:
     return (a[0] / length, a[1] / length, a[2] / length)
 
 
-def about(axis: str, degrees: float) -> tuple[Vector, Vector, Vector]:
+def about(axis: str, degrees: float) -> Rotation:
     """Return the rows of a rotation about the x, y or z axis."""
     c, s = cos_sin(degrees)
     if axis == "x":
@@ -48,7 +49,7 @@ def about(axis: str, degrees: float) -> tuple[Vector, Vector, Vector]:
     return ((c, -s, 0.0), (s, c, 0.0), (0.0, 0.0, 1.0))
 
 
-def turn(rotation: tuple[Vector, Vector, Vector], a: Vector) -> Vector:
+def turn(rotation: Rotation, a: Vector) -> Vector:
     """Apply a rotation's rows to one vector."""
     (p, q, r) = rotation
     return (
@@ -108,7 +109,7 @@ class Assembly:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._rows: list[tuple[int, Vector, object, Vector, tuple[float, ...]]] = []
+        self._rows: list[tuple[int, Vector, Rotation, Vector, tuple[float, ...]]] = []
 
     def sphere(self, centre: Vector, radius: float, material: tuple[float, ...]) -> None:
         """Add a sphere."""
@@ -129,14 +130,12 @@ class Assembly:
         centre: Vector,
         half: Vector,
         material: tuple[float, ...],
-        frame: tuple[Vector, Vector, Vector] = UPRIGHT,
+        frame: Rotation = UPRIGHT,
     ) -> None:
         """Add a box of half-extents `half` along the rows of `frame`."""
         self._rows.append((BOX, centre, frame, half, material))
 
-    def plane(
-        self, point: Vector, frame: tuple[Vector, Vector, Vector], material: tuple[float, ...]
-    ) -> None:
+    def plane(self, point: Vector, frame: Rotation, material: tuple[float, ...]) -> None:
         """Add an infinite plane through a point, seen from the side frame[2] points to."""
         self._rows.append((PLANE, point, frame, (0.0, 0.0, 0.0), material))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from math import sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
 from bench.scenes.draws import Draw, hashed_table
@@ -41,8 +42,8 @@ def material(
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
-    for _ in range(8):  # a pattern is told by its contrast
-        if sum(abs(a - b) for a, b in zip(first, second, strict=True)) > 0.8:
+    for _ in range(12):  # a pattern is told by its contrast, as displayed
+        if sum(abs(sqrt(a) - sqrt(b)) for a, b in zip(first, second, strict=True)) > 0.75:
             break
         second = colour(draw)
     cells, roughness = draw.uniform(*scale), draw.uniform(0.15, 0.7)

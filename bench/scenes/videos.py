@@ -18,6 +18,8 @@ from bench.scenes.layout import (
     room,
 )  # fmt: skip
 from bench.scenes.puppets import SPECIES, drawn_outfit, walking_pose
+from bench.scenes.solids import Assembly
+from bench.scenes.textures import material
 from bench.scenes.things import CATEGORIES, Thing, model, stand, stand_puppet
 
 
@@ -114,11 +116,24 @@ def _target(draw: Draw, category: str, focal: float) -> tuple[Actor, float, floa
 
 def _occluder(draw: Draw, target: Actor, z: float) -> Actor:
     """Draw something that stands in the target's way, nearer to the camera, clear at first."""
-    make, _ = _maker(draw.choice(("pillar", "box", "tree")), draw)
     near = z - draw.uniform(1.1, 1.4)
-    beyond = 0.55 * near / z * target.x.reach + (0.35 if target.x.reach > 0.0 else -0.35)
-    return Actor(pose=make, x=Sway(centre=beyond), z=Sway(centre=near),
-                 yaw=Sway(centre=draw.uniform(0.0, 90.0)))  # fmt: skip
+    shrink, side = near / z, 1.0 if target.x.reach > 0.0 else -1.0
+    beyond = 0.55 * shrink * abs(target.x.reach) + 0.35
+    if draw.chance(0.5):
+        screen = Assembly()
+        half = (draw.uniform(0.28, 0.45), draw.uniform(0.6, 0.9), 0.04)
+        screen.box((0.0, half[1], 0.0), half, material(draw))
+        solid, category = screen.solid(), "wall"
+        beyond = max(beyond, half[0] + shrink * target.at(0.0).reach + 0.1)
+    else:
+        category = draw.choice(("pillar", "box", "tree"))
+        solid = model(category, draw)
+    return Actor(
+        pose=lambda x, z, yaw, _time: stand(category, solid, x, z, yaw),
+        x=Sway(centre=side * beyond),
+        z=Sway(centre=near),
+        yaw=Sway(centre=draw.uniform(-20.0, 20.0)),
+    )
 
 
 def _distractor(draw: Draw, category: str, z: float, focal: float, k: int) -> Actor:

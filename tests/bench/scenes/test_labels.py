@@ -52,7 +52,7 @@ def test_a_shadow_falls_straight_below_under_a_light_overhead():
     lit = render([scene_of(_box((30.0, 0.5, 40.0), (0.1, 0.1, 0.1)))], SIZE, smooth=False)[0].rgb
     dark = render([scene_of(thing("ball", a))], SIZE, smooth=False)[0]
     ground = dark.semantic == 1
-    y, x = np.mgrid[:SIZE, :SIZE]
+    _, x = np.mgrid[:SIZE, :SIZE]
     z = dark.depth
     east = (x + 0.5 - SIZE / 2) / SIZE * z
     inside = np.hypot(east, z - 4.0) < 0.3
