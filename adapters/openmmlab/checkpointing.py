@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @HOOKS.register_module()
-class AtomicCheckpointHook(Hook):
+class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Writes the training state at the ends of epochs, at most every `interval` seconds.
 
     mmengine's own hook writes in place, so a kill during the write leaves a truncated file that

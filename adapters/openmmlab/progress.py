@@ -12,7 +12,7 @@ from bench.errors import UserError
 
 
 @HOOKS.register_module()
-class ProgressHook(Hook):
+class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """One bar for training and one for testing. Draws on a terminal, says nothing elsewhere."""
 
     def __init__(self, title: str) -> None:
@@ -62,7 +62,7 @@ class ProgressHook(Hook):
 
 
 @HOOKS.register_module()
-class FiniteLossHook(Hook):
+class FiniteLossHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Stops at the first loss that is no number: nothing after it could be one."""
 
     def after_train_iter(

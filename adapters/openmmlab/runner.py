@@ -45,7 +45,7 @@ class RunnerOutcome:
     images_per_second: float
 
 
-class JobRunner(Runner):
+class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
     """A Runner that keeps to its job's device and writes its log to a file, not to the terminal."""
 
     resumed_iter = 0

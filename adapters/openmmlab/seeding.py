@@ -26,7 +26,7 @@ def seed_everything(*position: int) -> None:
 
 
 @DATASETS.register_module()
-class SeededDataset(Dataset):
+class SeededDataset(Dataset):  # type: ignore[misc]  # torch is not followed
     """A data set whose item is a function of (seed, epoch, index), augmentation included."""
 
     def __init__(self, dataset: Mapping[str, Any], seed: int) -> None:
@@ -55,7 +55,7 @@ class SeededDataset(Dataset):
 
 
 @HOOKS.register_module()
-class SeedingHook(Hook):
+class SeedingHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Tells the data its epoch before the workers start, and seeds each step of the model."""
 
     def __init__(self, seed: int) -> None:

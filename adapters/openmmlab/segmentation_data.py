@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from adapters.segmentation import IGNORED, Layout
+from adapters.openmmlab.segmentation_config import IGNORED
+from adapters.segmentation import Layout
 from bench.errors import UserError
 from bench.results import digest, write_atomic
 
@@ -28,8 +29,8 @@ def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
         names = [str(p.relative_to(images))[: -len(layout.image_suffix)] for p in found]
     if not names:
         raise UserError(
-            f"{listing} names no images ({layout.image_suffix}) for the split '{split}'. Put them there, with a mask of "
-            f"the same name ({layout.mask_suffix}) in {masks}."
+            f"{listing} names no images ({layout.image_suffix}) for the split '{split}'. Put them there, with a mask "
+            f"of the same name ({layout.mask_suffix}) in {masks}."
         )
     both = [
         (images / f"{n}{layout.image_suffix}", masks / f"{n}{layout.mask_suffix}") for n in names

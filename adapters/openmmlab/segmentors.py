@@ -90,7 +90,7 @@ def _size_heads(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> 
 
 
 @MODELS.register_module()
-class LinearHead(BaseDecodeHead):
+class LinearHead(BaseDecodeHead):  # type: ignore[misc]  # mmengine is untyped
     """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2)."""
 
     def __init__(self, in_channels: Sequence[int], **settings: Any) -> None:
@@ -111,7 +111,7 @@ class LinearHead(BaseDecodeHead):
 
 
 @METRICS.register_module()
-class ClassIoUMetric(IoUMetric):
+class ClassIoUMetric(IoUMetric):  # type: ignore[misc]  # mmengine is untyped
     """mmsegmentation's IoU, in percent, unrounded, and of every class.
 
     A class that neither masks nor predictions hold is NaN and counts in no mean.
