@@ -73,7 +73,9 @@ def _main(arguments: argparse.Namespace) -> int:
     problems = {
         run.key: problem for run, problem in launch.launch(to_do, arguments.cluster) if problem
     }
-    return _report(plan.plan([p.run for p in planned], store), problems, store)
+    if to_do:
+        planned = plan.plan([p.run for p in planned], store)
+    return _report(planned, problems, store)
 
 
 def _request(arguments: argparse.Namespace) -> Request:
