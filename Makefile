@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 SMALL := vit_tiny_patch16_224 resnet10t
 
-.PHONY: run test check install constraints
+.PHONY: run test check bench install constraints
 install: .venv/installed
 
 # uv resolves in seconds and, unlike pip, can override the pins of mmpose that cannot be met.
@@ -27,6 +27,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Paired timings of the command line.
+bench: install
+	PYTHONPATH=. $(BIN)/python benchmarks/start_up.py
 
 # Exact versions for Python 3.10 to 3.12, without any address.
 constraints: install
