@@ -1,5 +1,6 @@
 """One checkpoint a run, whole or absent: SIGKILL at any moment leaves something to resume from."""
 
+import contextlib
 import logging
 import os
 import pickle
@@ -11,6 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from bench.errors import UserError
+
 NAME = "checkpoint.pth"
 
 logger = logging.getLogger(__name__)
@@ -21,7 +24,8 @@ class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Writes the training state at the ends of epochs, at most every `interval` seconds.
 
     mmengine's own hook writes in place, so a kill during the write leaves a truncated file that
-    `last_checkpoint` names. When it writes changes no number, since resuming is exact.
+    `last_checkpoint` names. When it writes changes no number, since resuming is exact. Raises
+    UserError when it cannot write.
     """
 
     priority = "VERY_LOW"  # after the schedulers have stepped
@@ -41,10 +45,19 @@ class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     def _write(self, runner: Any) -> None:
         folder = Path(runner.work_dir)
         temporary = folder / f".{NAME}"
-        runner.save_checkpoint(str(folder), temporary.name, by_epoch=True)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / NAME)
+        try:
+            runner.save_checkpoint(str(folder), temporary.name, by_epoch=True)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(folder / NAME)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()  # half a file on a full disk
+            raise UserError(
+                f"The checkpoint {folder / NAME} cannot be written ({error.strerror}): training stopped after epoch "
+                f"{runner.epoch + 1}. Free space or mend the folder, and run the same command again: it continues "
+                f"from the checkpoint before."
+            ) from None
 
 
 def resumable(work_dir: Path) -> Path | None:

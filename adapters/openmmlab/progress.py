@@ -18,6 +18,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     def __init__(self, title: str) -> None:
         """Put `title` before both bars."""
         self.title = title
+        self.progress = Progress(disable=True)
 
     def before_train(self, runner: Any) -> None:
         """Start where the run was left."""
@@ -32,7 +33,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def after_train(self, runner: Any) -> None:
         """Leave the finished bar on the screen."""
-        self.progress.stop()
+        self.close()
 
     def before_test(self, runner: Any) -> None:
         """Count batches anew."""
@@ -46,6 +47,10 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def after_test(self, runner: Any) -> None:
         """Leave the finished bar on the screen."""
+        self.close()
+
+    def close(self) -> None:
+        """Give the terminal its cursor back."""
         self.progress.stop()
 
     def _start(self, what: str, total: int, completed: int) -> None:

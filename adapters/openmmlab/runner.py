@@ -80,11 +80,13 @@ def run(
 
     `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
     and workers. Training is epoch-based, the last epoch is tested, metrics keep the upstream's names.
-    Raises UserError when the loss diverges or the training split does not fill one batch.
+    Raises UserError when the loss diverges, the training split does not fill one batch, or a checkpoint
+    cannot be written.
     """
     job.work_dir.mkdir(parents=True, exist_ok=True)
     runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds))
-    with _single_line_errors():
+    bars = next(hook for hook in runner.hooks if isinstance(hook, progress.ProgressHook))
+    with _single_line_errors(), contextlib.closing(bars):
         train_seconds, images = _train(runner)
         start = time.perf_counter()
         metrics = runner.test()

@@ -211,6 +211,32 @@ def test_truncated_checkpoint_is_not_trusted(
     assert "starts over" in caplog.text
 
 
+def test_full_disk_keeps_the_checkpoint_before(
+    data: Path, tmp_path: Path, undisturbed: dict[str, float]
+) -> None:
+    """A folder in the temporary file's place stands for a disk that takes no more."""
+
+    def run_blocked_from(epoch: int) -> None:
+        @HOOKS.register_module(force=True)
+        class Block(Hook):
+            def before_train_epoch(self, runner: Any) -> None:
+                if runner.epoch + 1 == epoch:
+                    (tmp_path / f".{checkpointing.NAME}").mkdir()
+
+        run(
+            {**config(data), "custom_hooks": [{"type": "Block"}]},
+            job(tmp_path),
+            checkpoint_seconds=0,
+        )
+
+    with pytest.raises(UserError, match=r"cannot be written .* after epoch 3.*same command again"):
+        run_blocked_from(epoch=3)
+    (tmp_path / f".{checkpointing.NAME}").rmdir()
+
+    assert torch.load(tmp_path / checkpointing.NAME, weights_only=False)["meta"]["epoch"] == 2
+    assert run(config(data), job(tmp_path)).metrics == undisturbed
+
+
 def test_nan_loss_stops_with_the_epoch_and_rate(data: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"diverged in epoch \d+.*nan.*lower learning rate"):
         run(config(data, lr=1e30), job(tmp_path))
