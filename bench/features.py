@@ -103,7 +103,9 @@ def _forward(
     model = model.to(device).eval()
     loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers)
     features, labels = [], []
-    bar = track(loader, "features", console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    bar = track(loader, "features", console=console, transient=True, disable=quiet)
     try:
         with torch.inference_mode():
             for batch, label in bar:

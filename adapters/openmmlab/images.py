@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import timm.data
 from PIL import Image
 from torch import Tensor
@@ -156,10 +157,9 @@ def _limited(classes: Mapping[str, Sequence[Path]], limit: int | None) -> Split:
 
 
 def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and std (RGB, images in 0-1) that the backbone expects."""
-    import timm
-
-    config = timm.get_pretrained_cfg(backbone.arch)
+    """The mean and std (RGB, images in 0-1) that the backbone's weights were made with."""
+    published = timm.models.is_model_pretrained(backbone.name)
+    config = timm.get_pretrained_cfg(backbone.name if published else backbone.arch)
     return backbone.mean or config.mean, backbone.std or config.std
 
 

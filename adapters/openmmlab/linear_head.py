@@ -74,7 +74,7 @@ def fit(
     mean, scale = standardisation(features)
     x, order = (features - mean) * scale, torch.Generator().manual_seed(seed)
     lr, decay = (
-        torch.tensor(column, device=x.device).repeat_interleave(classes)
+        torch.tensor(column, dtype=x.dtype, device=x.device).repeat_interleave(classes)
         for column in zip(*grid, strict=True)
     )
     weight = x.new_zeros(x.shape[1], len(grid) * classes)
@@ -86,7 +86,9 @@ def fit(
         for _ in range(schedule.epochs)
         for batch in torch.randperm(len(x), generator=order).to(x.device).split(schedule.batch_size)
     )
-    bar = track(batches, title, total=steps, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    bar = track(batches, title, total=steps, console=console, transient=True, disable=quiet)
     for step, batch in enumerate(bar):
         error = _error(x[batch] @ weight + bias, labels[batch], classes)
         rate = lr * (0.5 + 0.5 * math.cos(math.pi * step / steps))

@@ -147,6 +147,16 @@ def test_a_model_sees_its_own_normalisation():
     torch.testing.assert_close(seen[:, 4, 4], expected)
 
 
+def test_published_weights_bring_their_own_normalisation():
+    """The architecture's default tag was trained on 0.5 and 0.5, MAE's on ImageNet's."""
+    arch = "vit_base_patch16_224"
+    assert images.normalisation(Backbone(name=arch, arch=arch))[0] == (0.5, 0.5, 0.5)
+    mae = Backbone(name=f"{arch}.mae", arch=arch)
+    assert images.normalisation(mae)[0] == (0.485, 0.456, 0.406)
+    file = Backbone(name="a-file-of-mine", arch=arch)
+    assert images.normalisation(file)[0] == (0.5, 0.5, 0.5)
+
+
 def test_the_crop_is_the_middle():
     """A 16-pixel image, shown whole at 8 pixels or its middle half at 8 pixels."""
     image = Image.new("RGB", (16, 16), (0, 0, 0))
