@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true",
                         help="hash every file of the world in --out; makes nothing")  # fmt: skip
     parser.add_argument("--picture", type=Path, metavar="FILE.png",
-                        help="draw scenes with every label instead of making a world")  # fmt: skip
+                        help="draw scenes with every label, and FILE-tasks.png, instead of a world")  # fmt: skip
     return parser
 
 
@@ -51,8 +51,8 @@ def _run(arguments: list[str] | None) -> None:
     if given.picture:
         from bench.scenes.picture import draw_page
 
-        draw_page(given.picture, given.seed)
-        print(f"drew {given.picture}")  # noqa: T201
+        second = draw_page(given.picture, given.seed)
+        print(f"drew {given.picture} and {second}")  # noqa: T201
         return
     if given.out is None:
         raise UserError(

@@ -200,10 +200,14 @@ class _Page:
                 self.draw.text((x + 1, self.y + side + 3), captions[k], INK, _font(13))
         self.y += side + GAP + (16 if captions else 0)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, palette: bool) -> None:
+        """Write the page small: 256 colours, or 5 bits a channel where that is small enough."""
         page = self.image.crop((0, 0, WIDTH, self.y + EDGE - GAP))
-        # A palette of 256 colours: a third of the bytes, and no difference the eye finds.
-        page.quantize(256, kmeans=10, dither=Image.Dither.NONE).save(path, optimize=True)
+        if palette:
+            page = page.quantize(256, kmeans=4, dither=Image.Dither.NONE)
+        else:
+            page = page.point([(v & 0xF8) | (v >> 5) for v in range(256)] * 3)
+        page.save(path, optimize=True)
 
 
 def _label_rows(page: _Page, seed: int, indices: Sequence[int]) -> None:
@@ -263,21 +267,26 @@ def _cue_row(page: _Page, seed: int) -> None:
     page.row([_enlarged(p.rgb) for p in render(scenes, SIZE)], captions)
 
 
-def draw_page(path: Path, seed: int = 0) -> None:
-    """Draw the page of a seed's world to a PNG file."""
-    page = _Page()
-    page.heading("One scene, every label", "each row is one 128 x 128 scene of the training split")
-    _label_rows(page, seed, (25, 42, 13))
-    page.heading(
-        "Ten species", "told apart by a small part; colour, pose, size and clothes vary freely"
-    )
-    _species_row(page, seed)
-    page.heading("Tracking", "every third frame: the target moves, turns, is hidden, leaves")
-    for split, index in (("train", 6), ("train", 10)):
-        _video_row(page, seed, split, index)
-    page.heading(
-        "Cue conflict", "each class has a texture of its own; to the right shape / texture disagree"
-    )
-    _cue_row(page, seed)
+def draw_page(path: Path, seed: int = 0) -> Path:
+    """Draw the labels of a seed's world to `path`, its other tasks to a second file.
+
+    Returns:
+        The second file: `path` with "-tasks" after its name.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    page.save(path)
+    labels, tasks = _Page(), _Page()
+    labels.heading("One scene, every label", "each row is one scene of 128 x 128 pixels")
+    _label_rows(labels, seed, (25, 42, 13))
+    labels.save(path, palette=False)
+    tasks.heading("Ten species", "told apart by a small part; colour, pose, size, clothes are free")
+    _species_row(tasks, seed)
+    tasks.heading("Tracking", "every third frame: the target moves, turns, is hidden, leaves")
+    for index in (6, 10):
+        _video_row(tasks, seed, "train", index)
+    tasks.heading(
+        "Cue conflict", "each class has its own texture; shape / texture are swapped right"
+    )
+    _cue_row(tasks, seed)
+    second = path.with_name(f"{path.stem}-tasks{path.suffix}")
+    tasks.save(second, palette=True)
+    return second

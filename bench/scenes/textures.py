@@ -43,7 +43,8 @@ def material(
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
     for _ in range(12):  # a pattern is told by its contrast, as displayed
-        if sum(abs(sqrt(a) - sqrt(b)) for a, b in zip(first, second, strict=True)) > 0.75:
+        r, g, b = (abs(sqrt(x) - sqrt(y)) for x, y in zip(first, second, strict=True))
+        if r + g + b > 0.75:  # written out: from Python 3.12 on, sum() rounds another way
             break
         second = colour(draw)
     cells, roughness = draw.uniform(*scale), draw.uniform(0.15, 0.7)

@@ -9,6 +9,7 @@ from bench.scenes.world import World
 
 PLAIN = (0.0, 1.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, 0.0, 0.0, 0.0)
 SMALL = World(train=20, val=10, videos=8, frames=6, swaps=1)
+TINY = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
 
 
 def thing(category: str, assembly: Assembly) -> Thing:

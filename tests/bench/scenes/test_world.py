@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scenes_by_hand import SMALL
+from scenes_by_hand import SMALL, TINY
 
 from bench.errors import UserError
 from bench.scenes.__main__ import main
 from bench.scenes.puppets import SPECIES
 from bench.scenes.things import CATEGORIES, SEMANTIC
-from bench.scenes.world import World, check, ensure, make
+from bench.scenes.world import check, ensure, make
 
 
 def _pixels(path: Path) -> np.ndarray:
@@ -125,7 +125,7 @@ def test_the_cue_table_swaps_every_pair_of_classes(small_world):
 def test_a_second_use_only_looks(small_world):
     start = time.perf_counter()
     assert make(SMALL, small_world) == small_world
-    assert time.perf_counter() - start < 0.2
+    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -164,9 +164,7 @@ def test_another_world_in_the_same_folder_is_refused(copied):
 
 
 def _ensure(cache: str) -> tuple[str, int]:
-    root = ensure(
-        World(train=10, val=10, videos=4, frames=2, swaps=1, size=64), Path(cache), workers=1
-    )
+    root = ensure(TINY, Path(cache), workers=1)
     return str(root), (root / "manifest.json").stat().st_ino
 
 
