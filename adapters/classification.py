@@ -31,11 +31,11 @@ class Frozen(Protocol):
     """
 
     frozen: bool = True
-    epochs: int = 40
+    epochs: int = 30
     batch_size: int = 256
     crop_pct: float
     lrs: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
-    weight_decays: tuple[float, ...] = (0.0, 1e-6, 1e-5, 1e-4, 1e-3)
+    weight_decays: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
     momentum: float = 0.9
     held_out_one_in: int = 5
     selection_seed: int = 0
