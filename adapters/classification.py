@@ -118,9 +118,9 @@ SMALL_FINETUNE = _short(
     Finetune(
         name="finetune",
         source="",
-        epochs=6,
+        epochs=5,
         batch_size=32,
-        img_size=128,
+        img_size=96,
         crop_pct=1.0,
         blr=4e-3,
         warmup_epochs=1,
@@ -135,7 +135,7 @@ SMALL_FINETUNE = _short(
 TINY_FINETUNE = _short(
     dataclasses.replace(
         SMALL_FINETUNE,
-        epochs=10,
+        epochs=8,
         randaug="rand-m5-mstd0.5-inc1",
         mixup=0.2,
         cutmix=0.2,

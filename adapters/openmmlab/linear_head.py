@@ -16,6 +16,8 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -143,9 +145,15 @@ def search(
 ) -> list[dict[str, float]]:
     """Train the grid on a part of the images and score it on the rest: one row a trial, best first.
 
-    Best is the highest held-out top-1; of equals, the lowest held-out cross-entropy.
+    Best is the highest held-out top-1; of equals, the lowest held-out cross-entropy. Raises UserError
+    where there are too few images to hold one out.
     """
     held_out = stratified(labels, one_in=one_in, seed=seed)
+    if not held_out.any():
+        raise UserError(
+            f"The train split has {len(labels)} images, and one in {one_in} is held out to choose the learning rate "
+            f"and weight decay: none would be. Add images, or raise the limit."
+        )
     heads = fit(
         features[~held_out],
         labels[~held_out],

@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from adapters.openmmlab.linear_head import Schedule, fit, score, search, standardisation, stratified
+from bench.errors import UserError
 
 N, WIDTH, CLASSES = 240, 6, 4
 LONG = Schedule(epochs=1500, batch_size=N, momentum=0.9)
@@ -127,3 +128,9 @@ def test_the_search_ranks_by_held_out_accuracy_then_loss(data):
     assert {(t["lr"], t["weight_decay"]) for t in trials} == set(grid)
     assert trials == sorted(trials, key=lambda t: (-t["top1"], t["loss"]))
     assert trials[0]["lr"] == 3.0
+
+
+def test_too_few_images_to_hold_one_out(data):
+    few = [part[:4] for part in data]
+    with pytest.raises(UserError, match="has 4 images, and one in 5"):
+        search(*few, classes=CLASSES, grid=[(1.0, 0.0)], schedule=SHORT, one_in=5, seed=0)
