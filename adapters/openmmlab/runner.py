@@ -55,6 +55,11 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
         super().resume(*args, **kwargs)
         self.resumed_iter = self.iter
 
+    def load_checkpoint(self, filename: str, **settings: Any) -> Any:
+        """Refuse a checkpoint of another model; mmengine would only log what does not fit."""
+        with contextlib.redirect_stdout(None):  # it prints where from
+            return super().load_checkpoint(filename, **{**settings, "strict": True})
+
     def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> Any:
         """One `run.log` a run, resumed parts appended; the terminal hears of errors alone."""
         log = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)

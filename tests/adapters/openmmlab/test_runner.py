@@ -211,30 +211,37 @@ def test_truncated_checkpoint_is_not_trusted(
     assert "starts over" in caplog.text
 
 
+def run_out_of_disk(data: Path, folder: Path) -> None:
+    """Fail to write after epoch 3: a folder in the temporary file's place stands for a full disk."""
+
+    @HOOKS.register_module(force=True)
+    class Block(Hook):
+        def before_train_epoch(self, runner: Any) -> None:
+            if runner.epoch + 1 == 3:
+                (folder / f".{checkpointing.NAME}").mkdir()
+
+    blocked = {**config(data), "custom_hooks": [{"type": "Block"}]}
+    with pytest.raises(UserError, match=r"cannot be written .* after epoch 3.*same command again"):
+        run(blocked, job(folder), checkpoint_seconds=0)
+    (folder / f".{checkpointing.NAME}").rmdir()
+
+
 def test_full_disk_keeps_the_checkpoint_before(
     data: Path, tmp_path: Path, undisturbed: dict[str, float]
 ) -> None:
-    """A folder in the temporary file's place stands for a disk that takes no more."""
-
-    def run_blocked_from(epoch: int) -> None:
-        @HOOKS.register_module(force=True)
-        class Block(Hook):
-            def before_train_epoch(self, runner: Any) -> None:
-                if runner.epoch + 1 == epoch:
-                    (tmp_path / f".{checkpointing.NAME}").mkdir()
-
-        run(
-            {**config(data), "custom_hooks": [{"type": "Block"}]},
-            job(tmp_path),
-            checkpoint_seconds=0,
-        )
-
-    with pytest.raises(UserError, match=r"cannot be written .* after epoch 3.*same command again"):
-        run_blocked_from(epoch=3)
-    (tmp_path / f".{checkpointing.NAME}").rmdir()
+    run_out_of_disk(data, tmp_path)
 
     assert torch.load(tmp_path / checkpointing.NAME, weights_only=False)["meta"]["epoch"] == 2
     assert run(config(data), job(tmp_path)).metrics == undisturbed
+
+
+def test_checkpoint_of_another_model_is_refused(data: Path, tmp_path: Path) -> None:
+    run_out_of_disk(data, tmp_path)
+    other = config(data)
+    other["model"]["decode_head"]["num_classes"] = 5
+
+    with pytest.raises(RuntimeError, match="size mismatch for decode_head.conv_seg"):
+        run(other, job(tmp_path))
 
 
 def test_nan_loss_stops_with_the_epoch_and_rate(data: Path, tmp_path: Path) -> None:
