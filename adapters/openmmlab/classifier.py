@@ -109,10 +109,12 @@ class Trunk(TimmBackbone):
 
         The model goes on calling them, but its parameters and its state no longer include theirs.
         """
+        head = nn.ModuleDict()
+        if not hasattr(self.model, "group_matcher"):  # LayerDecayConstructor says what to do
+            return head
         named = chain(self.model.named_parameters(), [("<no layer>", None)])
         layers = group_with_matcher(named, self.model.group_matcher(coarse=False), reverse=True)
         children = dict(self.model.named_children())
-        head = nn.ModuleDict()
         for parameter, layer in layers.items():
             name = parameter.partition(".")[0]
             if layer == layers["<no layer>"] and name in children and name not in head:
