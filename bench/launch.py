@@ -85,6 +85,8 @@ def _child(
     sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
     _die_with_parent()
+    # What this process starts (data loaders' workers) is forked, as in any process on Linux.
+    multiprocessing.set_start_method("fork", force=True)
     try:
         function(*arguments)
     except (UserError, OSError) as error:
