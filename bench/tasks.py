@@ -149,13 +149,17 @@ class Task:
         return known[name]
 
     def digest(self, protocol: Protocol, fingerprint: str) -> str:
-        """What makes two numbers comparable: task, data, protocol and the derived config."""
+        """What makes two numbers comparable: task, data, protocol and the derived config.
+
+        A protocol's `source` and `expected` are prose: mending them moves no number, nor a digest.
+        """
+        values = dataclasses.asdict(protocol)
         return digest(
             {
                 "task": self.name,
                 "version": self.version,
                 "data": fingerprint,
-                "protocol": dataclasses.asdict(protocol),
+                "protocol": {k: v for k, v in values.items() if k not in ("source", "expected")},
                 "upstream": self.upstream(self, protocol),
             }
         )
