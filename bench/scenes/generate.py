@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -186,10 +188,20 @@ def _cues(job: Job, world: World, folder: Folder, device: str) -> list[dict[str,
     return rows
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """Use one thread, leave Ctrl-C to the parent, and end when the parent is killed."""
     import torch
 
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _outcomes(
@@ -202,7 +214,7 @@ def _outcomes(
         return
     # Forking after torch has started its threads can hang, so processes start afresh.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         waiting = [pool.submit(perform, job, world, root, device) for job in todo]
         try:
             for future in waiting:

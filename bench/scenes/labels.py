@@ -18,7 +18,7 @@ Box: TypeAlias = tuple[int, int, int, int]  # x, y, width, height in pixels
 Mask: TypeAlias = NDArray[np.bool_]
 
 SMALLEST = 16  # pixels; a thing of which less is seen gets no annotation
-CROP_MARGIN = 1.15
+CROP_MARGIN = 1.1
 
 
 def tight_box(mask: Mask) -> Box:

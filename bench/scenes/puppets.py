@@ -68,7 +68,7 @@ def drawn_pose(draw: Draw) -> Pose:
         lean=draw.uniform(-8.0, 14.0),
         head_turn=draw.uniform(-25.0, 25.0),
         swing=(draw.uniform(-40.0, 70.0), draw.uniform(-40.0, 70.0)),
-        spread=(draw.uniform(8.0, 130.0), draw.uniform(8.0, 130.0)),
+        spread=(draw.uniform(8.0, 85.0), draw.uniform(8.0, 85.0)),
         elbow=(draw.uniform(0.0, 100.0), draw.uniform(0.0, 100.0)),
         stride=(draw.uniform(-25.0, bend), draw.uniform(-25.0, bend)),
         knee=(draw.uniform(0.0, bend), draw.uniform(0.0, bend)),
@@ -116,7 +116,7 @@ def drawn_outfit(draw: Draw, cloth: Material | None = None) -> Outfit:
         part=cloth or (skin if draw.chance(0.4) else material(draw, "plain")),
         height=draw.uniform(0.9, 1.9),
         limb=draw.uniform(0.034, 0.05),
-        head=draw.uniform(0.1, 0.125),
+        head=draw.uniform(0.135, 0.165),
         backpack=draw.chance(0.3),
         scarf=draw.chance(0.3),
     )
@@ -157,8 +157,8 @@ class _Body:
             a.capsule(add(knot, (-0.05, 0.0, 0.0)), add(knot, (0.05, 0.0, 0.0)), 0.05, o.trousers)
         if self.species == "winged":
             for side in (-1.0, 1.0):
-                root = add(self.neck, turn(self.trunk, (side * 0.22, 0.0, 0.13)))
-                a.box(root, (0.15, 0.07, 0.014), o.part, _axes(about("z", 28.0 * side)))
+                root = add(self.neck, turn(self.trunk, (side * 0.25, 0.0, 0.13)))
+                a.box(root, (0.17, 0.085, 0.016), o.part, _axes(about("z", 28.0 * side)))
 
     def _arm(self, side: float, name: str, k: int) -> None:
         a, o, p = self.assembly, self.outfit, self.pose
@@ -172,10 +172,10 @@ class _Body:
         a.capsule(shoulder, elbow, o.limb * 1.05, o.shirt)
         a.capsule(elbow, wrist, o.limb * 0.85, o.skin)
         mitten = self.species == "mittened"
-        a.sphere(hand, 0.078 if mitten else 0.042, o.part if mitten else o.skin)
+        a.sphere(hand, 0.095 if mitten else 0.042, o.part if mitten else o.skin)
         self.points[name + "_shoulder"] = (shoulder, o.limb * 1.05)
         self.points[name + "_elbow"] = (elbow, o.limb)
-        self.points[name + "_wrist"] = (wrist, 0.078 if mitten else o.limb * 0.9)
+        self.points[name + "_wrist"] = (wrist, 0.095 if mitten else o.limb * 0.9)
 
     def _leg(self, side: float, name: str, k: int) -> None:
         a, o, p = self.assembly, self.outfit, self.pose
@@ -186,13 +186,13 @@ class _Body:
         a.capsule(hip, knee, o.limb * 1.3, o.trousers)
         a.capsule(knee, ankle, o.limb, o.trousers)
         if self.species == "booted":
-            a.box(add(ankle, (0.0, 0.015, -0.03)), (0.066, 0.068, 0.1), o.part)
+            a.box(add(ankle, (0.0, 0.03, -0.03)), (0.072, 0.085, 0.115), o.part)
         else:
             a.capsule(add(ankle, (0.0, -0.015, 0.01)), add(ankle, (0.0, -0.015, -0.07)), 0.036,
                       o.shoes)  # fmt: skip
         self.points[name + "_hip"] = (hip, 0.1)
         self.points[name + "_knee"] = (knee, o.limb * 1.3)
-        self.points[name + "_ankle"] = (ankle, 0.068 if self.species == "booted" else o.limb)
+        self.points[name + "_ankle"] = (ankle, 0.08 if self.species == "booted" else o.limb)
 
     def _head(self) -> None:
         a, o, r = self.assembly, self.outfit, self.outfit.head

@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.errors import UserError
 
-GENERATOR_VERSION = 1  # bump when any pixel or label of any world changes (the golden test says so)
+GENERATOR_VERSION = 2  # bump when any pixel or label of any world changes (the golden test says so)
 MANIFEST = "manifest.json"
 
 _LIMITS = {
@@ -93,11 +93,11 @@ def ensure(
 
 def make(world: World, target: Path, *, workers: int | None = None, device: str = "cpu") -> Path:
     """Return `target` holding this world: checked when it exists, made and renamed when not."""
-    if not target.exists():
+    if _absent(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _lock(target.with_name(f".{target.name}.lock")):
-                if not target.exists():
+                if _absent(target):
                     _generate(world, target, workers, device)
         except OSError as error:
             raise UserError(
@@ -106,6 +106,11 @@ def make(world: World, target: Path, *, workers: int | None = None, device: str 
             ) from error
     check(target, world)
     return target
+
+
+def _absent(target: Path) -> bool:
+    """Say whether there is nothing, or an empty folder, which the finished one may replace."""
+    return not target.exists() or (target.is_dir() and not any(target.iterdir()))
 
 
 @contextlib.contextmanager
@@ -125,7 +130,7 @@ def _generate(world: World, target: Path, workers: int | None, device: str) -> N
 
     # We hold the lock, so whatever a killed process left half made is nobody's.
     for stale in target.parent.glob(f".{target.name}.*.partial"):
-        shutil.rmtree(stale)
+        shutil.rmtree(stale, ignore_errors=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:

@@ -177,6 +177,26 @@ def test_two_processes_make_one_world_and_leave_nothing_behind(tmp_path):
     assert visible == [Path(first[0]).name]
 
 
+def test_a_killed_run_leaves_what_the_next_one_completes(tmp_path):
+    arguments = (
+        f"--out {tmp_path}/w --size 10 --videos 4 --frames 2 --swaps 1 --image-size 64 --workers 1"
+    )
+    command = [sys.executable, "-m", "bench.scenes", *arguments.split()]
+    run = subprocess.Popen(command)
+    while not list(tmp_path.glob(".w.*.partial/*/*/*")) and run.poll() is None:
+        time.sleep(0.02)
+    run.kill()
+    run.wait()
+    assert not (tmp_path / "w").exists()
+    assert main(arguments.split()) == 0
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [".w.lock", "w"]
+
+
+def test_an_empty_folder_may_be_named(tmp_path):
+    (tmp_path / "w").mkdir()
+    assert make(TINY, tmp_path / "w", workers=1).joinpath("manifest.json").is_file()
+
+
 def test_the_fingerprint_covers_the_whole_recipe():
     other = {"train": 11, "val": 11, "videos": 5, "frames": 3, "swaps": 2, "size": 96, "seed": 1}
     prints = {replace(SMALL, **{k: v}).fingerprint() for k, v in other.items()}
