@@ -87,7 +87,9 @@ def test_visible_keypoints_lie_on_the_puppet_and_hidden_ones_do_not_all(drawn):
                     assert picture.thing[int(y), int(x)] == index
                     # The surface there is about the joint, not half a body nearer.
                     assert abs(where[k, 2] - picture.depth[int(y), int(x)]) < 0.3
-    assert min(seen.values()) >= 5
+    assert seen[0] > 0
+    assert seen[1] > 50
+    assert seen[2] > 150
 
 
 def test_a_keypoint_behind_a_wall_is_labelled_but_not_visible():
