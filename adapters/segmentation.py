@@ -122,17 +122,17 @@ VOC_FROZEN = _scaled(ADE_FROZEN, VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
 
 SCENES_SIZE = {
     "limit": 1000,
-    "batch_size": 16,
+    "batch_size": 8,
     "img_size": 128,
     "stride": 0,
     "test_batch_size": 16,
-    "warmup_epochs": 0.2,
+    "warmup_epochs": 0.1,
 }
 SCENES_WHY = "a minute on two cores, each image seen whole"
 SCENES_FINETUNE = _scaled(
-    ADE_FINETUNE, SCENES_WHY, epochs=2, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE
+    ADE_FINETUNE, SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE
 )
-SCENES_FROZEN = _scaled(ADE_FROZEN, SCENES_WHY, epochs=2, lr=3e-3, **SCENES_SIZE)
+SCENES_FROZEN = _scaled(ADE_FROZEN, SCENES_WHY, epochs=3, lr=3e-3, **SCENES_SIZE)
 
 
 def task(

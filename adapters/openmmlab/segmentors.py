@@ -14,8 +14,10 @@ import torch
 from mmengine.registry import METRICS, MODELS
 from mmseg.evaluation.metrics import IoUMetric
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
 from mmseg.registry import DATASETS
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from adapters.openmmlab import segmentation_data
 from adapters.openmmlab.backbone import TimmBackbone
@@ -91,7 +93,12 @@ def _size_heads(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> 
 
 @MODELS.register_module()
 class LinearHead(BaseDecodeHead):  # type: ignore[misc]  # mmengine is untyped
-    """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2)."""
+    """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2).
+
+    A 1x1 convolution and a bilinear resize commute, so each map is convolved at its own size and the
+    logits are resized and summed: the same function, without a stack of a thousand channels. Each
+    map is normalised at its own size.
+    """
 
     def __init__(self, in_channels: Sequence[int], **settings: Any) -> None:
         """Take the channels of each map; `settings` go to mmsegmentation's BaseDecodeHead."""
@@ -99,15 +106,20 @@ class LinearHead(BaseDecodeHead):  # type: ignore[misc]  # mmengine is untyped
             in_channels=in_channels,
             in_index=list(range(len(in_channels))),
             channels=sum(in_channels),
-            input_transform="resize_concat",
+            input_transform="multiple_select",
             dropout_ratio=0.0,
             **settings,
         )
-        self.norm = nn.BatchNorm2d(sum(in_channels))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits (N, classes, H, W) at the first map's size."""
-        return self.cls_seg(self.norm(self._transform_inputs(maps)))
+        weights = self.conv_seg.weight.split(list(self.in_channels), dim=1)
+        logits = [
+            resize(F.conv2d(norm(m), weight), maps[0].shape[2:], mode="bilinear")
+            for m, norm, weight in zip(maps, self.norms, weights, strict=True)
+        ]
+        return torch.stack(logits).sum(0) + self.conv_seg.bias[:, None, None]
 
 
 @METRICS.register_module()

@@ -143,7 +143,7 @@ def test_frozen_backbone_keeps_every_bit_and_statistic(scenes: Path, arch: str) 
     built.train()
 
     assert moved(backbone, built.model.backbone) == set()
-    assert moved(head, built.model.decode_head) >= {"conv_seg.weight", "norm.running_mean"}
+    assert moved(head, built.model.decode_head) >= {"conv_seg.weight", "norms.0.running_mean"}
     assert not any(module.training for module in built.model.backbone.modules())
 
 
@@ -168,6 +168,23 @@ def test_upernet_sees_strides_4_8_16_32(scenes: Path, arch: str, neck: bool) -> 
     assert [tuple(m.shape[2:]) for m in maps] == [(64 // s, 128 // s) for s in (4, 8, 16, 32)]
     assert [m.shape[1] for m in maps] == list(model.decode_head.in_channels)
     assert model.decode_head.conv_seg.out_channels == len(CLASSES)
+
+
+def test_linear_head_is_one_convolution_on_stacked_maps() -> None:
+    torch.manual_seed(0)
+    loss = {"type": "CrossEntropyLoss", "avg_non_ignore": True}
+    head = segmentors.LinearHead(
+        (5, 7), num_classes=3, align_corners=False, loss_decode=loss
+    ).eval()
+    maps = [torch.randn(2, 5, 12, 16), torch.randn(2, 7, 6, 8)]
+    for norm in head.norms:
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+
+    normed = [norm(m) for norm, m in zip(head.norms, maps, strict=True)]
+    large = torch.nn.functional.interpolate(normed[1], (12, 16), mode="bilinear")
+    expected = head.conv_seg(torch.cat([normed[0], large], dim=1))
+    torch.testing.assert_close(head(maps), expected)
 
 
 def by_hand(truth: np.ndarray, guess: np.ndarray, classes: int) -> dict[str, float]:
