@@ -177,8 +177,11 @@ def drawn_camera(draw: Draw, subject: Thing, focal: float) -> Camera:
     return look_at(eye, aim, draw.uniform(-4.0, 4.0), focal)
 
 
-def _hides(x: float, z: float, reach: float, height: float, subject: Thing) -> bool:
-    """Say whether a nearer thing would stand before the subject's middle or above its knees."""
+SLIMMEST = 0.09  # metres, no thing has a smaller reach
+
+
+def _hides(x: float, z: float, reach: float, subject: Thing) -> bool:
+    """Say whether a thing would stand nearer than the subject and before its middle."""
     sx, sz = subject.place
     if z > sz - 0.3:
         return False
@@ -186,12 +189,12 @@ def _hides(x: float, z: float, reach: float, height: float, subject: Thing) -> b
     return overlap > 0.0
 
 
-def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings, camera: Camera) -> bool:
+def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool:
     """Say whether a thing stands free of the others, inside the room, off the camera."""
     x, z = thing.place
     if z < thing.reach + 0.6 or clearance(surroundings, x, z) < thing.reach + 0.05:
         return False
-    if _hides(x, z, thing.reach, thing.height, others[0]):
+    if _hides(x, z, thing.reach, others[0]):
         return False
     return all(
         sqrt((x - o.place[0]) ** 2 + (z - o.place[1]) ** 2) > 0.8 * (thing.reach + o.reach)
@@ -208,13 +211,15 @@ def drawn_company(
     for k in range(count):
         category = "puppet" if draw.chance(0.3) else draw.choice(CATEGORIES[1:])
         for attempt in range(8):
-            # What is drawn may fall outside; the stream below is keyed, so nothing else moves.
+            # Each attempt has a stream of its own, so a rejected one moves nothing else.
             inner = Draw(draw.integer(1 << 31), k, attempt)
             z = inner.uniform(1.3, subject.place[1] + 4.5)
             slope = inner.uniform(-0.47, 0.47) / camera.focal
             x = z * (slope + float(ahead[0]) / float(ahead[2]))
+            if clearance(surroundings, x, z) < SLIMMEST or _hides(x, z, SLIMMEST, subject):
+                continue  # nothing fits there, so nothing need be built
             thing = drawn_thing(category, inner, x, z)
-            if _fits(thing, things, surroundings, camera):
+            if _fits(thing, things, surroundings):
                 things.append(thing)
                 break
     return things

@@ -42,7 +42,7 @@ def material(
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
-    for _ in range(12):  # a pattern is told by its contrast, as displayed
+    for _ in range(0 if kind == "plain" else 12):  # a pattern is told by its contrast, as displayed
         r, g, b = (abs(sqrt(x) - sqrt(y)) for x, y in zip(first, second, strict=True))
         if r + g + b > 0.75:  # written out: from Python 3.12 on, sum() rounds another way
             break

@@ -17,7 +17,7 @@ from bench.scenes.world import GENERATOR_VERSION, combined_hash, read_manifest
 
 # Over the pixels before encoding and the JSON texts, so no codec has a say. When it changes, the
 # generator made another world: raise GENERATOR_VERSION, then write the new pair here.
-GOLDEN = (2, "5c71ed8bd8916d53020eaabe396e11cb2f99af56d56cba8c14d89d66cd0038b5")
+GOLDEN = (3, "b1c465f66680bdff86b9df0bf486145be3f40ae74b959d1f55a4dd794edefa7a")
 
 
 def _digest(pictures) -> list[str]:
