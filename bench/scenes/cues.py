@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from bench.scenes.draws import Draw
-from bench.scenes.layout import Scene, drawn_light, look_at, outdoors, room
+from bench.scenes.layout import Scene, drawn_light, drawn_surroundings, look_at
 from bench.scenes.textures import material
 from bench.scenes.things import CATEGORIES, drawn_thing
 
@@ -35,8 +35,7 @@ def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
         trial, solid=replace(trial.solid, centre=trial.solid.centre + np.array((0.0, 0.0, z))),
         keypoints=None, place=(0.0, z),
     )  # fmt: skip
-    indoors = key.chance(0.5)
-    around = room(key, z + key.uniform(1.0, 4.0)) if indoors else outdoors(key)
+    around = drawn_surroundings(key, z + key.uniform(1.0, 4.0), [thing.place], thing.reach + 0.1)
     bare = around.planes.material.copy()
     bare[:, 0] = 0.0  # PATTERNS[0]: plain
     around = replace(around, planes=replace(around.planes, material=bare))
@@ -44,5 +43,8 @@ def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
     aim = (key.uniform(-0.12, 0.12) * z, 0.5 * trial.height, z)
     camera = look_at(eye, aim, key.uniform(-4.0, 4.0), focal)
     return Scene(
-        things=(thing,), surroundings=around, light=drawn_light(key, indoors), camera=camera
+        things=(thing,),
+        surroundings=around,
+        light=drawn_light(key, around.kind == "room"),
+        camera=camera,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -103,7 +104,7 @@ def room(draw: Draw, depth: float) -> Surroundings:
     """Draw four walls, a floor and a ceiling, the far wall `depth` metres ahead."""
     a = Assembly()
     a.plane((0.0, 0.0, 0.0), _FLOOR, material(draw, None, (0.8, 3.0)))
-    top = draw.uniform(2.3, 3.6)
+    top = draw.uniform(2.6, 3.6)
     a.plane((0.0, top, 0.0), ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)),
             material(draw, "plain", tint=(0.7, 0.7, 0.68)))  # fmt: skip
     paper = material(draw, None, (0.8, 3.5))
@@ -131,6 +132,18 @@ def clearance(surroundings: Surroundings, x: float, z: float) -> float:
     ):
         best = min(best, float((x - centre[0]) * normal[0] + (z - centre[2]) * normal[2]))
     return best
+
+
+def drawn_surroundings(
+    draw: Draw, depth: float, spots: Sequence[tuple[float, float]], reach: float
+) -> Surroundings:
+    """Draw a room or open ground; a room keeps every spot (x, z) at least `reach` off its walls."""
+    if draw.chance(0.55):
+        for _ in range(6):
+            around = room(draw, depth)
+            if all(clearance(around, x, z) > reach for x, z in spots):
+                return around
+    return outdoors(draw)
 
 
 def free_wall(draw: Draw, z: float) -> Thing:
@@ -229,9 +242,9 @@ def drawn_scene(draw: Draw, species: str) -> Scene:
     """Draw a scene about one puppet of a species, with one to five more things."""
     focal = draw.uniform(0.8, 1.15)
     subject = drawn_subject(draw, species, focal)
-    indoors = draw.chance(0.5)
     depth = subject.place[1] + draw.uniform(1.0, 5.0)
-    around = room(draw, depth) if indoors else outdoors(draw)
+    around = drawn_surroundings(draw, depth, [subject.place], subject.reach + 0.1)
+    indoors = around.kind == "room"
     light, camera = drawn_light(draw, indoors), drawn_camera(draw, subject, focal)
     things = drawn_company(draw, subject, around, camera, 1 + draw.integer(5))
     if indoors:

@@ -281,7 +281,7 @@ def draw_page(path: Path, seed: int = 0) -> Path:
     tasks.heading("Ten species", "told apart by a small part; colour, pose, size, clothes are free")
     _species_row(tasks, seed)
     tasks.heading("Tracking", "every third frame: the target moves, turns, is hidden, leaves")
-    for index in (6, 10):
+    for index in (11, 2):
         _video_row(tasks, seed, "train", index)
     tasks.heading(
         "Cue conflict", "each class has its own texture; shape / texture are swapped right"

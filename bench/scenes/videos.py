@@ -11,11 +11,10 @@ from bench.scenes.layout import (
     Scene,
     Surroundings,
     drawn_light,
+    drawn_surroundings,
     free_wall,
     look_at,
-    outdoors,
     posters,
-    room,
 )  # fmt: skip
 from bench.scenes.puppets import SPECIES, drawn_outfit, walking_pose
 from bench.scenes.solids import Assembly
@@ -164,9 +163,10 @@ def clip(seed: int, split: str, index: int) -> Clip:
     for k in range(count):
         kind = category if k == 0 else draw.choice(CATEGORIES)
         actors.append(_distractor(draw, kind, z, focal, k))
-    indoors = draw.chance(0.5)
     back = z + 1.4 + 0.9 * count + draw.uniform(1.0, 3.0)
-    around = room(draw, back) if indoors else outdoors(draw)
+    spots = [(a.x.at(k / 16), a.z.at(k / 16)) for a in actors for k in range(17)]
+    around = drawn_surroundings(draw, back, spots, 0.5)
+    indoors = around.kind == "room"
     still = posters(draw, around) if indoors else [free_wall(draw, back + 2.0)]
     # The eye's way and the aim's start at their centres, so the first frame shows the target.
     return Clip(

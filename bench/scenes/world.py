@@ -20,7 +20,7 @@ from typing import Any
 
 from bench.errors import UserError
 
-GENERATOR_VERSION = 3  # bump when any pixel or label of any world changes (the golden test says so)
+GENERATOR_VERSION = 4  # bump when any pixel or label of any world changes (the golden test says so)
 MANIFEST = "manifest.json"
 
 _LIMITS = {

@@ -17,7 +17,7 @@ from bench.scenes.world import GENERATOR_VERSION, combined_hash, read_manifest
 
 # Over the pixels before encoding and the JSON texts, so no codec has a say. When it changes, the
 # generator made another world: raise GENERATOR_VERSION, then write the new pair here.
-GOLDEN = (3, "b1c465f66680bdff86b9df0bf486145be3f40ae74b959d1f55a4dd794edefa7a")
+GOLDEN = (4, "986ede17382f31a08444436ed4e6d60de7895dd1c8eec112ade319ab79e4bc1f")
 
 
 def _digest(pictures) -> list[str]:

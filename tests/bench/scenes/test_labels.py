@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scenes_by_hand import PLAIN, scene_of, thing
 
+from bench.scenes import videos
 from bench.scenes.labels import (
     coco_annotations,
     crop_window,
@@ -13,9 +14,10 @@ from bench.scenes.labels import (
     tight_box,
     visible_fraction,
 )
-from bench.scenes.layout import scene
+from bench.scenes.layout import clearance, scene
 from bench.scenes.render import Picture, render
 from bench.scenes.solids import Assembly
+from bench.scenes.things import CATEGORIES
 
 SIZE = 128
 
@@ -141,6 +143,18 @@ def test_the_subject_is_large_and_mostly_in_view():
     assert min(heights) >= 60
     assert min(fractions) > 0.5
     assert np.mean(fractions) > 0.93
+
+
+def test_everything_stands_and_moves_inside_its_room():
+    scenes = [scene(0, "train", k) for k in range(60)]
+    clips = [videos.clip(0, "train", k) for k in range(24)]
+    scenes += [made.scene(t / 8) for made in clips for t in range(8)]
+    rooms = [made for made in scenes if made.surroundings.kind == "room"]
+    assert 0.3 < len(rooms) / len(scenes) < 0.7
+    for made in rooms:
+        for item in made.things:
+            if item.category in CATEGORIES:
+                assert clearance(made.surroundings, *item.place) > 0.0
 
 
 def test_depth_in_millimetres_is_rounded_and_zero_beyond_the_range():
