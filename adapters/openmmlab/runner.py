@@ -26,6 +26,7 @@ compatibility.prepare()
 
 import timm  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
@@ -73,9 +74,9 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
         self.cfg.dump(Path(self.work_dir) / "config.py")
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """mmengine takes CUDA wherever there is one."""
+        """mmengine takes CUDA wherever there is one; a single process has no batches to synchronise."""
         assert model_wrapper_cfg is None
-        return model.to(self.cfg.device)
+        return revert_sync_batchnorm(model).to(self.cfg.device)
 
 
 def run(
