@@ -115,9 +115,7 @@ def _scaled(p: SegmentationProtocol, why: str, **changes: Any) -> SegmentationPr
 
 VOC_SIZE = {"batch_size": 8, "img_size": 224, "stride": 149, "warmup_epochs": 2.0}
 VOC_WHY = "a CPU and a few hundred images"
-VOC_FINETUNE = _scaled(
-    ADE_FINETUNE, VOC_WHY, epochs=40, lr=5e-4, layer_decay=0.8, channels=64, **VOC_SIZE
-)
+VOC_FINETUNE = _scaled(ADE_FINETUNE, VOC_WHY, epochs=40, lr=2e-3, channels=64, **VOC_SIZE)
 VOC_FROZEN = _scaled(ADE_FROZEN, VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
 
 SCENES_SIZE = {
