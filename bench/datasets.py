@@ -4,13 +4,10 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.errors import UserError
 from bench.provenance import content_sha256
-
-if TYPE_CHECKING:
-    from bench.scenes.world import World
+from bench.scenes.world import World, ensure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,25 +78,16 @@ class EmbeddedWorld(Dataset):
     splits: Mapping[str, tuple[str, ...]] = dataclasses.field(
         default_factory=lambda: {"train": (), "val": ()}
     )
-    train: int = 2000
-    val: int = 400
-    videos: int = 40
+    world: World = dataclasses.field(default_factory=World)
 
     def locate(self, data_root: Path | None) -> Path:
         """Return the world's folder in the cache, making the world once."""
-        from bench.scenes.world import ensure
-
-        return ensure(self._world())
+        return ensure(self.world)
 
     def fingerprint(self, folder: Path) -> str:
         """The hash of the recipe: the same bytes follow from it on every machine."""
-        return self._world().fingerprint()
+        return self.world.fingerprint()
 
     def planned_fingerprint(self, data_root: Path | None) -> str:
         """Known from the recipe: planning makes no world."""
-        return self._world().fingerprint()
-
-    def _world(self) -> "World":
-        from bench.scenes.world import World
-
-        return World(train=self.train, val=self.val, videos=self.videos)
+        return self.world.fingerprint()

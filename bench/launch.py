@@ -6,11 +6,9 @@ submitit's local executor, as many at a time as there are GPUs (one without).
 
 import contextlib
 import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
@@ -20,6 +18,7 @@ from typing import Any
 from bench.errors import UserError
 from bench.job import execute
 from bench.plan import Run
+from bench.processes import end_with_parent
 from bench.results import RunKey
 
 CLUSTERS = ("inline", "local")
@@ -84,7 +83,7 @@ def _in_process(function: Callable[..., object], *arguments: object) -> str | No
 def _child(
     sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
 ) -> None:
-    _die_with_parent()
+    end_with_parent()
     # What this process starts (data loaders' workers) is forked, as in any process on Linux.
     multiprocessing.set_start_method("fork", force=True)
     try:
@@ -93,21 +92,6 @@ def _child(
         sender.send(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _die_with_parent() -> None:
-    """End this process when the command that asked for it ends, even by SIGKILL.
-
-    The server that it was forked from cannot tell: it lives as long as its children do.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
 def _death(exitcode: int | None) -> str | None:

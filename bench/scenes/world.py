@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
+from bench.provenance import cache_dir
 
 GENERATOR_VERSION = 4  # bump when any pixel or label of any world changes (the golden test says so)
 MANIFEST = "manifest.json"
@@ -70,24 +71,19 @@ class World:
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def cache_folder() -> Path:
-    """Return $BENCH_CACHE, or ~/.cache/bench."""
-    return Path(os.environ.get("BENCH_CACHE") or Path.home() / ".cache" / "bench")
-
-
 def ensure(
     world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu"
 ) -> Path:
     """Return the folder of a world, making it when it is absent; safe in several processes at once.
 
     Args:
-        cache: the folder of all caches; `cache_folder()` when None.
+        cache: the folder of all caches; `cache_dir()` when None.
         workers: processes that render; the number of usable cores when None.
 
     Raises:
         UserError: what is there is half written or was changed, or it cannot be written.
     """
-    target = (cache or cache_folder()) / "scenes" / world.fingerprint()[:16]
+    target = (cache or cache_dir()) / "scenes" / world.fingerprint()[:16]
     return make(world, target, workers=workers, device=device)
 
 

@@ -1,0 +1,20 @@
+"""A process that ends with the one that started it."""
+
+import multiprocessing
+import os
+import threading
+
+
+def end_with_parent() -> None:
+    """End this process, at once, when its `multiprocessing` parent ends, even by SIGKILL.
+
+    A server that it was forked from cannot tell: that lives as long as its children do.
+    """
+    threading.Thread(target=_wait_and_end, daemon=True).start()
+
+
+def _wait_and_end() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
