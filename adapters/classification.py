@@ -264,8 +264,8 @@ TASKS = tuple(
         evaluate=evaluate,
     )
     for dataset, protocols in (
-        (SCENES, (SMALL_FROZEN, SMALL_FINETUNE)),
-        (FOLDER, (FULL_FROZEN, FULL_FINETUNE)),
-        (TINY_IMAGENET, (SMALL_FROZEN, TINY_FINETUNE)),
+        (SCENES, (SMALL_FINETUNE, SMALL_FROZEN)),
+        (FOLDER, (FULL_FINETUNE, FULL_FROZEN)),
+        (TINY_IMAGENET, (TINY_FINETUNE, SMALL_FROZEN)),
     )
 )

@@ -100,6 +100,18 @@ def build(
     return model, checkpoints.load_into(model, Path(weights))
 
 
+def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and std (RGB, of images in 0-1) that the weights were made with.
+
+    The backbone's own, else those of timm's published weights of its name, else its architecture's.
+    """
+    import timm
+
+    published = timm.models.is_model_pretrained(backbone.name)
+    config = timm.get_pretrained_cfg(backbone.name if published else backbone.arch)
+    return backbone.mean or config.mean, backbone.std or config.std
+
+
 def _check_arch(arch: str, entries: Mapping[str, Backbone]) -> None:
     if arch not in (names := architectures()):
         raise unknown("backbone", arch, names | set(entries))

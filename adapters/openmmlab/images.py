@@ -15,7 +15,7 @@ import timm.data
 from PIL import Image
 from torch import Tensor
 
-from bench.backbones import Backbone
+from bench.backbones import Backbone, normalisation
 from bench.errors import UserError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -154,13 +154,6 @@ def _limited(classes: Mapping[str, Sequence[Path]], limit: int | None) -> Split:
         labels=[label for _, label, _ in kept],
         classes=list(classes),
     )
-
-
-def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and std (RGB, images in 0-1) that the backbone's weights were made with."""
-    published = timm.models.is_model_pretrained(backbone.name)
-    config = timm.get_pretrained_cfg(backbone.name if published else backbone.arch)
-    return backbone.mean or config.mean, backbone.std or config.std
 
 
 def eval_transform(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from adapters.openmmlab import images, linear_head
 from adapters.openmmlab.accuracy import accuracies
-from bench.backbones import build
+from bench.backbones import build, normalisation
 from bench.features import Features, extract
 from bench.tasks import Job, Outcome, Selection
 
@@ -47,7 +47,7 @@ def _features(job: Job, model: nn.Module, name: str, split: images.Split) -> Fea
     """The features of a split; the key holds whatever decides them, and neither task nor path."""
     protocol, backbone = job.protocol, job.backbone
     transform = {"img_size": protocol.img_size, "crop_pct": protocol.crop_pct}
-    mean, std = images.normalisation(backbone)
+    mean, std = normalisation(backbone)
     key = {
         "arch": backbone.arch,
         "weights": backbone.sha256 or f"scratch, seed {job.seed}",

@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from adapters.openmmlab import compatibility
-from bench.backbones import Backbone
+from bench.backbones import normalisation
 from bench.checkpoints import LoadReport
 from bench.errors import UserError
 from bench.tasks import Job
 
 compatibility.prepare()
 
-import timm  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
@@ -132,7 +131,10 @@ def bind(
         "weights": str(job.backbone.weights) if job.backbone.weights else None,
     }
     mean, std = normalisation(job.backbone)
-    bound["model"]["data_preprocessor"] |= {"mean": mean, "std": std}
+    bound["model"]["data_preprocessor"] |= {
+        "mean": [255 * value for value in mean],
+        "std": [255 * value for value in std],
+    }
     bound["train_dataloader"] = _train_loader(bound["train_dataloader"], job)
     bound["test_dataloader"] = _test_loader(bound["test_dataloader"], job)
     bound["optim_wrapper"] |= precision(job.device)
@@ -148,14 +150,6 @@ def bind(
     }
     bound.setdefault("test_cfg", {"type": "TestLoop"})
     return Config(bound, format_python_code=False)
-
-
-def normalisation(backbone: Backbone) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (RGB, 0-255) of the images that the weights were made with."""
-    name = backbone.name if timm.models.is_model_pretrained(backbone.name) else backbone.arch
-    published = timm.get_pretrained_cfg(name)
-    mean, std = backbone.mean or published.mean, backbone.std or published.std
-    return [255 * value for value in mean], [255 * value for value in std]
 
 
 def precision(device: str) -> dict[str, Any]:

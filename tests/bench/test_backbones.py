@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from bench import backbones, checkpoints
-from bench.backbones import Backbone, architectures, build, resolve
+from bench.backbones import Backbone, architectures, build, normalisation, resolve
 from bench.errors import UserError
 
 
@@ -150,3 +150,15 @@ def test_a_safetensors_header_that_lies_is_caught(tmp_path: Path) -> None:
 def test_an_unknown_tag_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"Did you mean resnet18\.a1_in1k"):
         backbones.resolve("resnet18.a1_in1kk")
+
+
+def test_weights_bring_their_own_normalisation() -> None:
+    """The architecture's default tag was trained on 0.5 and 0.5, MAE's on ImageNet's."""
+    arch = "vit_base_patch16_224"
+    assert normalisation(Backbone(name=arch, arch=arch))[0] == (0.5, 0.5, 0.5)
+    mae = Backbone(name=f"{arch}.mae", arch=arch)
+    assert normalisation(mae)[0] == (0.485, 0.456, 0.406)
+    file = Backbone(name="a-file-of-mine", arch=arch)
+    assert normalisation(file)[0] == (0.5, 0.5, 0.5)
+    own = Backbone(name=arch, arch=arch, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
+    assert normalisation(own) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
