@@ -262,6 +262,7 @@ TASKS = tuple(
         metrics=(Metric(name="top1"), Metric(name="top5"), Metric(name="mean_class_accuracy")),
         upstream=upstream,
         evaluate=evaluate,
+        imports=("adapters.openmmlab.linear_probe", "adapters.openmmlab.classifier"),
     )
     for dataset, protocols in (
         (SCENES, (SMALL_FINETUNE, SMALL_FROZEN)),

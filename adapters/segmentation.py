@@ -145,6 +145,7 @@ def task(
         metrics=(Metric(name="mIoU"), Metric(name="mAcc"), Metric(name="aAcc")),
         upstream=functools.partial(upstream, layout=layout),
         evaluate=functools.partial(evaluate, layout=layout),
+        imports=("adapters.openmmlab.segmentors",),
     )
 
 

@@ -21,7 +21,7 @@ def execute(run: Run) -> Result:
     """Make the record of `run`, unless it is there; a failure is a record too.
 
     What is computed is first written into the run's own folder, so a results folder that is full or
-    gone costs nothing but the next command. Raises OSError where the record cannot be written.
+    gone costs nothing but the next command. Raises UserError where the record cannot be written.
     """
     store = Store(run.results)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -31,11 +31,22 @@ def execute(run: Run) -> Result:
             return done
         kept = run.folder / "result.json"
         result = Result.from_json(kept.read_text()) if kept.is_file() else _attempt(run)
+        _keep(result, kept, store, run)
+        return result
+
+
+def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
+    try:
         if result.status == "done":
             write_atomic(kept, result.to_json())
         store.write(run.key, result)
         kept.unlink(missing_ok=True)
-        return result
+    except OSError as error:
+        saved = f"What was computed is kept in {kept}. " if kept.is_file() else ""
+        raise UserError(
+            f"The record {store.root / run.key.path} cannot be written ({error.strerror}). {saved}Free some space "
+            f"or mend the folder, and give the same command again: it goes on from there."
+        ) from None
 
 
 @contextmanager

@@ -127,19 +127,6 @@ class Store:
 
     root: Path
 
-    def check_writable(self) -> None:
-        """Create the root and a file in it; raises UserError where that cannot be done."""
-        probe = self.root / f".writable-{os.getpid()}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise UserError(
-                f"The results folder {self.root} cannot be written ({error.strerror}). Nothing was run. "
-                f"Give another with --results DIR, or mend its permissions."
-            ) from None
-
     def load(self, key: RunKey) -> Result | None:
         """Return the record of `key`, or None; a malformed one raises UserError."""
         path = self.root / key.path
@@ -169,6 +156,20 @@ class Store:
     def paths(self, task: str = "*/*") -> list[Path]:
         """Every record's path (of one task), sorted."""
         return sorted(self.root.glob(f"{task}/*@*/*-seed*.json"))
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Create a folder and a file in it; raises UserError where that cannot be done."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"The folder {folder} cannot be written ({error.strerror}). Nothing was run. "
+            f"Give another with {flag} DIR, or mend its permissions."
+        ) from None
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import backbones, launch, plan, tasks
 from bench.errors import UserError, unknown
 from bench.plan import Planned, Request, Run
-from bench.results import Result, RunKey, Store
+from bench.results import Result, RunKey, Store, check_writable
 
 LISTS = ("backbones", "tasks", "protocols")
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -68,7 +68,8 @@ def _main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(_describe(planned, plan.estimate(planned, store)))
         return DONE
     to_do = [p.run for p in planned if p.state != "done"]
-    store.check_writable()
+    check_writable(request.results, "--results")
+    check_writable(request.work_dir, "--work-dir")
     launch.check_weights(to_do)
     problems = {
         run.key: problem for run, problem in launch.launch(to_do, arguments.cluster) if problem

@@ -222,11 +222,15 @@ def test_ctrl_c_is_one_line_and_nothing_computed_is_lost(desk: Desk) -> None:
     assert len(desk.records()) == 2
 
 
-def test_an_unwritable_results_folder_stops_before_anything_is_run(desk: Desk) -> None:
-    (desk.folder / "results").write_text("a file, not a folder")
+@pytest.mark.parametrize(("folder", "flag"), [("results", "--results"), ("runs", "--work-dir")])
+def test_an_unwritable_folder_stops_before_anything_is_run(
+    desk: Desk, folder: str, flag: str
+) -> None:
+    (desk.folder / folder).write_text("a file, not a folder")
     ended = desk.run(*TOY)
     assert ended.returncode == 2
-    assert "results cannot be written" in ended.stderr
+    assert f"The folder {folder} cannot be written" in ended.stderr
+    assert f"{flag} DIR" in ended.stderr
     assert desk.attempts() == 0
 
 
@@ -241,7 +245,8 @@ def test_a_full_disk_loses_nothing_that_was_computed(desk: Desk) -> None:
     (desk.data / "wait").unlink()
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 1
-    assert str(blocked) in errors
+    assert f"The record {blocked}" in errors
+    assert "What was computed is kept in" in errors
     assert "Traceback" not in errors
     blocked.unlink()
     assert desk.run(*TOY).returncode == 0

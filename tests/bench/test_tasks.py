@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,13 @@ def test_plumbing_is_no_family() -> None:
     assert "openmmlab" not in tasks.families()
     with pytest.raises(UserError, match="Unknown task 'openmmlab'"):
         tasks.find(["openmmlab/scenes"])
+
+
+def test_a_changed_protocol_is_meant() -> None:
+    """Every published number hangs on its digest: change a protocol, and these, on purpose only.
+
+    After a change of protocol: a line in CHANGELOG.md; after a change of code that moves numbers: a
+    higher `version`. Then copy what this test found into golden_digests.json.
+    """
+    golden = json.loads(Path(__file__).with_name("golden_digests.json").read_text())
+    assert {named(pair): pair[0].digest(pair[1], "data")[:16] for pair in PAIRS} == golden
