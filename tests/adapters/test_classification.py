@@ -96,7 +96,7 @@ def test_the_upstream_config_is_plain_json_and_feels_every_number(task, protocol
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_protocols_name_their_source_and_what_differs(task):
-    frozen, finetune = task.protocols
+    finetune, frozen = task.protocols
     assert isinstance(frozen, Frozen)
     assert isinstance(finetune, Finetune)
     assert frozen.frozen
