@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from bench.backbones import Backbone
 from bench.checkpoints import LoadReport
 from bench.datasets import Dataset
-from bench.errors import unknown
+from bench.errors import UserError, unknown
 from bench.results import digest
 
 FAMILIES = "adapters"
@@ -180,10 +180,16 @@ def _is_family_package(spec: Any, name: str) -> bool:
 
 
 def family_tasks(family: str) -> dict[str, Task]:
-    """Import one family and return its tasks by name; raises UserError if there is none."""
+    """Import one family and return its tasks by name; raises UserError if that cannot be done."""
     if family not in (known := families()):
         raise unknown("task", family, known)
-    module = importlib.import_module(f"{FAMILIES}.{family}")
+    try:
+        module = importlib.import_module(f"{FAMILIES}.{family}")
+    except ImportError as error:
+        raise UserError(
+            f"The task family {family} cannot be imported: {error}. The other families do not need it; "
+            f"install what is missing (make install) or mend {FAMILIES}/{family}.py."
+        ) from error
     return {task.name: task for task in module.TASKS}
 
 

@@ -32,7 +32,7 @@ class Desk:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{self.folder}:{ROOT}",
             "BENCH_DATA": str(self.folder / "data"),
             "BENCH_CACHE": str(self.folder / "cache"),
         }
@@ -280,3 +280,18 @@ def test_help_and_list_import_no_torch() -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
         )
         assert ended.returncode == 0, ended.stderr
+
+
+def test_a_broken_family_cannot_break_another(desk: Desk) -> None:
+    """A folder of families of its own comes first on the path: one is broken, one is not."""
+    families = desk.folder / "adapters"
+    families.mkdir()
+    (families / "__init__.py").write_text("")
+    (families / "broken.py").write_text("import a_package_that_is_not_there\nTASKS = ()\n")
+    (families / "toy.py").write_text(ENTRIES.read_text())
+    ended = desk.run("--backbone", "test_vit", "--task", "broken")
+    assert ended.returncode == 2
+    assert "family broken cannot be imported: No module named 'a_package" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    fine = desk.run("--backbone", "test_vit", "--task", "toy/line", "--dry-run")
+    assert fine.returncode == 0
