@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bench import plan, provenance
 from bench.errors import UserError
@@ -50,11 +50,17 @@ def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[IO[str]]:
-    """Hold the run's folder: a second process waits, then finds the record. Death lets go of it."""
-    with (folder / "lock").open("w") as lock:
+def _only_one(folder: Path) -> Iterator[None]:
+    """Hold the run's folder: a second process waits, then finds the record. Death lets go of it.
+
+    The file says which process holds it, for whoever wonders.
+    """
+    with (folder / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def _attempt(run: Run) -> Result:

@@ -184,8 +184,7 @@ def test_a_killed_run_is_said_and_the_next_command_completes(desk: Desk, cluster
     command = desk.start(*TOY, "--cluster", cluster)
     desk.await_start()
     lock = next(desk.folder.glob("runs/**/lock"))
-    holder = subprocess.run(["fuser", str(lock)], capture_output=True, text=True).stdout.split()
-    os.kill(int(holder[0]), signal.SIGKILL)
+    os.kill(int(lock.read_text()), signal.SIGKILL)
     _, errors = command.communicate(timeout=120)
     assert command.returncode == 1
     assert "test_vit seed 0:" in errors
