@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
-SMALL := vit_tiny_patch16_224 resnet10t
+SMALL := test_resnet test_vit
 
 .PHONY: run test check bench install constraints
 install: .venv/installed
@@ -14,9 +14,11 @@ install: .venv/installed
 	MMCV_WITH_OPS=0 $(UV) pip install --python $(BIN)/python --requirements pyproject.toml --group dev --constraints constraints.txt
 	@touch $@
 
-# The embedded world, two small backbones from scratch, every family that exists, the leaderboard.
+# The embedded world, timm's smallest ResNet and ViT from scratch, every family that exists, fine-tuned
+# and frozen, then the leaderboard.
 run: install
 	$(BIN)/python -m bench.run --backbone $(SMALL) --task all
+	$(BIN)/python -m bench.run --backbone $(SMALL) --task all --protocol frozen
 	$(BIN)/python -m leaderboards.render --results results --out runs/leaderboard --print
 
 test: install
@@ -27,6 +29,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m leaderboards.render --check
 
 # Paired timings of the command line.
 bench: install
