@@ -23,7 +23,7 @@ from adapters.openmmlab import images, runner
 from adapters.openmmlab.accuracy import accuracies
 from adapters.openmmlab.backbone import TimmBackbone
 from bench import backbones
-from bench.tasks import Job, Outcome, Selection
+from bench.tasks import Job, Outcome
 
 
 def evaluate(job: Job, folder: Path, config: dict[str, Any]) -> Outcome:
@@ -32,15 +32,7 @@ def evaluate(job: Job, folder: Path, config: dict[str, Any]) -> Outcome:
     config["model"]["num_classes"] = len(train.classes)
     for split in ("train", "test"):
         config[f"{split}_dataloader"]["dataset"]["root"] = str(folder)
-    done = runner.run(config, job)
-    return Outcome(
-        metrics=done.metrics,
-        load_report=done.load_report,
-        selection=Selection(selected_on=None, reported_on="val"),
-        train_seconds=done.train_seconds,
-        eval_seconds=done.eval_seconds,
-        images_per_second=done.images_per_second,
-    )
+    return runner.run(config, job)
 
 
 @DATASETS.register_module()

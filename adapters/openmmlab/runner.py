@@ -9,7 +9,6 @@ the digest.
 
 import contextlib
 import copy
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -18,9 +17,8 @@ from typing import Any
 
 from adapters.openmmlab import compatibility
 from bench.backbones import normalisation
-from bench.checkpoints import LoadReport
 from bench.errors import UserError
-from bench.tasks import Job
+from bench.tasks import Job, Outcome, Selection
 
 compatibility.prepare()
 
@@ -32,17 +30,6 @@ from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  regist
 from adapters.openmmlab import checkpointing, layer_decay, progress, seeding  # noqa: E402, F401
 
 CHECKPOINT_SECONDS = 60.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunnerOutcome:
-    """Times are wall-clock seconds of this process; `images_per_second` is of its training, 0 if none."""
-
-    metrics: Mapping[str, float]
-    load_report: LoadReport
-    train_seconds: float
-    eval_seconds: float
-    images_per_second: float
 
 
 class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
@@ -80,11 +67,12 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
 
 def run(
     config: Mapping[str, Any], job: Job, *, checkpoint_seconds: float = CHECKPOINT_SECONDS
-) -> RunnerOutcome:
+) -> Outcome:
     """Train and test `config` on the job's backbone.
 
     `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
-    and workers. Training is epoch-based, the last epoch is tested, metrics keep the upstream's names.
+    and workers. Training is epoch-based, the last epoch is tested once, on val, so nothing is chosen on it; metrics
+    keep the upstream's names.
     Raises UserError when the loss diverges, the training split does not fill one batch, or a checkpoint
     cannot be written.
     """
@@ -97,9 +85,10 @@ def run(
         metrics = runner.test()
     eval_seconds = time.perf_counter() - start
     checkpointing.discard(job.work_dir)
-    return RunnerOutcome(
+    return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
         load_report=runner.model.backbone.load_report,
+        selection=Selection(selected_on=None, reported_on="val"),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         images_per_second=images / train_seconds if images else 0.0,

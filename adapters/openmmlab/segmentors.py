@@ -22,20 +22,12 @@ from torch.nn import functional as F
 from adapters.openmmlab import segmentation_data
 from adapters.openmmlab.backbone import TimmBackbone
 from adapters.segmentation import Layout
-from bench.tasks import Job, Outcome, Selection
+from bench.tasks import Job, Outcome
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
     """Train on train, test on val once; see `adapters.segmentation.evaluate`."""
-    outcome = runner.run(bind(job, layout), job)
-    return Outcome(
-        metrics=outcome.metrics,
-        load_report=outcome.load_report,
-        selection=Selection(selected_on=None, reported_on="val"),
-        train_seconds=outcome.train_seconds,
-        eval_seconds=outcome.eval_seconds,
-        images_per_second=outcome.images_per_second,
-    )
+    return runner.run(bind(job, layout), job)
 
 
 def bind(job: Job, layout: Layout) -> dict[str, Any]:
