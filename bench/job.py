@@ -12,6 +12,7 @@ from typing import Any
 
 from bench import plan, provenance
 from bench.errors import UserError
+from bench.installs import refuse_installs
 from bench.plan import Run
 from bench.results import Result, Store, write_atomic
 from bench.tasks import Job, Outcome, Protocol, Selection, Task
@@ -23,6 +24,7 @@ def execute(run: Run) -> Result:
     What is computed is first written into the run's own folder, so a results folder that is full or
     gone costs nothing but the next command. Raises UserError where the record cannot be written.
     """
+    refuse_installs()
     store = Store(run.results)
     run.folder.mkdir(parents=True, exist_ok=True)
     with _only_one(run.folder):

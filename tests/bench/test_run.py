@@ -170,7 +170,10 @@ def test_a_failure_is_a_record_and_is_tried_again(desk: Desk) -> None:
     assert [(r["status"], r["metrics"]) for r in desk.records()] == [("failed", {})]
     assert "ZeroDivisionError: a bug (toy_entries.py" in desk.records()[0]["error"]
     assert "Traceback" not in ended.stderr
-    (desk.data / "bug").rename(desk.data / "mistake")
+    (desk.data / "bug").rename(desk.data / "install")
+    assert desk.run(*TOY).returncode == 1
+    assert "nothing is installed while the harness runs" in desk.records()[0]["error"]
+    (desk.data / "install").rename(desk.data / "mistake")
     assert desk.run(*TOY).returncode == 1
     assert desk.records()[0]["error"].endswith("should not be there. Delete it.")
     (desk.data / "mistake").unlink()
