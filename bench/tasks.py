@@ -100,7 +100,7 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a family returns. Times are wall-clock seconds of this process, of what it computed itself."""
+    """What a family returns. Times are wall-clock seconds; a resumed run's training counts as a whole."""
 
     metrics: Mapping[str, float]
     load_report: LoadReport

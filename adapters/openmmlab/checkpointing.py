@@ -15,6 +15,7 @@ from mmengine.registry import HOOKS
 from bench.errors import UserError
 
 NAME = "checkpoint.pth"
+SECONDS = "train_seconds"  # kept in mmengine's message hub, which a checkpoint holds
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     def _write(self, runner: Any) -> None:
         folder = Path(runner.work_dir)
         temporary = folder / f".{NAME}"
+        runner.message_hub.update_info(SECONDS, runner.train_seconds())
         try:
             runner.save_checkpoint(str(folder), temporary.name, by_epoch=True)
             with temporary.open("rb") as file:

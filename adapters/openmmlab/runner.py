@@ -35,12 +35,17 @@ CHECKPOINT_SECONDS = 60.0
 class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
     """A Runner that keeps to its job's device and writes its log to a file, not to the terminal."""
 
-    resumed_iter = 0
+    earlier_seconds = 0.0  # of training, in the processes that this one goes on from
+    started = 0.0
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Note where this process begins."""
+        """Note how long the processes before this one trained."""
         super().resume(*args, **kwargs)
-        self.resumed_iter = self.iter
+        self.earlier_seconds = self.message_hub.get_info(checkpointing.SECONDS, 0.0)
+
+    def train_seconds(self) -> float:
+        """Wall-clock seconds of training so far, over all processes; what a kill lost is not in it."""
+        return self.earlier_seconds + time.perf_counter() - self.started
 
     def load_checkpoint(self, filename: str, **settings: Any) -> Any:
         """Refuse a checkpoint of another model; mmengine would only log what does not fit."""
@@ -71,16 +76,15 @@ def run(
     """Train and test `config` on the job's backbone.
 
     `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
-    and workers. Training is epoch-based, the last epoch is tested once, on val, so nothing is chosen on it; metrics
-    keep the upstream's names.
-    Raises UserError when the loss diverges, the training split does not fill one batch, or a checkpoint
-    cannot be written.
+    and workers. Training is epoch-based; the last epoch is tested once, on val, so nothing is chosen
+    on it; metrics keep the upstream's names. Raises UserError when the loss diverges, the training
+    split does not fill one batch, or a checkpoint cannot be written.
     """
     job.work_dir.mkdir(parents=True, exist_ok=True)
     runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds))
     bars = next(hook for hook in runner.hooks if isinstance(hook, progress.ProgressHook))
     with _single_line_errors(), contextlib.closing(bars):
-        train_seconds, images = _train(runner)
+        train_seconds = _train(runner)
         start = time.perf_counter()
         metrics = runner.test()
     eval_seconds = time.perf_counter() - start
@@ -91,12 +95,12 @@ def run(
         selection=Selection(selected_on=None, reported_on="val"),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
-        images_per_second=images / train_seconds if images else 0.0,
+        images_per_second=runner.iter * runner.cfg.train_dataloader.batch_size / train_seconds,
     )
 
 
-def _train(runner: JobRunner) -> tuple[float, int]:
-    """Train to the end; returns seconds and the images seen by this process."""
+def _train(runner: JobRunner) -> float:
+    """Train to the end; returns all seconds of it."""
     batch_size = runner.cfg.train_dataloader.batch_size
     loader = runner.train_loop.dataloader
     if len(loader) == 0:
@@ -104,9 +108,9 @@ def _train(runner: JobRunner) -> tuple[float, int]:
             f"The training split has {len(loader.dataset)} images, fewer than one batch of {batch_size}. "
             f"Add images, or define a protocol with a smaller batch."
         )
-    start = time.perf_counter()
+    runner.started = time.perf_counter()
     runner.train()
-    return time.perf_counter() - start, (runner.iter - runner.resumed_iter) * batch_size
+    return runner.train_seconds()
 
 
 def bind(

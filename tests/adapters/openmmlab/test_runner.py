@@ -23,6 +23,7 @@ from bench.errors import UserError
 from bench.tasks import Job
 
 EPOCHS, IMAGES, BATCH = 4, 9, 2
+DWELL = 0.05  # seconds in each epoch and each write of a run that is to be killed
 
 
 def write_images(folder: Path) -> None:
@@ -199,6 +200,7 @@ def test_killed_run_ends_with_the_numbers_of_the_undisturbed(
     assert process.exitcode == 0
     assert json.loads(lines(second)[-1]) == undisturbed
     assert sum(line.startswith("epoch") for line in lines(second)) == left
+    assert float(lines(second)[-2]) > EPOCHS * DWELL, "the first process's training costs too"
 
 
 def test_truncated_checkpoint_is_not_trusted(
@@ -303,7 +305,7 @@ def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
 
     def tell(moment: str) -> None:
         file.write(f"{moment}\n")
-        time.sleep(0.05)
+        time.sleep(DWELL)
 
     @HOOKS.register_module(force=True)
     class Tell(Hook):
@@ -326,4 +328,4 @@ def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
     mmengine.runner.runner.save_checkpoint = save_slowly
     told = {**config(data), "custom_hooks": [{"type": "Tell"}]}
     outcome = run(told, job(work_dir), checkpoint_seconds=0)
-    file.write(json.dumps(dict(outcome.metrics)) + "\n")
+    file.write(f"{outcome.train_seconds}\n{json.dumps(dict(outcome.metrics))}\n")
