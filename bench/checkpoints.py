@@ -5,6 +5,7 @@ Files are read without executing anything: safetensors, or `torch.load(weights_o
 
 import dataclasses
 import json
+import re
 import struct
 import sys
 from collections.abc import Mapping
@@ -57,11 +58,7 @@ def read(path: Path) -> dict[str, "Tensor"]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise UserError(
-            f"The weights file {path} was refused and nothing in it was executed: it is no plain file of "
-            f"tensors ({str(error).splitlines()[0]}) Save only tensors: "
-            f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
-        ) from None
+        raise _unsafe(path, error) from None
     except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
         raise _unreadable(path, error) from None
     return _tensors(content, path)
@@ -80,6 +77,17 @@ def _tensors(content: object, path: Path) -> dict[str, "Tensor"]:
             f"tensors by timm key, bare or under {' or '.join(map(repr, WRAPPERS))}."
         )
     return {str(key).removeprefix("module."): value for key, value in content.items()}
+
+
+def _unsafe(path: Path, error: Exception) -> UserError:
+    """Name what the file would have called; torch's own words advise to load it all the same."""
+    called = re.search(r"GLOBAL ([\w.]+)", str(error))
+    what = f"it calls {called[1]}" if called else "it is a pickle of something else"
+    return UserError(
+        f"The weights file {path} was refused and nothing in it was executed: it is no plain file of tensors, {what}. "
+        f"Where you trust it, save its tensors alone on another machine: "
+        f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:

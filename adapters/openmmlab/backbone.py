@@ -82,8 +82,7 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
             self.model, self.load_report = backbones.build(arch, weights=weights, **accepted)
         self._choose_maps(out_indices)
         self._check_maps()
-        self.requires_grad_(not frozen)
-        self.train()
+        self.requires_grad_(not frozen).train()
 
     def _accepted(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """The options that the architecture's class has; an image size is nothing to a convolution."""

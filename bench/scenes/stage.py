@@ -184,11 +184,10 @@ def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
         f[:, 0] * solid.centre[:, 0] + f[:, 1] * solid.centre[:, 1] + f[:, 2] * solid.centre[:, 2]
         for f in solid.frame.transpose(1, 0, 2)
     ], axis=1)  # fmt: skip
-    frame = solid.frame.reshape(-1, 9)
     return Stage(
         size=size,
         scenes=len(placed),
-        rows=floats(np.concatenate([eye, frame, solid.size, solid.material], axis=1)),
+        rows=floats(np.hstack([eye, solid.frame.reshape(-1, 9), solid.size, solid.material])),
         kind=integers(solid.kind),
         thing=integers(thing),
         semantic=integers([value for p in placed for value in p.semantic]),

@@ -5,7 +5,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,7 @@ PROTOCOLS = [(task, protocol) for task in TASKS for protocol in task.protocols]
 SMALL = {"epochs": 1, "batch_size": 2, "limit": None, "img_size": 64, "test_batch_size": 1}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_pair(image: Path, mask: Path, seed: int, labels: tuple[int, ...] = (0, 1, 2)) -> None:

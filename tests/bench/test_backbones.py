@@ -130,8 +130,9 @@ def test_code_in_a_pickle_is_refused_and_never_executed(tmp_path: Path) -> None:
             dump({"model": Bomb()}, path)
         else:
             path.write_bytes(pickle.dumps({"model": Bomb()}))
-        with pytest.raises(UserError, match="was refused and nothing in it was executed"):
+        with pytest.raises(UserError, match="nothing in it was executed") as caught:
             build("test_vit", weights=path)
+        assert "weights_only" not in str(caught.value), "torch's advice to load it all the same"
     assert not (tmp_path / "exploded").exists()
 
 

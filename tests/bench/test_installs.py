@@ -1,24 +1,9 @@
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    # By standard input: this process may refuse "pip install" among the words itself.
-    return subprocess.run(
-        [sys.executable, "-"],
-        input=code,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+Python = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 
 ATTEMPTS = {
@@ -32,14 +17,14 @@ ATTEMPTS = {
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS.values(), ids=ATTEMPTS)
-def test_installing_while_running_is_refused(attempt: str) -> None:
+def test_installing_while_running_is_refused(python: Python, attempt: str) -> None:
     done = python("from bench.installs import refuse_installs; refuse_installs();" + attempt)
     assert done.returncode == 1
     assert "RuntimeError: Refused to run" in done.stderr
     assert "nothing is installed while the harness runs" in done.stderr
 
 
-def test_other_commands_run() -> None:
+def test_other_commands_run(python: Python) -> None:
     code = """
 from bench.installs import refuse_installs
 refuse_installs()

@@ -1,9 +1,7 @@
-import os
 import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
-ROOT = Path(__file__).parents[3]
+Python = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 TOGETHER = """
 from adapters.openmmlab.compatibility import prepare
@@ -20,20 +18,7 @@ for name in ("mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py",
 """
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    # By standard input: this process may be prepared itself, and refuse "pip install" among the words.
-    return subprocess.run(
-        [sys.executable, "-"],
-        input=code,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
-def test_every_package_imports_in_one_process_and_says_nothing() -> None:
+def test_every_package_imports_in_one_process_and_says_nothing(python: Python) -> None:
     done = python(TOGETHER)
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr == ""

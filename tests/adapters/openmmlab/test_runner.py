@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,8 +37,39 @@ def write_images(folder: Path) -> None:
         Image.fromarray(mask).save(folder / f"seg/{index}.png")
 
 
+def model() -> dict[str, Any]:
+    """A linear head on test_vit, with drop path and dropout."""
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "bgr_to_rgb": True,
+            "size": (64, 64),
+            "seg_pad_val": 255,
+        },
+        "backbone": {
+            "type": "TimmBackbone",
+            "out_indices": (3,),
+            "img_size": 64,
+            "drop_path_rate": 0.2,
+        },
+        "decode_head": {
+            "type": "FCNHead",
+            "in_channels": 64,
+            "channels": 64,
+            "num_convs": 0,
+            "concat_input": False,
+            "dropout_ratio": 0.1,
+            "num_classes": 3,
+            "align_corners": False,
+            "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True},
+        },
+        "test_cfg": {"mode": "whole"},
+    }
+
+
 def config(data: Path, lr: float = 1e-3, epochs: int = EPOCHS) -> dict[str, Any]:
-    """A linear head on test_vit, with random numbers drawn by data, drop path and dropout alike."""
+    """The whole config; random numbers are drawn by the data and by the model."""
     augment = [
         {"type": "RandomResize", "scale": (64, 64), "ratio_range": (0.8, 1.5), "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": (64, 64)},
@@ -48,33 +78,7 @@ def config(data: Path, lr: float = 1e-3, epochs: int = EPOCHS) -> dict[str, Any]
     ]
     return {
         "default_scope": "mmseg",
-        "model": {
-            "type": "EncoderDecoder",
-            "data_preprocessor": {
-                "type": "SegDataPreProcessor",
-                "bgr_to_rgb": True,
-                "size": (64, 64),
-                "seg_pad_val": 255,
-            },
-            "backbone": {
-                "type": "TimmBackbone",
-                "out_indices": (3,),
-                "img_size": 64,
-                "drop_path_rate": 0.2,
-            },
-            "decode_head": {
-                "type": "FCNHead",
-                "in_channels": 64,
-                "channels": 64,
-                "num_convs": 0,
-                "concat_input": False,
-                "dropout_ratio": 0.1,
-                "num_classes": 3,
-                "align_corners": False,
-                "loss_decode": {"type": "CrossEntropyLoss", "avg_non_ignore": True},
-            },
-            "test_cfg": {"mode": "whole"},
-        },
+        "model": model(),
         "train_dataloader": {"batch_size": BATCH, "dataset": dataset(data, augment)},
         "test_dataloader": {"batch_size": 1, "dataset": dataset(data, [])},
         "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": epochs},
@@ -123,13 +127,7 @@ def job(work_dir: Path, *, seed: int = 0, workers: int = 0, device: str = "cpu")
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads change the order of sums, and a forked process may not start any."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
