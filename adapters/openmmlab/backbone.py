@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 from torch.nn import functional as F
 
+from adapters.openmmlab import window
 from bench import backbones
 from bench.errors import UserError
 
@@ -49,6 +50,8 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         out_indices: Sequence[int] | None = None,
         img_size: int | tuple[int, int] | None = None,
         drop_path_rate: float = 0.0,
+        window_size: int = 0,
+        global_blocks: int = 4,
         frozen: bool = False,
         seed: int | None = None,
         timm_options: Mapping[str, Any] | None = None,
@@ -64,6 +67,10 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
                 Other sizes are taken too; but Hiera (not SAM 2's) and BEiT are built for one size,
                 to which smaller images are padded, and take none that is larger.
             drop_path_rate: stochastic depth at the last block.
+            window_size: a plain ViT's blocks, but for `global_blocks` of them, attend in windows of
+                so many patches a side, with relative positions (see `window`). 0 leaves the model as
+                it is, and so does an architecture that is not plain: it has windows of its own, or
+                no attention.
             frozen: no gradients, and evaluation mode (batch statistics included) for good.
             seed: of the initialisation; torch's global generator is left as it was.
             timm_options: further arguments for `timm.create_model`.
@@ -81,6 +88,8 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
                 torch.random.default_generator.manual_seed(seed)
             self.model, self.load_report = backbones.build(arch, weights=weights, **accepted)
         self._choose_maps(out_indices)
+        if window_size and self.plain:
+            self._attend_in_windows(window_size, global_blocks)
         self._check_maps()
         self.requires_grad_(not frozen).train()
 
@@ -111,6 +120,12 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.plain)
         self.channels = tuple(stages[i]["num_chs"] for i in self.out_indices)
         self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
+
+    def _attend_in_windows(self, window_size: int, global_blocks: int) -> None:
+        try:
+            window.attend_in_windows(self.model, window_size, global_blocks)
+        except ValueError as error:
+            raise self._unusable(str(error)) from None
 
     def _check_maps(self) -> None:
         """Run a tiny image through, and refuse an architecture whose maps are not as stated."""
