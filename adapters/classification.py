@@ -13,7 +13,7 @@ import dataclasses
 from typing import Any
 
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.tasks import Job, Metric, Outcome, Protocol, Task
+from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Protocol, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,18 +84,18 @@ FINETUNE_SOURCE = (
     "MAE's ViT-B fine-tuning (arXiv 2111.06377, A.1; main_finetune.py): AdamW, layer decay, drop path, RandAugment, "
     "random erasing, mixup, cutmix, label smoothing, cosine with warm-up. Differs: the architecture's own pooling."
 )
+COMMAND = (
+    "python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth "
+    "--task classification/folder --data-root IMAGENET"
+)
 SHORT = " Shortened for two CPU cores: {epochs} epochs of batches of {batch_size} at {img_size} px, {also}."
-
-
-def _short(protocol: Finetune, also: str) -> Finetune:
-    scale = SHORT.format(also=also, **dataclasses.asdict(protocol))
-    return dataclasses.replace(protocol, source=FINETUNE_SOURCE + scale)
 
 
 FULL_FROZEN = Frozen(
     name="frozen",
     source=FROZEN_SOURCE,
     expected="MAE ViT-B/16, 1600 epochs, linear probe on ImageNet-1k: top1 67.1 (mmpretrain)",
+    command=f"{COMMAND} --protocol frozen",
     img_size=224,
     crop_pct=0.875,
 )
@@ -103,14 +103,29 @@ FULL_FINETUNE = Finetune(
     name="finetune",
     source=FINETUNE_SOURCE,
     expected="MAE ViT-B/16, 1600 epochs, fine-tuned on ImageNet-1k: top1 83.5 (mmpretrain)",
+    command=f"{COMMAND} --gpus 8",
     epochs=100,
     batch_size=1024,
     img_size=224,
     crop_pct=0.875,
 )
+
+
+def _short(protocol: Finetune, also: str) -> Finetune:
+    """The recipe at a scale that two CPU cores can run."""
+    return dataclasses.replace(
+        protocol,
+        source=FINETUNE_SOURCE + SHORT.format(also=also, **dataclasses.asdict(protocol)),
+        expected=f"{UNPUBLISHED}; at full scale {FULL_FINETUNE.expected}",
+        command=FULL_FINETUNE.command,
+    )
+
+
 SMALL_FROZEN = Frozen(
     name="frozen",
     source=FROZEN_SOURCE + " At 128 px, uncropped: the images are that small.",
+    expected=f"{UNPUBLISHED}; at full scale {FULL_FROZEN.expected}",
+    command=FULL_FROZEN.command,
     img_size=128,
     crop_pct=1.0,
 )

@@ -10,7 +10,6 @@ of the last epoch. Expected at full scale (`segmentation/ade20k`): MAE ViT-B/16,
 
 import dataclasses
 import functools
-from typing import Any
 
 from adapters.openmmlab.segmentation_config import upstream
 from bench.datasets import Dataset, EmbeddedWorld
@@ -80,6 +79,8 @@ ADE_FINETUNE = SegmentationProtocol(
     source=f"{UPERNET}. Differs: epochs (127 of ADE20K's 20,210 images for 160,000 iterations), bf16 for fp16 on CUDA, "
     "ignored pixels out of the loss's mean.",
     expected="MAE ViT-B/16, 1600 epochs: mIoU 48.1 (MAE; mmsegmentation's rerun 48.13)",
+    command="python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth "
+    "--task segmentation/ade20k --data-root DIR --gpus 8",
     epochs=127,
     batch_size=16,
     img_size=512,
@@ -96,6 +97,8 @@ ADE_FROZEN = SegmentationProtocol(
     frozen=True,
     source=f"The {LINEAR}, {MAPS}; epochs for its 40,000 iterations.",
     expected="DINOv2 ViT-B/14 on its last map alone: mIoU 47.3 (DINOv2)",
+    command="python -m bench.run --backbone vit_base_patch14_dinov2@dinov2_vitb14_pretrain.pth "
+    "--task segmentation/ade20k --protocol frozen --data-root DIR --gpus 8",
     epochs=32,
     batch_size=16,
     img_size=512,
@@ -106,17 +109,10 @@ ADE_FROZEN = SegmentationProtocol(
 )
 
 
-def _scaled(p: SegmentationProtocol, why: str, **changes: Any) -> SegmentationProtocol:
-    """The protocol at a scale that a CPU can run; its source says all that changed."""
-    said = ", ".join(f"{name} {value}" for name, value in changes.items())
-    source = f"{p.source} Scaled down to {why}: {said}."
-    return dataclasses.replace(p, source=source, expected="none published at this scale", **changes)
-
-
 VOC_SIZE = {"batch_size": 8, "img_size": 224, "stride": 149, "warmup_epochs": 2.0}
 VOC_WHY = "a CPU and a few hundred images"
-VOC_FINETUNE = _scaled(ADE_FINETUNE, VOC_WHY, epochs=40, lr=2e-3, channels=64, **VOC_SIZE)
-VOC_FROZEN = _scaled(ADE_FROZEN, VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
+VOC_FINETUNE = ADE_FINETUNE.scaled(VOC_WHY, epochs=40, lr=2e-3, channels=64, **VOC_SIZE)
+VOC_FROZEN = ADE_FROZEN.scaled(VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
 
 SCENES_SIZE = {
     "limit": 1000,
@@ -127,10 +123,10 @@ SCENES_SIZE = {
     "warmup_epochs": 0.1,
 }
 SCENES_WHY = "a minute on two cores, each image seen whole"
-SCENES_FINETUNE = _scaled(
-    ADE_FINETUNE, SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE
+SCENES_FINETUNE = ADE_FINETUNE.scaled(
+    SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE
 )
-SCENES_FROZEN = _scaled(ADE_FROZEN, SCENES_WHY, epochs=3, lr=3e-3, **SCENES_SIZE)
+SCENES_FROZEN = ADE_FROZEN.scaled(SCENES_WHY, epochs=3, lr=3e-3, **SCENES_SIZE)
 
 
 def task(

@@ -2,10 +2,11 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.provenance import content_sha256
 from bench.scenes.world import World, ensure
 
@@ -17,7 +18,8 @@ class Dataset:
     Args:
         root: its folder under the data root ("." for the data root itself).
         splits: what each split is made of: paths below `root` that must exist, lists and folders
-            of images alike. A task may need only some of the splits.
+            of images alike. A protocol may read only some of the splits.
+        optional: files below `root` that count where they exist.
         classes: names by index, where they are fixed.
     """
 
@@ -26,7 +28,15 @@ class Dataset:
     licence: str
     root: str
     splits: Mapping[str, tuple[str, ...]]
+    optional: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+
+    def only(self: "D", splits: Sequence[str]) -> "D":
+        """The same data set reduced to some of its splits; raises UserError for one it does not have."""
+        for split in splits:
+            if split not in self.splits:
+                raise unknown(f"split of {self.name}", split, self.splits)
+        return dataclasses.replace(self, splits={split: self.splits[split] for split in splits})
 
     def locate(self, data_root: Path | None) -> Path:
         """Return the data set's folder; raises UserError that names the file expected."""
@@ -46,6 +56,7 @@ class Dataset:
         files: set[Path] = set()
         for path in (folder / p for paths in self.splits.values() for p in paths):
             files |= {f for f in path.rglob("*") if f.is_file()} if path.is_dir() else {path}
+        files |= {folder / path for path in self.optional if (folder / path).is_file()}
         return content_sha256(folder, files)
 
     def planned_fingerprint(self, data_root: Path | None) -> str:
@@ -63,8 +74,11 @@ class Dataset:
         )
 
     def _expected(self, where: str) -> str:
-        paths = [p for paths in self.splits.values() for p in paths]
+        paths = list(dict.fromkeys(p for paths in self.splits.values() for p in paths))
         return f"Below {where} are expected {', '.join(str(Path(self.root) / p) for p in paths)}."
+
+
+D = TypeVar("D", bound=Dataset)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

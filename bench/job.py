@@ -81,19 +81,25 @@ def _attempt(run: Run) -> Result:
 
 
 def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
-    data = task.dataset.locate(run.data_root)
-    found = task.digest(protocol, task.dataset.fingerprint(data))
+    sources = task.sources(protocol)
+    folders = [source.locate(run.data_root) for source in sources]
+    located = dict(zip((s.name for s in sources), folders, strict=True))
+    fingerprint = task.fingerprint(
+        protocol, lambda source: source.fingerprint(located[source.name])
+    )
+    found = task.digest(protocol, fingerprint)
     if found != run.digest:
         raise UserError(
-            f"{run} was planned as {run.digest[:8]} and is now {found[:8]}: the data set in {data}, the protocol "
-            f"or the code was changed in between. Give the same command again."
+            f"{run} was planned as {run.digest[:8]} and is now {found[:8]}: the data set in {folders[-1]}, the "
+            f"protocol or the code was changed in between. Give the same command again."
         )
     return Job(
         backbone=run.backbone,
         task=task,
         protocol=protocol,
         seed=run.seed,
-        data=data,
+        data=folders[-1],
+        train_data=folders[0],
         work_dir=run.folder,
         cache=run.work_dir,
         device=device,
@@ -137,7 +143,7 @@ def _record(
     error: str | None,
     started: str,
 ) -> Result:
-    primary = task.metrics[0]
+    primary, sources = task.metrics[0], task.sources(protocol)
     backbone = dataclasses.asdict(run.backbone)
     backbone["weights"] = run.backbone.weights and run.backbone.weights.name
     selection = outcome.selection if outcome else Selection(selected_on=None, reported_on="")
@@ -148,16 +154,18 @@ def _record(
         load_report=dataclasses.asdict(outcome.load_report) if outcome else {},
         task=task.name,
         task_version=task.version,
-        protocol=dataclasses.asdict(protocol),
+        protocol=_values(protocol),
         digest=run.digest,
         data={
             "name": task.dataset.name,
             "fingerprint": run.fingerprint,
-            "splits": sorted(task.dataset.splits),
+            "splits": sorted(sources[-1].splits),
+            "trained_on": sources[0].name,
         },
         selection=dataclasses.asdict(selection),
         seed=run.seed,
         metrics=outcome.metrics if outcome else {},
+        curves=outcome.curves if outcome else {},
         primary=primary.name,
         higher_is_better=primary.higher_is_better,
         cost=_cost(outcome),
@@ -166,6 +174,12 @@ def _record(
         started=started,
         finished=provenance.now(),
     )
+
+
+def _values(protocol: Protocol) -> dict[str, Any]:
+    """A protocol's fields; of another data set that it trains on, the name."""
+    values = dataclasses.asdict(protocol)
+    return values | {"train_on": protocol.train_on and protocol.train_on.name}
 
 
 def _cost(outcome: Outcome | None) -> dict[str, Any]:
@@ -181,6 +195,7 @@ def _cost(outcome: Outcome | None) -> dict[str, Any]:
         "train_seconds": round(train, 3),
         "eval_seconds": round(evaluation, 3),
         "images_per_second": round(outcome.images_per_second, 3) if outcome else 0.0,
+        "data_wait": round(outcome.data_wait, 4) if outcome else 0.0,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak,
         "device": torch.cuda.get_device_name() if cuda else f"CPU, {cores} cores",
         "device_hours": round((train + evaluation) / 3600, 6),

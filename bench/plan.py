@@ -4,7 +4,7 @@ import dataclasses
 import importlib.util
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,12 +135,12 @@ def runs(request: Request) -> list[Run]:
     wanted = tasks.find(request.tasks, entries.tasks)
     protocols = {task.name: task.protocol(request.protocol) for task in wanted}
     chosen = [backbones.resolve(spec, entries.backbones) for spec in request.backbones]
-    fingerprints = _fingerprints([task.dataset for task in wanted], request.data_root)
+    fingerprint_of = _planned_fingerprints(request.data_root)
     made = []
     for task in wanted:
         protocol = protocols[task.name]
         protocol = protocol.smoke() if request.smoke else protocol
-        fingerprint = fingerprints[task.dataset.name]
+        fingerprint = task.fingerprint(protocol, fingerprint_of)
         digest = task.digest(protocol, fingerprint)
         made += [
             Run(
@@ -163,9 +163,17 @@ def runs(request: Request) -> list[Run]:
     return list({run.key: run for run in made}.values())
 
 
-def _fingerprints(datasets: Iterable[Dataset], data_root: Path | None) -> dict[str, str]:
-    distinct = {dataset.name: dataset for dataset in datasets}
-    return {name: d.planned_fingerprint(data_root) for name, d in distinct.items()}
+def _planned_fingerprints(data_root: Path | None) -> Callable[[Dataset], str]:
+    """Fingerprints a data set; reads its files once, however many tasks need it."""
+    known: dict[tuple[str, tuple[str, ...]], str] = {}
+
+    def of(dataset: Dataset) -> str:
+        key = (dataset.name, tuple(dataset.splits))
+        if key not in known:
+            known[key] = dataset.planned_fingerprint(data_root)
+        return known[key]
+
+    return of
 
 
 def plan(wanted: Sequence[Run], store: Store) -> list[Planned]:

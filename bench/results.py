@@ -9,13 +9,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 had no curves
 
 Json = Mapping[str, Any]
 
@@ -30,7 +30,8 @@ def digest(value: object) -> str:
 class Result:
     """A record, key by key as `design.md` section 5 has it. All metrics are percentages 0-100 or SI units.
 
-    `cost` is in seconds, bytes and device-hours; `metrics` may hold NaN (written as null).
+    `cost` is in seconds, bytes and device-hours; `metrics` may hold NaN (written as null). `curves` are
+    loss terms by training iteration, to five digits.
     """
 
     schema: int = SCHEMA
@@ -46,6 +47,7 @@ class Result:
     selection: Json
     seed: int
     metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     primary: str
     higher_is_better: bool
     cost: Json
@@ -55,10 +57,15 @@ class Result:
     finished: str
 
     def to_json(self) -> str:
-        """Render as indented JSON with a final newline; NaN and infinity become null."""
+        """Render as indented JSON, a curve on one line, with a final newline; NaN and infinity become null."""
         record = dataclasses.asdict(self)
         record["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
-        return json.dumps(record, indent=1, allow_nan=False) + "\n"
+        record["curves"] = {name: f"curve {name}" for name in self.curves}
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        for name, curve in self.curves.items():
+            line = json.dumps([float(f"{value:.5g}") for value in curve], allow_nan=False)
+            text = text.replace(json.dumps(f"curve {name}"), line)
+        return text
 
     @classmethod
     def from_json(cls, text: str) -> "Result":
@@ -67,6 +74,8 @@ class Result:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"not JSON ({error})") from None
+        if isinstance(record, dict) and record.get("schema") == 1:
+            record |= {"schema": SCHEMA, "curves": {}}
         if odd := _odd(record):
             raise UserError(f"not a record of schema {SCHEMA}: {odd}")
         nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}

@@ -119,7 +119,7 @@ def _listing(kind: str, entries: plan.Entries) -> str:
     if kind == "tasks":
         return "".join(f"{t.name:32} {t.metrics[0].name:10} {t.dataset.source}\n" for t in known)
     return "".join(
-        f"{t.name:32} {p.name:20} {p.source} Published: {p.expected}.\n"
+        f"{t.name:32} {p.name:20} {p.source} Published: {p.expected}. Command: {p.command or 'none'}\n"
         for t in known
         for p in t.protocols
     )

@@ -20,6 +20,8 @@ from bench.errors import UserError, unknown
 from bench.results import digest
 
 FAMILIES = "adapters"
+BESIDE = ("source", "expected", "command", "splits", "train_on")  # move no digest by themselves
+UNPUBLISHED = "none published at this scale"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,9 @@ class Protocol:
         frozen: whether the backbone's weights stay as they are.
         source: the paper or recipe the values come from, and what differs.
         expected: a published number at full scale, with its backbone and source.
+        command: what would reproduce that number on 8 GPUs; "" where none is published.
+        splits: the splits of the task's data set that are read; () for all that it has.
+        train_on: another data set, whose "train" is trained on (then `splits` are for testing alone).
         epochs: passes over the training split.
         limit: how many items of each split are used (None: all).
     """
@@ -46,7 +51,10 @@ class Protocol:
     name: str
     frozen: bool
     source: str
-    expected: str = "none published at this scale"
+    expected: str = UNPUBLISHED
+    command: str = ""
+    splits: tuple[str, ...] = ()
+    train_on: Dataset | None = None
     epochs: int
     batch_size: int
     img_size: int
@@ -58,6 +66,13 @@ class Protocol:
             self, name=f"{self.name}-smoke", epochs=1, limit=4 * self.batch_size
         )
 
+    def scaled(self: "P", why: str, **changes: Any) -> "P":
+        """The protocol at a smaller scale, where no number is published; its source says what changed."""
+        said = ", ".join(f"{name} {value}" for name, value in changes.items() if name != "name")
+        source = f"{self.source} Scaled down to {why}: {said}."
+        expected = f"{UNPUBLISHED}; at full scale {self.expected}"
+        return dataclasses.replace(self, **({"source": source, "expected": expected} | changes))
+
 
 P = TypeVar("P", bound=Protocol)
 
@@ -67,7 +82,8 @@ class Job:
     """One run as a family sees it.
 
     Args:
-        data: the data set's folder.
+        data: the folder of the task's data set.
+        train_data: the folder of the data set trained on; the same unless the protocol has `train_on`.
         work_dir: this run's own folder; what is in it comes from the same run, cut short earlier.
         cache: a folder that all runs share, for frozen features.
         device: a torch device, "cpu" or "cuda".
@@ -79,6 +95,7 @@ class Job:
     protocol: Any
     seed: int
     data: Path
+    train_data: Path
     work_dir: Path
     cache: Path
     device: str
@@ -100,7 +117,12 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a family returns. Times are wall-clock seconds; a resumed run's training counts as a whole."""
+    """What a family returns. Times are wall-clock seconds; a resumed run's training counts as a whole.
+
+    Args:
+        data_wait: the part of train_seconds, 0 to 1, in which the model waited for images.
+        curves: loss terms by training iteration, where a family keeps them.
+    """
 
     metrics: Mapping[str, float]
     load_report: LoadReport
@@ -108,6 +130,8 @@ class Outcome:
     train_seconds: float
     eval_seconds: float
     images_per_second: float
+    data_wait: float = 0.0
+    curves: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,10 +172,21 @@ class Task:
             raise unknown(f"protocol of {self.name}", name, known)
         return known[name]
 
+    def sources(self, protocol: Protocol) -> tuple[Dataset, ...]:
+        """What a protocol reads: one data set, or the one it trains on and the one it tests on."""
+        own = self.dataset.only(protocol.splits or tuple(self.dataset.splits))
+        return (protocol.train_on.only(("train",)), own) if protocol.train_on else (own,)
+
+    def fingerprint(self, protocol: Protocol, of: Callable[[Dataset], str]) -> str:
+        """The fingerprint of all that a protocol reads, from that `of` each data set."""
+        found = [of(source) for source in self.sources(protocol)]
+        return found[0] if len(found) == 1 else digest(found)
+
     def digest(self, protocol: Protocol, fingerprint: str) -> str:
         """What makes two numbers comparable: task, data, protocol and the derived config.
 
-        A protocol's `source` and `expected` are prose: mending them moves no number, nor a digest.
+        A protocol's `source`, `expected` and `command` are prose: mending them moves no number, nor a
+        digest. Which data it reads is in the fingerprint.
         """
         values = dataclasses.asdict(protocol)
         return digest(
@@ -159,7 +194,7 @@ class Task:
                 "task": self.name,
                 "version": self.version,
                 "data": fingerprint,
-                "protocol": {k: v for k, v in values.items() if k not in ("source", "expected")},
+                "protocol": {k: v for k, v in values.items() if k not in BESIDE},
                 "upstream": self.upstream(self, protocol),
             }
         )

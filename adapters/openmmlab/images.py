@@ -4,9 +4,10 @@ The official tiny-imagenet-200 keeps its val images in one folder and their clas
 layouts are read.
 """
 
+import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from bench.backbones import Backbone, normalisation
 from bench.errors import UserError
+from bench.results import digest, write_atomic
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 EVAL_VERSION = 1  # raised when `eval_transform` shows a model anything else
@@ -55,12 +57,44 @@ def read(path: Path) -> Image.Image:
             rgb: Image.Image = image.convert("RGB")
             return rgb
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or no image; "
-            f"restore or remove it, and run again."
-        ) from None
+        raise unreadable(path, error) from None
+
+
+def open_whole(path: Path) -> Image.Image:
+    """Decode all of an image, unconverted (a truncated file has a whole header); raises UserError."""
+    try:
+        with contextlib.closing(Image.open(path)) as file:
+            file.load()
+            return file.copy()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise unreadable(path, error) from None
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """Say which image cannot be read, and what to do."""
+    size = path.stat().st_size if path.is_file() else 0
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(
+        f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or no image; "
+        f"restore or remove it, and run again."
+    )
+
+
+@contextlib.contextmanager
+def checked_once(cache: Path, kind: str, files: Iterable[Path], *settings: Any) -> Iterator[bool]:
+    """Remember that files were found good: yields whether they must be read again.
+
+        with checked_once(cache, "masks", files, num_classes) as unread:
+            if unread:
+                ...  # raise UserError for a bad file
+
+    Files are the same while their paths, sizes and times are.
+    """
+    stats = [(str(p), s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
+    memory = cache / f"checked-{kind}" / digest([stats, *settings])
+    yield not memory.is_file()
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(memory, f"{len(stats)} files\n")
 
 
 def splits(root: Path, *, limit: int | None = None) -> tuple[Split, Split]:

@@ -11,8 +11,9 @@ import contextlib
 import copy
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from adapters.openmmlab import compatibility
@@ -27,7 +28,13 @@ from mmengine.model import revert_sync_batchnorm  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
-from adapters.openmmlab import checkpointing, layer_decay, progress, seeding  # noqa: E402, F401
+from adapters.openmmlab import (  # noqa: E402
+    checkpointing,
+    layer_decay,  # noqa: F401
+    measuring,
+    progress,
+    seeding,  # noqa: F401
+)
 
 CHECKPOINT_SECONDS = 60.0
 
@@ -71,17 +78,23 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
 
 
 def run(
-    config: Mapping[str, Any], job: Job, *, checkpoint_seconds: float = CHECKPOINT_SECONDS
+    config: Mapping[str, Any],
+    job: Job,
+    *,
+    reported_on: str = "val",
+    curves: Mapping[str, Sequence[str]] | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Outcome:
     """Train and test `config` on the job's backbone.
 
     `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
-    and workers. Training is epoch-based; the last epoch is tested once, on val, so nothing is chosen
-    on it; metrics keep the upstream's names. Raises UserError when the loss diverges, the training
-    split does not fill one batch, or a checkpoint cannot be written.
+    and workers. Training is epoch-based; the last epoch is tested once, on `reported_on`, so nothing
+    is chosen on it; metrics keep the upstream's names. `curves` names sums of loss terms to keep by
+    iteration. Raises UserError when the loss diverges, the training split does not fill one batch,
+    or a checkpoint cannot be written.
     """
     job.work_dir.mkdir(parents=True, exist_ok=True)
-    runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds))
+    runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds, curves or {}))
     bars = next(hook for hook in runner.hooks if isinstance(hook, progress.ProgressHook))
     with _single_line_errors(), contextlib.closing(bars):
         train_seconds = _train(runner)
@@ -92,10 +105,12 @@ def run(
     return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
         load_report=runner.model.backbone.load_report,
-        selection=Selection(selected_on=None, reported_on="val"),
+        selection=Selection(selected_on=None, reported_on=reported_on),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         images_per_second=runner.iter * runner.cfg.train_dataloader.batch_size / train_seconds,
+        data_wait=runner.message_hub.get_info(measuring.WAITED) / train_seconds,
+        curves=runner.message_hub.get_info(measuring.CURVES),
     )
 
 
@@ -114,7 +129,10 @@ def _train(runner: JobRunner) -> float:
 
 
 def bind(
-    config: Mapping[str, Any], job: Job, checkpoint_seconds: float = CHECKPOINT_SECONDS
+    config: Mapping[str, Any],
+    job: Job,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    curves: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Config:
     """Fill in what belongs to this run alone; the pure `config` is left as it was."""
     bound = copy.deepcopy(dict(config))
@@ -124,9 +142,10 @@ def bind(
         "weights": str(job.backbone.weights) if job.backbone.weights else None,
     }
     mean, std = normalisation(job.backbone)
-    bound["model"]["data_preprocessor"] |= {
+    bound["model"]["data_preprocessor"] = {
         "mean": [255 * value for value in mean],
         "std": [255 * value for value in std],
+        **bound["model"]["data_preprocessor"],  # a protocol may have its own
     }
     bound["train_dataloader"] = _train_loader(bound["train_dataloader"], job)
     bound["test_dataloader"] = _test_loader(bound["test_dataloader"], job)
@@ -137,7 +156,7 @@ def bind(
         "device": job.device,
         "randomness": {"seed": job.seed},
         "default_hooks": {"checkpoint": None},
-        "custom_hooks": [*bound.get("custom_hooks", ()), *_hooks(job, checkpoint_seconds)],
+        "custom_hooks": [*bound.get("custom_hooks", ()), *_hooks(job, checkpoint_seconds, curves)],
         "resume": checkpoint is not None,
         "load_from": str(checkpoint) if checkpoint else None,
     }
@@ -155,8 +174,11 @@ def precision(device: str) -> dict[str, Any]:
     return {"type": "OptimWrapper"}
 
 
-def _hooks(job: Job, checkpoint_seconds: float) -> list[dict[str, Any]]:
+def _hooks(
+    job: Job, checkpoint_seconds: float, curves: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
     return [
+        {"type": "MeasuringHook", "curves": dict(curves)},
         {"type": "SeedingHook", "seed": job.seed},
         {"type": "FiniteLossHook"},
         {"type": "ProgressHook", "title": f"{job.task.name} {job.backbone.name}"},

@@ -1,16 +1,14 @@
 """Images and masks of a segmentation data set, checked once before anything is trained on them."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from adapters.openmmlab.images import checked_once, open_whole
 from adapters.openmmlab.segmentation_config import IGNORED
 from adapters.segmentation import Layout
 from bench.errors import UserError
-from bench.results import digest, write_atomic
 
 Pair = tuple[Path, Path]
 
@@ -49,19 +47,15 @@ def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
 
 def check(both: Sequence[Pair], num_classes: int, layout: Layout, cache: Path) -> None:
     """Read every image and mask; raises UserError that names the file. Unchanged files are read once."""
-    stats = [(str(p), s.st_size, s.st_mtime_ns) for pair in both for p in pair for s in [p.stat()]]
-    memory = cache / "checked-masks" / digest([stats, num_classes, layout.reduce_zero_label])
-    if memory.is_file():
-        return
-    for image, mask in both:
-        _check_pair(image, mask, num_classes, layout)
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(memory, f"{len(both)} pairs\n")
+    files = [path for pair in both for path in pair]
+    with checked_once(cache, "masks", files, num_classes, layout.reduce_zero_label) as unread:
+        for image, mask in both if unread else ():
+            _check_pair(image, mask, num_classes, layout)
 
 
 def _check_pair(image: Path, mask: Path, num_classes: int, layout: Layout) -> None:
-    size = _open(image).size
-    labels = _open(mask)
+    size = open_whole(image).size
+    labels = open_whole(mask)
     if labels.mode not in ("L", "P"):
         raise UserError(
             f"The mask {mask} is a picture of mode {labels.mode}; expected is one channel of 8 bits (L or P), whose "
@@ -80,16 +74,3 @@ def _check_pair(image: Path, mask: Path, num_classes: int, layout: Layout) -> No
             f"The mask {mask} has the value {', '.join(map(str, wrong[:5]))}: with {num_classes} classes, 0 to "
             f"{last}{zero} and {IGNORED} (ignored) are allowed. Correct the mask, or the list of classes."
         )
-
-
-def _open(path: Path) -> Image.Image:
-    """Decode all of it: a truncated file has a whole header."""
-    try:
-        with contextlib.closing(Image.open(path)) as file:
-            file.load()
-            return file.copy()
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"The image {path} ({path.stat().st_size:,} bytes) cannot be read: {error}. Restore it from its source, or "
-            "remove it and its mask or image."
-        ) from None

@@ -19,7 +19,7 @@ from mmseg.registry import DATASETS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.openmmlab import segmentation_data
+from adapters.openmmlab import binding, segmentation_data
 from adapters.openmmlab.backbone import TimmBackbone
 from adapters.segmentation import Layout
 from bench.tasks import Job, Outcome
@@ -34,28 +34,20 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
     """The pure config with the data (checked), its classes, and the backbone's channels filled in."""
     config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
     classes = class_names(job, layout)
-    for split, loader in (("train", "train_dataloader"), ("val", "test_dataloader")):
-        both = segmentation_data.pairs(job.data, layout, split)[: job.protocol.limit]
+    for folder, split in ((job.train_data, "train"), (job.data, "val")):
+        both = segmentation_data.pairs(folder, layout, split)[: job.protocol.limit]
         segmentation_data.check(both, len(classes), layout, job.cache)
+        loader = "train_dataloader" if split == "train" else "test_dataloader"
         config[loader]["dataset"] |= {
-            "data_root": str(job.data),
+            "data_root": str(folder),
             "metainfo": {"classes": classes},
             "indices": len(both),
         }
-    _size_heads(config["model"], maps_of(job), len(classes))
+    _size_heads(config["model"], binding.maps_of(job), len(classes))
     train = config["train_dataloader"]
     batches = train["dataset"]["indices"] // train["batch_size"]
-    config["param_scheduler"] = _by_iteration(config["param_scheduler"], max(batches, 1))
+    config["param_scheduler"] = binding.by_iteration(config["param_scheduler"], max(batches, 1))
     return config
-
-
-def _by_iteration(schedule: Sequence[Mapping[str, Any]], batches: int) -> list[dict[str, Any]]:
-    """Spans of epochs, whole or not, as spans of iterations; those that round to none are left out."""
-    spans = [
-        {**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)}
-        for s in schedule
-    ]
-    return [{**s, "by_epoch": False} for s in spans if s["begin"] < s["end"]]
 
 
 def class_names(job: Job, layout: Layout) -> list[str]:
@@ -63,13 +55,6 @@ def class_names(job: Job, layout: Layout) -> list[str]:
     if layout.classes:
         return list(json.loads((job.data / layout.classes).read_text())["classes"])
     return list(DATASETS.get(layout.upstream).METAINFO["classes"])
-
-
-def maps_of(job: Job) -> TimmBackbone:
-    """The backbone without its numbers: built on the meta device, which holds shapes alone."""
-    settings = job.task.upstream(job.task, job.protocol)["model"]["backbone"]
-    with torch.device("meta"):
-        return TimmBackbone(arch=job.backbone.arch, img_size=settings["img_size"])
 
 
 def _size_heads(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> None:

@@ -64,6 +64,7 @@ def job(folder: Path, arch: str, protocol: str, name: str = "scenes", **changes:
         protocol=changed,
         seed=0,
         data=folder,
+        train_data=folder,
         work_dir=folder.parent / "work",
         cache=folder.parent / "cache",
         device="cpu",

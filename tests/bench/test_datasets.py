@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,21 @@ def test_a_file_has_the_hash_that_sha256sum_gives(root: Path) -> None:
     assert (
         content_sha256(root, files) == os.popen(f"sha256sum {root / 'listing'}").read().split()[0]
     )
+
+
+def test_only_the_splits_that_are_read_must_be_there(root: Path) -> None:
+    (root / "pets-37/lists/val.txt").unlink()
+    whole = PETS.only(["train"])
+    assert whole.locate(root) == root / "pets-37"
+    with pytest.raises(UserError, match=r"lists/val\.txt"):
+        PETS.locate(root)
+    with pytest.raises(UserError, match=r"Unknown split of pets 'vall'\. Did you mean val"):
+        PETS.only(["vall"])
+
+
+def test_an_optional_file_counts_where_it_exists(root: Path) -> None:
+    pets = replace(PETS, optional=("scale.json",))
+    before = pets.fingerprint(root / "pets-37")
+    assert before == PETS.fingerprint(root / "pets-37")
+    (root / "pets-37/scale.json").write_text("{}")
+    assert pets.fingerprint(root / "pets-37") != before

@@ -57,12 +57,27 @@ def test_nan_is_null_on_disk_and_nan_again_when_read(tmp_path: Path) -> None:
     assert math.isnan(read.metrics["AP"])
 
 
+def test_a_curve_is_one_line_of_five_digits(tmp_path: Path) -> None:
+    path = Store(tmp_path).write(KEY, result(curves={"cls": [1 / 3, 20.0], "box": []}))
+    assert '\n  "cls": [0.33333, 20.0],\n' in path.read_text()
+    assert Store(tmp_path).read(path).curves == {"cls": [0.33333, 20.0], "box": []}
+
+
+def test_a_record_of_schema_1_had_no_curves(tmp_path: Path) -> None:
+    old = json.loads(result().to_json())
+    del old["curves"]
+    path = Store(tmp_path).write(KEY, result())
+    path.write_text(json.dumps(old | {"schema": 1}))
+    assert Store(tmp_path).read(path) == result()
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("{", "not JSON"),
         ("[]", "not a record"),
         ('{"schema": 1}', "keys missing or unknown"),
+        (result().to_json().replace('"curves": {}', '"curves": []'), "unfit values of curves"),
         ('{"schema": 99, "new": 1}', "schema 99, later than this version knows"),
         (result().to_json().replace('"seed": 3', '"seed": "3"'), "unfit values of seed"),
         (result().to_json().replace("71.5", '"71.5"'), r"unfit values of metrics\.AP"),

@@ -90,7 +90,7 @@ def test_a_run_leaves_the_whole_record_and_the_second_command_does_nothing(desk:
     assert records[0]["cost"]["device_hours"] == pytest.approx(1.5 / 3600, abs=1e-6)
     assert set(records[0]) == {
         *("schema", "status", "error", "backbone", "load_report", "task", "task_version"),
-        *("protocol", "digest", "data", "selection", "seed", "metrics", "primary"),
+        *("protocol", "digest", "data", "selection", "seed", "metrics", "curves", "primary"),
         *("higher_is_better", "cost", "environment", "git", "started", "finished"),
     }
     second = desk.run(*TOY, "--seeds", "2")

@@ -53,7 +53,7 @@ def test_every_field_of_a_protocol_moves_the_digest(task: Task, protocol: Protoc
         else:
             continue
         moved = task.digest(replace(protocol, **{field.name: other}), "data") != before
-        assert moved != (field.name in ("source", "expected")), field.name
+        assert moved != (field.name in ("source", "expected", "command")), field.name
 
 
 def test_a_bare_family_is_its_embedded_world_and_all_is_every_family() -> None:
@@ -76,3 +76,29 @@ def test_a_changed_protocol_is_meant() -> None:
     """
     golden = json.loads(Path(__file__).with_name("golden_digests.json").read_text())
     assert {named(pair): pair[0].digest(pair[1], "data")[:16] for pair in PAIRS} == golden
+
+
+def test_a_transfer_protocol_reads_two_data_sets_and_one_split_of_its_own() -> None:
+    task = ALL[0]
+    other = replace(task.dataset, name="other", splits={"train": ("a",), "test": ("b",)})
+    protocol = replace(task.protocols[0], train_on=other, splits=("val",))
+    train, test = task.sources(protocol)
+    assert (train.name, list(train.splits)) == ("other", ["train"])
+    assert (test.name, list(test.splits)) == (task.dataset.name, ["val"])
+    prints = {"other": "1", task.dataset.name: "2"}
+    found = task.fingerprint(protocol, lambda dataset: prints[dataset.name])
+    assert found not in prints.values()
+    assert found != task.fingerprint(protocol, lambda dataset: "2")
+    assert task.fingerprint(task.protocols[0], lambda dataset: "2") == "2"
+
+
+def test_a_scaled_protocol_says_what_changed_and_what_is_published_at_full_scale() -> None:
+    full = replace(ALL[0].protocols[0], source="A recipe.", expected="top1 90", command="do it")
+    small = full.scaled("a CPU", name="small", epochs=7)
+    assert small == replace(
+        full,
+        name="small",
+        epochs=7,
+        source="A recipe. Scaled down to a CPU: epochs 7.",
+        expected="none published at this scale; at full scale top1 90",
+    )

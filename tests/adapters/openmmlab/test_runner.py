@@ -120,6 +120,7 @@ def job(work_dir: Path, *, seed: int = 0, workers: int = 0, device: str = "cpu")
         protocol=None,
         seed=seed,
         data=work_dir,
+        train_data=work_dir,
         work_dir=work_dir,
         cache=work_dir,
         device=device,
