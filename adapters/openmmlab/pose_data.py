@@ -1,0 +1,80 @@
+"""The persons of a keypoint annotation file and a detector's boxes, checked before anything is trained."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+
+BOX = "a list of {image_id, category_id, bbox: [x, y, width, height], score}"
+
+
+def read(annotations: Path) -> Any:
+    """The JSON file, which `coco_annotations.check` has found good."""
+    return json.loads(annotations.read_text("utf-8"))
+
+
+def images(annotations: Mapping[str, Any], limit: int | None) -> list[int]:
+    """The ids of the first `limit` images, in the file's order; None for all."""
+    return [image["id"] for image in annotations["images"]][:limit]
+
+
+def num_persons(annotations: Mapping[str, Any], limit: int | None, file: Path) -> int:
+    """How many persons of the first `limit` images have keypoints; raises UserError when nobody has."""
+    seen = set(images(annotations, limit))
+    found = sum(a["image_id"] in seen and _has_keypoints(a) for a in annotations["annotations"])
+    if not found:
+        raise UserError(
+            f"{file} holds no person to crop: in the {len(seen)} images looked at ({len(annotations['annotations'])} "
+            "annotations in all) nobody has num_keypoints above 0 and no iscrowd. Give annotations with keypoints."
+        )
+    return found
+
+
+def _has_keypoints(annotation: Mapping[str, Any]) -> bool:
+    """Whether mmpose crops it: crowd regions and persons without keypoints are for the evaluation alone."""
+    points = annotation["keypoints"]
+    labelled = annotation.get("num_keypoints", 1) and max(*points[::3], *points[1::3]) > 0
+    return bool(labelled) and not annotation.get("iscrowd", 0)
+
+
+def detections(file: Path, known: Sequence[int], limit: int | None) -> list[int]:
+    """Which persons of a detector's file lie in the first `limit` of the `known` images.
+
+    Counted among its boxes of category 1, as mmpose does. Raises UserError for a file that is no such
+    list, or that speaks of other images.
+    """
+    try:
+        boxes = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"The boxes {file} are no JSON ({error}); expected is {BOX}.") from None
+    if not isinstance(boxes, list):
+        raise UserError(f"The boxes {file} are a {type(boxes).__name__}; expected is {BOX}.")
+    everywhere, used = set(known), set(known[:limit])
+    for number, box in enumerate(boxes):
+        if wrong := _wrong(box, everywhere):
+            raise UserError(
+                f"Box {number} of {file}, {json.dumps(box)[:120]}, {wrong}; expected is {BOX}, all of images of the "
+                f"split tested. Take the file that was made for this split, or make it again."
+            )
+    persons = [box for box in boxes if box["category_id"] == 1]
+    return [i for i, box in enumerate(persons) if box["image_id"] in used]
+
+
+def _wrong(box: Any, known: set[int]) -> str:
+    """What is wrong with a box; "" for nothing."""
+    keys = ("image_id", "category_id", "bbox", "score")
+    if not isinstance(box, dict) or (missing := [key for key in keys if key not in box]):
+        return "is no such record" if not isinstance(box, dict) else f"has no {missing[0]}"
+    if box["image_id"] not in known:
+        return f"names the image {box['image_id']}, which the annotations do not have"
+    numbers = [*box["bbox"], box["score"]] if isinstance(box["bbox"], list) else []
+    if len(numbers) != 5 or not all(_finite(value) for value in numbers):
+        return "has something else than five finite numbers as bbox and score"
+    return "" if min(box["bbox"][2:]) > 0 else "has a bbox without area"
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
