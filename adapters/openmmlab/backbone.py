@@ -42,6 +42,7 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
+    class_token = False
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         window_size: int = 0,
         global_blocks: int = 4,
         frozen: bool = False,
+        class_token: bool = False,
         seed: int | None = None,
         timm_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -72,6 +74,8 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
                 it is, and so does an architecture that is not plain: it has windows of its own, or
                 no attention.
             frozen: no gradients, and evaluation mode (batch statistics included) for good.
+            class_token: append the class token to every pixel of a map, which doubles its channels
+                (DINOv2's linear heads); an architecture that is not plain, or has none, is left as it is.
             seed: of the initialisation; torch's global generator is left as it was.
             timm_options: further arguments for `timm.create_model`.
 
@@ -88,6 +92,8 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
                 torch.random.default_generator.manual_seed(seed)
             self.model, self.load_report = backbones.build(arch, weights=weights, **accepted)
         self._choose_maps(out_indices)
+        if class_token:
+            self._append_class_token()
         if window_size and self.plain:
             self._attend_in_windows(window_size, global_blocks)
         self._check_maps()
@@ -120,6 +126,11 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.plain)
         self.channels = tuple(stages[i]["num_chs"] for i in self.out_indices)
         self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
+
+    def _append_class_token(self) -> None:
+        if self.plain and getattr(self.model, "cls_token", None) is not None:
+            self.class_token = True
+            self.channels = tuple(2 * channels for channels in self.channels)
 
     def _attend_in_windows(self, window_size: int, global_blocks: int) -> None:
         try:
@@ -172,9 +183,12 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         norm = {"norm": True} if self.plain else {}
-        maps: list[Tensor] = self.model.forward_intermediates(
-            images, indices=list(self.out_indices), intermediates_only=True, **norm
+        prefix = {"return_prefix_tokens": True} if self.class_token else {}
+        maps: list[Any] = self.model.forward_intermediates(
+            images, indices=list(self.out_indices), intermediates_only=True, **norm, **prefix
         )
+        if self.class_token:
+            maps = [torch.cat((m, t[:, 0, :, None, None].expand_as(m)), 1) for m, t in maps]
         return maps
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

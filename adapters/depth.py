@@ -1,0 +1,304 @@
+"""Monocular depth with mmsegmentation: a deconvolution head fine-tuned, or linear heads on frozen maps.
+
+    python -m bench.run --backbone test_vit --task depth
+    python -m bench.run --backbone arch@weights --task depth/nyu --data-root DIR
+
+Reported are RMSE (the primary one) and the errors beside it, in metres, and the accuracies delta1 to
+delta3 as fractions of 1: per image, over its pixels of known depth, then averaged. Expected at full
+scale: SwinV2-B after SimMIM, RMSE 0.304 on `depth/nyu` and 2.050 on `depth/kitti`.
+"""
+
+import dataclasses
+import functools
+from typing import Literal
+
+from adapters.openmmlab.depth_config import upstream
+from bench.datasets import Dataset, EmbeddedWorld
+from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Protocol, Task
+
+# Top, bottom, left and right of what is measured, as parts of the image.
+WHOLE = (0.0, 1.0, 0.0, 1.0)
+EIGEN = (45 / 480, 471 / 480, 41 / 640, 601 / 640)
+GARG = (0.40810811, 0.99189189, 0.03594771, 0.96405229)
+METRICS = ("RMSE", "delta1", "delta2", "delta3", "AbsRel", "SqRel", "RMSElog", "log10", "SILog")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where a data set keeps images and depth maps; `{split}` stands for `train` or `test`'s own name.
+
+    Args:
+        scale: the value of a depth map's pixel at one metre; 0 means no depth.
+        max_depth: in metres; what lies beyond is neither predicted nor measured.
+        calibration: JSON file that may say {"scale": ..., "max_depth": ...} instead; "" for none.
+        image_crop: (height, width) taken from the middle of the image's lower edge, before all else.
+        eval_crop: top, bottom, left, right of the pixels measured, as parts of that.
+        test: the split that is reported on.
+    """
+
+    images: str = "images/{split}"
+    depths: str = "annotations/{split}"
+    scale: float = 1000.0
+    max_depth: float = 10.0
+    calibration: str = ""
+    image_crop: tuple[int, int] | None = None
+    eval_crop: tuple[float, float, float, float] = WHOLE
+    train: str = "train"
+    test: str = "val"
+
+    def splits(self) -> dict[str, tuple[str, ...]]:
+        """What must exist, by split."""
+        paths = (self.images, self.depths)
+        return {s: tuple(p.format(split=s) for p in paths) for s in (self.train, self.test)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DepthProtocol(Protocol):
+    """AdamW; the rate rises from min_lr to lr over the first half of the epochs, and falls back.
+
+    Args:
+        img_size: short side of every image, side of the training crop and of the window at test time.
+        stride: of that window, which slides along the longer side; overlaps are averaged.
+        head: MIM-Depth's deconvolutions, DINOv2's linear head over depth bins, or one linear map.
+        out_indices: the backbone's maps that the head sees; None for the usual four.
+        channels: width of the deconvolution head.
+        layer_decay: factor of the learning rate from each layer to the one before it.
+        normalisation: the backbone's own mean and standard deviation, or none (image / 255).
+        cutdepth: vertical CutDepth of every fourth image, depth scaled to 0-255 or wrapped modulo 256.
+        train_layout: of `train_on`, where the protocol has it.
+        test_batch_size: above 1 only where all images have one size.
+    """
+
+    lr: float
+    min_lr: float
+    weight_decay: float
+    layer_decay: float | None = None
+    drop_path: float = 0.0
+    head: Literal["deconv", "bins", "linear"]
+    out_indices: tuple[int, ...] | None = (-1,)
+    channels: int = 0
+    stride: int
+    normalisation: Literal["backbone", "none"] = "backbone"
+    cutdepth: Literal["scaled", "wrapped", ""] = ""
+    train_layout: Layout | None = None
+    test_batch_size: int = 1
+
+
+MIM_DEPTH = "MIM-Depth (Dark Secrets of MIM, arXiv 2205.13543; SwinTransformer/MIM-Depth-Estimation 59ba08d)"
+ALIKE = (
+    "Differs: timm's own windows (upstream's SwinV2 has 30, 30, 30, 15 at 480 pixels and 22, 22, 22, 11 at 352, "
+    "unshifted in the last two stages), CutDepth drawn at a rate of 1 in 4, no loss beyond max_depth, test windows "
+    "that cover KITTI's last columns too (upstream leaves 9 without a prediction, outside the Garg crop), bf16 for "
+    "fp32 on CUDA"
+)
+DINOV2 = "DINOv2's linear head for depth (arXiv 2304.07193, 7.4)"
+TRAINED = (
+    "Differs: square crops and windows, and MIM-Depth's loss, augmentation (without CutDepth) and two-phase rate in "
+    "place of DINOv2's; a hierarchical backbone's stages are layer-normed first and have no class token"
+)
+
+
+def full_scale(
+    data: str, size: int, stride: int, rmse: str, lin1: str, lin4: str
+) -> tuple[DepthProtocol, ...]:
+    """The protocols of a data set with published numbers."""
+    swin = f"--backbone swinv2_base_window12_192@simmim_swinv2_base.pth --task depth/{data} --data-root DIR"
+    dino = f"--backbone vit_base_patch14_dinov2@dinov2_vitb14_pretrain.pth --task depth/{data} --data-root DIR"
+    run = "python -m bench.run --gpus 8"
+    finetune = DepthProtocol(
+        name="finetune",
+        frozen=False,
+        source=f"{MIM_DEPTH}. {ALIKE}, CutDepth's depth scaled to 0-255, the backbone's own normalisation.",
+        expected=f"SwinV2-B, SimMIM on ImageNet-1k: RMSE {rmse} (upstream's recipe, which is finetune-upstream)",
+        command=f"{run} {swin}",
+        epochs=25,
+        batch_size=24,
+        img_size=size,
+        stride=stride,
+        lr=5e-4,
+        min_lr=3e-5,
+        weight_decay=0.05,
+        layer_decay=0.9,
+        drop_path=0.3,
+        head="deconv",
+        channels=128,  # SwinV2-B's own width
+        cutdepth="scaled",
+    )
+    as_upstream = dataclasses.replace(
+        finetune,
+        name="finetune-upstream",
+        source=f"{MIM_DEPTH}, with its two quirks: no normalisation but / 255, and CutDepth's raw depth wrapped "
+        f"modulo 256. {ALIKE}.",
+        expected=f"SwinV2-B, SimMIM on ImageNet-1k: RMSE {rmse}",
+        command=f"{run} {swin} --protocol finetune-upstream",
+        normalisation="none",
+        cutdepth="wrapped",
+    )
+    frozen = dataclasses.replace(
+        finetune,
+        name="frozen",
+        frozen=True,
+        source=f"{DINOV2}, lin. 1: 256 uniform bins on the last map and the class token, upsampled by 4. {TRAINED}.",
+        expected=f"DINOv2 ViT-B/14, lin. 1: RMSE {lin1}",
+        command=f"{run} {dino} --protocol frozen",
+        batch_size=16,
+        lr=1e-3,
+        min_lr=1e-5,
+        weight_decay=0.01,
+        layer_decay=None,
+        drop_path=0.0,
+        head="bins",
+        channels=0,
+        cutdepth="",
+    )
+    four = dataclasses.replace(
+        frozen,
+        name="frozen-lin4",
+        source=f"{DINOV2}, lin. 4: as lin. 1, on four maps together. {TRAINED}; a ViT-B's maps are of blocks 4, 6, 8 "
+        "and 12 in place of 3, 6, 9 and 12.",
+        expected=f"DINOv2 ViT-B/14, lin. 4: RMSE {lin4}",
+        command=f"{run} {dino} --protocol frozen-lin4",
+        out_indices=None,
+    )
+    return finetune, frozen, linear(frozen), four, as_upstream
+
+
+def linear(frozen: DepthProtocol) -> DepthProtocol:
+    """The plainest head in place of the binned one."""
+    return dataclasses.replace(
+        frozen,
+        name="frozen-linear",
+        source="A 1x1 convolution on the frozen backbone's last map (without class token), upsampled by 4, then a "
+        f"sigmoid times max_depth; the rest as the protocol frozen. {frozen.source[frozen.source.index('Differs') :]}",
+        expected=UNPUBLISHED,
+        command="",
+        head="linear",
+    )
+
+
+NYU_PROTOCOLS = full_scale("nyu", 480, 160, "0.304", "0.399", "0.362")
+KITTI_PROTOCOLS = full_scale("kitti", 352, 58, "2.050", "2.90", "2.59")
+FINETUNE, FROZEN = NYU_PROTOCOLS[:2]
+
+SCENES_LAYOUT = Layout(depths="depth/{split}", max_depth=20.0)  # 1 % lies beyond; the sky is 0
+NYU_LAYOUT = Layout(eval_crop=EIGEN, test="test")
+KITTI_LAYOUT = Layout(
+    scale=256.0, max_depth=80.0, image_crop=(352, 1216), eval_crop=GARG, test="test"
+)
+FOLDER_LAYOUT = Layout(calibration="depth.json")
+
+SCENES_SIZE = {
+    "limit": 1000,
+    "batch_size": 8,
+    "img_size": 128,
+    "stride": 128,
+    "test_batch_size": 16,
+}
+SCENES_WHY = "half a minute on two cores, each image seen whole"
+SCENES_FINETUNE = FINETUNE.scaled(
+    SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, drop_path=0.0, channels=16, **SCENES_SIZE
+)
+SCENES_FROZEN = FROZEN.scaled(SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, **SCENES_SIZE)
+
+FOLDER_SIZE = {"batch_size": 8, "img_size": 224, "stride": 112}
+FOLDER_WHY = "a CPU and some hundred images"
+FOLDER_FINETUNE = FINETUNE.scaled(
+    FOLDER_WHY, epochs=10, lr=1e-3, min_lr=3e-5, channels=32, **FOLDER_SIZE
+)
+FOLDER_FROZEN = FROZEN.scaled(FOLDER_WHY, epochs=20, lr=3e-3, min_lr=1e-4, **FOLDER_SIZE)
+
+
+def task(
+    dataset: Dataset, layout: Layout, protocols: tuple[DepthProtocol, ...], version: int = 1
+) -> Task:
+    """Make `depth/<dataset>`; the way to add a data set of one's own."""
+    return Task(
+        name=f"depth/{dataset.name}",
+        version=version,
+        dataset=dataset,
+        protocols=protocols,
+        metrics=tuple(Metric(name=m, higher_is_better=m.startswith("delta")) for m in METRICS),
+        upstream=functools.partial(upstream, layout=layout),
+        evaluate=functools.partial(evaluate, layout=layout),
+        imports=("adapters.openmmlab.depth_estimators",),
+    )
+
+
+def evaluate(job: Job, layout: Layout) -> Outcome:
+    """Check the data, train, test once; raises UserError for an image or depth map that cannot be used."""
+    from adapters.openmmlab import depth_estimators
+
+    return depth_estimators.evaluate(job, layout)
+
+
+def transfer(
+    protocol: DepthProtocol, name: str, data: Dataset, layout: Layout, why: str, stride: int
+) -> DepthProtocol:
+    """Train on another data set, and test on a split of this one."""
+    return dataclasses.replace(
+        protocol,
+        name=name,
+        source=f"{protocol.source} {why}",
+        splits=("test",),
+        train_on=data,
+        train_layout=layout,
+        stride=stride,
+        test_batch_size=1,
+    )
+
+
+NYU = Dataset(
+    name="nyu",
+    source="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, laid out as mmsegmentation has it",
+    licence="research",
+    root="nyu",
+    splits=NYU_LAYOUT.splits(),
+)
+KITTI = Dataset(
+    name="kitti",
+    source="https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction",
+    licence="CC BY-NC-SA 3.0",
+    root="kitti",
+    splits=KITTI_LAYOUT.splits(),
+)
+FOLDER = Dataset(
+    name="folder",
+    source="you: images/{train,val} and 16-bit depth maps of the same names in annotations/{train,val}",
+    licence="its own",
+    root=".",
+    splits=FOLDER_LAYOUT.splits(),
+    optional=("depth.json",),
+)
+HOLOLENS = dataclasses.replace(
+    FOLDER,
+    name="hololens",
+    source="https://github.com/ardaduz/deep-video-mvs (sample data, every third frame)",
+    licence="MIT",
+    root="hololens",
+)
+
+SIM_TO_REAL = (
+    "Trained on the embedded world alone: metric depth from rendered images of another camera and other things, so "
+    "errors are large, and say something in comparison alone."
+)
+REAL_TO_REAL = "Trained on the one office of `depth/hololens`: metric depth, of another camera."
+FROM_SCENES = ("from-scenes", EmbeddedWorld(), SCENES_LAYOUT, SIM_TO_REAL)
+FROM_HOLOLENS = transfer(
+    FOLDER_FINETUNE, "from-hololens", HOLOLENS, FOLDER_LAYOUT, REAL_TO_REAL, 75
+)
+
+TASKS = (
+    task(EmbeddedWorld(), SCENES_LAYOUT, (SCENES_FINETUNE, SCENES_FROZEN, linear(SCENES_FROZEN))),
+    task(
+        NYU,
+        NYU_LAYOUT,
+        (*NYU_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=43), FROM_HOLOLENS),
+    ),
+    task(
+        KITTI,
+        KITTI_LAYOUT,
+        (*KITTI_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=21)),
+    ),
+    task(FOLDER, FOLDER_LAYOUT, (FOLDER_FINETUNE, FOLDER_FROZEN, linear(FOLDER_FROZEN))),
+    task(HOLOLENS, FOLDER_LAYOUT, (FOLDER_FINETUNE, FOLDER_FROZEN, linear(FOLDER_FROZEN))),
+)

@@ -1,0 +1,134 @@
+"""Images and depth maps of a data set, checked once before anything is trained on them."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from adapters.depth import Layout
+from adapters.openmmlab.images import checked_once, open_whole
+from bench.errors import UserError, unknown
+
+Pair = tuple[Path, Path]
+SUFFIXES = (".jpg", ".jpeg", ".png")
+FLOATING = (".npy", ".npz", ".tif", ".tiff", ".exr", ".pfm")
+SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
+USUAL_SCALES = (100, 256, 1000, 5000, 10000)
+MIN_DEPTH = 1e-3  # metres
+
+
+def calibrated(layout: Layout, folder: Path) -> Layout:
+    """The layout with what the data set's own calibration file says; raises UserError for a bad one."""
+    file = folder / layout.calibration
+    if not layout.calibration or not file.is_file():
+        return layout
+    expected = (
+        'Expected is {"scale": units of a depth map per metre, "max_depth": metres}, both numbers above 0, or no such '
+        f"file for {layout.scale:g} and {layout.max_depth:g}."
+    )
+    try:
+        said = json.loads(file.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is no JSON: {error}. {expected}") from None
+    if not isinstance(said, dict):
+        raise UserError(f"{file} holds a {type(said).__name__}. {expected}")
+    for key, value in said.items():
+        if key not in ("scale", "max_depth"):
+            raise UserError(f"{unknown(f'key in {file}', key, ('scale', 'max_depth'))} {expected}")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            raise UserError(f"{file} has {key} = {json.dumps(value)}. {expected}")
+    return dataclasses.replace(layout, **said)
+
+
+def pairs(images: Path, depths: Path) -> list[Pair]:
+    """Every (image, depth map) below two folders, sorted; raises UserError for a gap."""
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise UserError(
+            f"{images} holds no images ({', '.join(SUFFIXES)}). Put them there, each with a 16-bit depth map of the "
+            f"same name (.png) in {depths}."
+        )
+    both = [(image, (depths / image.relative_to(images)).with_suffix(".png")) for image in found]
+    for image, depth in both:
+        if not depth.is_file():
+            raise _missing(image, depth)
+    return both
+
+
+def _missing(image: Path, depth: Path) -> UserError:
+    others = (depth.with_suffix(suffix) for suffix in FLOATING)
+    if other := next((p for p in others if p.is_file()), None):
+        return UserError(
+            f"The depth map {other} is of a kind that is not read here: expected is {depth.name}, 16-bit integers, 0 "
+            "for no depth. Convert it: multiply metres by 1000, round, and save as 16-bit PNG, NaN and infinity as 0."
+        )
+    return UserError(
+        f"The image {image} has no depth map: expected {depth}. Add it, or remove the image from the split."
+    )
+
+
+def check(both: Sequence[Pair], layout: Layout, cache: Path) -> None:
+    """Read every image and depth map; raises UserError that names the file. Unchanged files are read once."""
+    files = [path for pair in both for path in pair]
+    settings = (layout.scale, layout.max_depth, layout.image_crop)
+    with checked_once(cache, "depth", files, *settings) as unread:
+        for image, depth in both if unread else ():
+            _check_pair(image, depth, layout)
+
+
+def _check_pair(image: Path, path: Path, layout: Layout) -> None:
+    size, depth = open_whole(image).size, open_whole(path)
+    _check_kind(depth, path)
+    if depth.size != size:
+        raise UserError(
+            f"The depth map {path} measures {depth.size[0]}x{depth.size[1]} and its image {image.name} "
+            f"{size[0]}x{size[1]}. Make them equal (resize depth by nearest neighbour)."
+        )
+    height, width = layout.image_crop or (1, 1)
+    if size[0] < width or size[1] < height:
+        raise UserError(
+            f"The image {image} measures {size[0]}x{size[1]}, and {width}x{height} are cropped from each of this data "
+            "set. Remove it, or use depth/folder for images of another size."
+        )
+    _check_range(np.asarray(depth), path, layout)
+
+
+def _check_kind(depth: Image.Image, path: Path) -> None:
+    convert = "Save metres times 1000, rounded, as a 16-bit PNG, 0 for no depth"
+    if depth.mode == "F":
+        wrong = int((~np.isfinite(np.asarray(depth))).sum())
+        raise UserError(
+            f"The depth map {path} holds floating-point numbers, {wrong} of them NaN or infinite; expected are 16-bit "
+            f"integers. {convert}, also where it was NaN or infinite."
+        )
+    if depth.mode not in SIXTEEN_BITS:
+        kind = "8 bits a pixel" if depth.mode in ("L", "P") else f"a picture of mode {depth.mode}"
+        raise UserError(
+            f"The depth map {path} is {kind}; expected is one channel of 16 bits: 8 cannot hold metric depth, and are "
+            f"often a visualisation. {convert}."
+        )
+
+
+def _check_range(values: np.ndarray, path: Path, layout: Layout) -> None:
+    """Most of the pixels with a depth must lie in the range; the others are left out of everything."""
+    known = values[values > 0]
+    if not len(known):
+        return
+    metres = known / layout.scale
+    beyond, beneath = (metres > layout.max_depth).mean(), (metres <= MIN_DEPTH).mean()
+    if max(beyond, beneath) <= 0.5:
+        return
+    where = f"beyond {layout.max_depth:g} m" if beyond > beneath else "not above 1 mm"
+    needed = np.percentile(known, 99) / layout.max_depth
+    usual = next((s for s in USUAL_SCALES if needed <= s < 20 * needed), math.ceil(needed))
+    raise UserError(
+        f"Of the pixels of {path} that have a depth, most lie {where}: {metres.min():.4g} to {metres.max():.4g} m with "
+        f"a scale of {layout.scale:g} a metre. The scale is wrong, or max_depth is: a scale of {usual} would put these "
+        f"values, {known.min()} to {known.max()}, at {known.min() / usual:.4g} to {known.max() / usual:.4g} m. Data "
+        'with a scale or range of their own are for depth/folder, with a depth.json beside images/: {"scale": ..., '
+        '"max_depth": ...}.'
+    )
