@@ -3,6 +3,8 @@
 TimmBackbone(arch="vit_base_patch16_224", img_size=1024, window_size=14, global_blocks=4)
 """
 
+from typing import Any
+
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
@@ -106,7 +108,8 @@ def _unfit(model: nn.Module) -> str:
     if not model.dynamic_img_size:
         return "window_size needs a patch embedding that takes any size of image"
     for block in model.blocks:
-        if type(attention := getattr(block, "attn", None)) is not Attention:
+        attention: Any = getattr(block, "attn", None)
+        if type(attention) is not Attention:
             return f"window_size needs timm's Attention, and a block has {type(attention).__name__}"
         more = [n for n, m in attention.named_children() if not isinstance(m, nn.Identity)]
         if set(more) - READ:
