@@ -202,6 +202,7 @@ CROWDPOSE_LAYOUT = Layout(
     train="trainval",
     tested="test",
     has_area=False,
+    points_may_leave=True,
     has_crowding=True,
 )
 AP10K_LAYOUT = Layout(

@@ -33,9 +33,22 @@ def num_persons(annotations: Mapping[str, Any], limit: int | None, file: Path) -
     return found
 
 
+def check_scored(
+    annotations: Mapping[str, Any], file: Path, *, has_area: bool, crowded: bool
+) -> None:
+    """Raise UserError where a split lacks what its scores are computed from."""
+    needed = (("annotations", "area", has_area), ("images", "crowdIndex", crowded))
+    for rows, key in ((rows, key) for rows, key, wanted in needed if wanted):
+        if lacking := [row["id"] for row in annotations[rows] if key not in row]:
+            raise UserError(
+                f"In {file}, {len(lacking)} of '{rows}' have no '{key}' (the first has the id {lacking[0]}): keypoint "
+                "AP is computed from it. Add it, or take the file of the data set's authors."
+            )
+
+
 def _has_keypoints(annotation: Mapping[str, Any]) -> bool:
     """Whether mmpose crops it: crowd regions and persons without keypoints are for the evaluation alone."""
-    points = annotation["keypoints"]
+    points = annotation.get("keypoints", [0, 0, 0])
     labelled = annotation.get("num_keypoints", 1) and max(*points[::3], *points[1::3]) > 0
     return bool(labelled) and not annotation.get("iscrowd", 0)
 

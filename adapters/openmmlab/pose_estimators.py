@@ -8,7 +8,8 @@ from typing import Any
 from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
 
 import mmpose.datasets  # registers the data sets and transforms
-import mmpose.models  # noqa: F401
+import mmpose.models
+import mmpose.visualization  # by every run's registry, and slowly: once for all runs, then
 from mmpose.registry import DATASETS
 
 from adapters.openmmlab import (
@@ -22,6 +23,7 @@ from adapters.openmmlab.pose_protocol import Layout, PoseProtocol
 from bench.tasks import Job, Outcome
 
 HEATMAP_STRIDE = 4
+INSTALLED_NAMES = Path(mmpose.__file__).parent / ".mim/configs/_base_/datasets"
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
@@ -31,64 +33,53 @@ def evaluate(job: Job, layout: Layout) -> Outcome:
 
 def bind(job: Job, layout: Layout) -> dict[str, Any]:
     """The pure config with the data (checked), and crop and head sized to the backbone."""
-    config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
-    persons = _bind_train(config["train_dataloader"]["dataset"], job, layout)
+    p: PoseProtocol = job.protocol
+    config = copy.deepcopy(dict(job.task.upstream(job.task, p)))
+    trained = p.transfer.layout if p.transfer else layout
+    train = config["train_dataloader"]["dataset"]
+    _bind_persons(train, job.train_data, job, trained)
     _bind_test(config, job, layout)
     _size(config, binding.maps_of(job))
-    batches = max(persons // job.protocol.batch_size, 1)
-    config["param_scheduler"] = [
-        {**span, "milestones": [step * batches for step in span["milestones"]]}
-        if "milestones" in span
-        else span
-        for span in binding.by_iteration(config["param_scheduler"], batches)
-    ]
+    batches = max(train["indices"] // p.batch_size, 1)
+    config["param_scheduler"] = binding.by_iteration(config["param_scheduler"], batches)
+    if p.steps:
+        config["param_scheduler"][-1]["milestones"] = [step * batches for step in p.steps]
     return config
 
 
-def _bind_train(dataset: dict[str, Any], job: Job, layout: Layout) -> int:
-    """Check the split trained on and limit it; returns how many persons it has."""
-    p: PoseProtocol = job.protocol
-    layout = p.transfer.layout if p.transfer else layout
-    file, content = _checked(dataset, job.train_data, job, layout)
-    persons = pose_data.num_persons(content, p.limit, file)
-    dataset |= _located(job.train_data, layout) | {"indices": persons}
-    return persons
+def _bind_persons(dataset: dict[str, Any], folder: Path, job: Job, layout: Layout) -> Any:
+    """Check a split and limit it to the first images' persons; returns its annotations."""
+    file, limit = folder / dataset["ann_file"], job.protocol.limit
+    coco_annotations.check(
+        file,
+        folder / dataset["data_prefix"]["img"],
+        job.cache,
+        num_keypoints=layout.num_keypoints,
+        points_may_leave=layout.points_may_leave,
+    )
+    content = pose_data.read(file)
+    # mmpose finds its own file of keypoint names too, but warns each time.
+    names = Path(DATASETS.get(layout.upstream).METAINFO["from_file"]).name
+    dataset |= {
+        "data_root": str(folder),
+        "metainfo": {"from_file": str(INSTALLED_NAMES / names)},
+        "indices": pose_data.num_persons(content, limit, file),
+    }
+    return content
 
 
 def _bind_test(config: dict[str, Any], job: Job, layout: Layout) -> None:
-    """Check the split tested, limit it, and take the boxes that the protocol says."""
+    """Check and limit the split tested, and take the boxes that the protocol says."""
     p: PoseProtocol = job.protocol
-    dataset = config["test_dataloader"]["dataset"]
-    file, content = _checked(dataset, job.data, job, layout)
-    keypoints = config["test_evaluator"][0]
+    dataset, keypoints = config["test_dataloader"]["dataset"], config["test_evaluator"][0]
+    content = _bind_persons(dataset, job.data, job, layout)
+    file = job.data / dataset["ann_file"]
+    pose_data.check_scored(content, file, has_area=layout.has_area, crowded=layout.has_crowding)
     keypoints |= {"ann_file": str(file), "limit": p.limit}
-    dataset |= {
-        "data_root": str(job.data),
-        "indices": pose_data.num_persons(content, p.limit, file),
-    }
     if p.bbox_source == "detector":
         boxes = job.data / layout.detections
-        known = pose_data.images(content, None)
-        chosen = pose_data.detections(boxes, known, p.limit)
+        chosen = pose_data.detections(boxes, pose_data.images(content, None), p.limit)
         dataset |= {"bbox_file": str(boxes), "indices": chosen}
-
-
-def _located(folder: Path, layout: Layout) -> dict[str, Any]:
-    """Where data and keypoint names lie; mmpose would find the latter too, with a warning each time."""
-    names = Path(DATASETS.get(layout.upstream).METAINFO["from_file"]).name
-    installed = Path(mmpose.__file__).parent / ".mim/configs/_base_/datasets" / names
-    return {"data_root": str(folder), "metainfo": {"from_file": str(installed)}}
-
-
-def _checked(
-    dataset: dict[str, Any], folder: Path, job: Job, layout: Layout
-) -> tuple[Path, dict[str, Any]]:
-    """The annotations of a split, found good together with its images."""
-    file = folder / dataset["ann_file"]
-    coco_annotations.check(
-        file, folder / dataset["data_prefix"]["img"], job.cache, num_keypoints=layout.num_keypoints
-    )
-    return file, pose_data.read(file)
 
 
 def _size(config: dict[str, Any], maps: TimmBackbone) -> None:

@@ -19,6 +19,7 @@ class Layout:
         detections: JSON file of boxes found in the tested images, as COCO's results; "" for none.
         tested: the split of the Dataset that numbers are reported on.
         has_area: persons have their area; else 0.53 of their box stands for it.
+        points_may_leave: hidden joints may lie beyond the image's border.
         has_crowding: images have a `crowdIndex`, as CrowdPose's.
     """
 
@@ -31,6 +32,7 @@ class Layout:
     tested: Literal["val", "test"] = "val"
     test: str = ""
     has_area: bool = True
+    points_may_leave: bool = False
     has_crowding: bool = False
 
     def paths(self, split: str) -> tuple[str, str]:
