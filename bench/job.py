@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import functools
 import os
 import resource
 import traceback
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import plan, provenance
+from bench import plan, provenance, ranks
 from bench.errors import UserError
 from bench.installs import refuse_installs
 from bench.plan import Run
@@ -68,16 +69,28 @@ def _only_one(folder: Path) -> Iterator[None]:
 def _attempt(run: Run) -> Result:
     started = provenance.now()
     task, protocol = plan.resolve(run)
+    done, error = None, None
     try:
-        device = _device()
-        job = _job(run, task, protocol, device)
-        _seed(run.seed)
-        outcome = task.evaluate(job)
-        error = None
+        evaluate = functools.partial(_evaluate, run)
+        done = evaluate(0) if run.gpus == 1 else ranks.call(evaluate, run.gpus)
     except Exception as problem:
-        outcome, error = None, _explain(problem)
+        error = _explain(problem)
         (run.folder / "error.txt").write_text(traceback.format_exc())
-    return _record(run, task, protocol, outcome, error, started)
+    return _record(run, task, protocol, done, error, started)
+
+
+def _evaluate(run: Run, rank: int) -> tuple[Outcome, int]:
+    """What came of the run, and the most bytes that this process used: the device's own, if any."""
+    import torch
+
+    task, protocol = plan.resolve(run)
+    cuda = torch.cuda.is_available()
+    device = f"cuda:{rank}" if cuda and run.gpus > 1 else "cuda" if cuda else "cpu"
+    job = _job(run, task, protocol, device)
+    _seed(run.seed)
+    outcome = task.evaluate(job)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return outcome, torch.cuda.max_memory_allocated() if cuda else peak
 
 
 def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
@@ -103,14 +116,9 @@ def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
         work_dir=run.folder,
         cache=run.work_dir,
         device=device,
-        num_workers=min(8, (len(os.sched_getaffinity(0)) or 1) // 2),
+        world_size=run.gpus,
+        num_workers=min(8, (len(os.sched_getaffinity(0)) or 1) // (2 * run.gpus)),
     )
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _seed(seed: int) -> None:
@@ -139,10 +147,11 @@ def _record(
     run: Run,
     task: Task,
     protocol: Protocol,
-    outcome: Outcome | None,
+    done: tuple[Outcome, int] | None,
     error: str | None,
     started: str,
 ) -> Result:
+    outcome, peak = done or (None, 0)
     primary, sources = task.metrics[0], task.sources(protocol)
     backbone = dataclasses.asdict(run.backbone)
     backbone["weights"] = run.backbone.weights and run.backbone.weights.name
@@ -168,7 +177,7 @@ def _record(
         curves=outcome.curves if outcome else {},
         primary=primary.name,
         higher_is_better=primary.higher_is_better,
-        cost=_cost(outcome),
+        cost=_cost(outcome, peak, run.gpus),
         environment=provenance.environment(),
         git=provenance.git(),
         started=started,
@@ -182,21 +191,21 @@ def _values(protocol: Protocol) -> dict[str, Any]:
     return values | {"train_on": protocol.train_on and protocol.train_on.name}
 
 
-def _cost(outcome: Outcome | None) -> dict[str, Any]:
-    """Wall-clock seconds on one device; memory is the device's own, or the process's on a CPU."""
+def _cost(outcome: Outcome | None, peak: int, gpus: int) -> dict[str, Any]:
+    """Wall-clock seconds and device-hours; memory is that of one device, or of a CPU's process."""
     import torch
 
     cuda = torch.cuda.is_available()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     train = outcome.train_seconds if outcome else 0.0
     evaluation = outcome.eval_seconds if outcome else 0.0
     cores = len(os.sched_getaffinity(0))
+    name = torch.cuda.get_device_name() if cuda else f"CPU, {cores} cores"
     return {
         "train_seconds": round(train, 3),
         "eval_seconds": round(evaluation, 3),
         "images_per_second": round(outcome.images_per_second, 3) if outcome else 0.0,
         "data_wait": round(outcome.data_wait, 4) if outcome else 0.0,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak,
-        "device": torch.cuda.get_device_name() if cuda else f"CPU, {cores} cores",
-        "device_hours": round((train + evaluation) / 3600, 6),
+        "peak_memory_bytes": peak,
+        "device": name if gpus == 1 else f"{gpus} x {name}",
+        "device_hours": round(gpus * (train + evaluation) / 3600, 6),
     }

@@ -105,7 +105,7 @@ def _death(exitcode: int | None) -> str | None:
 def _local(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
     import submitit
 
-    slots = _slots()
+    slots = _slots(max((run.gpus for run in runs), default=1))
     waiting = list(runs)
     running: dict[RunKey, tuple[Any, tuple[int, ...]]] = {}
     while waiting or running:
@@ -122,11 +122,16 @@ def _local(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
         time.sleep(POLL_SECONDS)
 
 
-def _slots() -> list[tuple[int, ...]]:
-    """The GPUs of each run that may go on at once; a single () where there is no GPU."""
+def _slots(size: int) -> list[tuple[int, ...]]:
+    """The GPUs of each run that may go on at once, `size` each; a single () where there is no GPU."""
+    found = gpus()
+    slots = [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)]
+    return slots or [()]
+
+
+def gpus() -> list[int]:
+    """The indices of the GPUs that this process may use."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        gpus = [int(index) for index in visible.split(",") if index]
-    else:
-        gpus = [int(p.name[6:]) for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
-    return [(gpu,) for gpu in gpus] or [()]
+        return [int(index) for index in visible.split(",") if index]
+    return [int(p.name[6:]) for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]

@@ -25,6 +25,7 @@ class Request:
     protocol: str | None = None
     seeds: int = 1
     smoke: bool = False
+    gpus: int = 1
     data_root: Path | None = None
     results: Path = Path("results")
     work_dir: Path = Path("runs")
@@ -35,14 +36,16 @@ class Request:
 class Run:
     """One number to make: names only, so that another process, or machine, can take it up.
 
-    Paths are absolute. `digest` and `fingerprint` (of the data) are what was planned; the process
-    that runs it checks that they still hold.
+    Paths are absolute. `gpus` share the run's batches: they move its time, and no digest. `digest`
+    and `fingerprint` (of the data) are what was planned; the process that runs it checks that they
+    still hold.
     """
 
     backbone: Backbone
     task: str
     protocol: str
     smoke: bool
+    gpus: int
     seed: int
     digest: str
     fingerprint: str
@@ -148,6 +151,7 @@ def runs(request: Request) -> list[Run]:
                 task=task.name,
                 protocol=protocol.name,
                 smoke=request.smoke,
+                gpus=request.gpus,
                 seed=seed,
                 digest=digest,
                 fingerprint=fingerprint,

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
     add("--protocol", help="finetune, frozen, ... (default: the task's first)")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
+    add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
     add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
     add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
@@ -89,6 +90,10 @@ def _request(arguments: argparse.Namespace) -> Request:
         )
     if arguments.seeds < 1:
         raise UserError(f"--seeds {arguments.seeds}: at least 1 seed is needed.")
+    if arguments.gpus != 1 and not 1 <= arguments.gpus <= len(launch.gpus()):
+        raise UserError(
+            f"--gpus {arguments.gpus}: this machine has {len(launch.gpus())} GPUs. Give a number from 1 to that."
+        )
     if arguments.cluster not in launch.CLUSTERS:
         raise unknown("cluster", arguments.cluster, launch.CLUSTERS)
     root = arguments.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
@@ -102,6 +107,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         protocol=arguments.protocol,
         seeds=arguments.seeds,
         smoke=arguments.smoke,
+        gpus=arguments.gpus,
         data_root=root or None,
         results=arguments.results,
         work_dir=arguments.work_dir,

@@ -86,7 +86,8 @@ class Job:
         train_data: the folder of the data set trained on; the same unless the protocol has `train_on`.
         work_dir: this run's own folder; what is in it comes from the same run, cut short earlier.
         cache: a folder that all runs share, for frozen features.
-        device: a torch device, "cpu" or "cuda".
+        device: a torch device, "cpu" or "cuda" ("cuda:1", ... in a run on several GPUs).
+        world_size: how many processes share this run; torch.distributed knows which this is.
         num_workers: processes that load data; never changes a number.
     """
 
@@ -99,6 +100,7 @@ class Job:
     work_dir: Path
     cache: Path
     device: str
+    world_size: int = 1
     num_workers: int
 
 

@@ -38,6 +38,8 @@ class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def after_train_epoch(self, runner: Any) -> None:
         """Write when it is time, and always after the last epoch, so that testing can resume."""
+        if runner.rank:
+            return
         last = runner.epoch + 1 == runner.max_epochs
         if last or time.monotonic() - self.written >= self.interval:
             self._write(runner)

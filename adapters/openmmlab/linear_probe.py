@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from adapters.openmmlab import images, linear_head
 from adapters.openmmlab.accuracy import accuracies
 from bench.backbones import build, normalisation
+from bench.errors import UserError
 from bench.features import Features, extract
 from bench.tasks import Job, Outcome, Selection
 
@@ -19,6 +20,10 @@ POOLING = "timm num_classes=0"  # the architecture's own, with the norm that fol
 
 def evaluate(job: Job, folder: Path) -> Outcome:
     """Run the job's protocol (`adapters.classification.Frozen`) on `folder`'s train and val."""
+    if job.world_size > 1:
+        raise UserError(
+            "Features are extracted, and a linear head trained on them, by one GPU. Leave --gpus away."
+        )
     train, val = images.splits(folder, limit=job.protocol.limit)
     size = images.size_argument(job.backbone.arch, job.protocol.img_size)
     torch.manual_seed(job.seed)

@@ -22,7 +22,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def before_train(self, runner: Any) -> None:
         """Start where the run was left."""
-        self._start(f"{self.title} train", runner.max_iters, runner.iter)
+        self._start(runner, "train", runner.max_iters, runner.iter)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -37,7 +37,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def before_test(self, runner: Any) -> None:
         """Count batches anew."""
-        self._start(f"{self.title} test", len(runner.test_dataloader), 0)
+        self._start(runner, "test", len(runner.test_dataloader), 0)
 
     def after_test_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
@@ -53,7 +53,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         """Give the terminal its cursor back."""
         self.progress.stop()
 
-    def _start(self, what: str, total: int, completed: int) -> None:
+    def _start(self, runner: Any, what: str, total: int, completed: int) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -61,8 +61,10 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.bar = self.progress.add_task(what, total=total, completed=completed, note="")
+        hidden = not console.is_terminal or runner.rank > 0
+        self.progress = Progress(*columns, console=console, disable=hidden)
+        name = f"{self.title} {what}"
+        self.bar = self.progress.add_task(name, total=total, completed=completed, note="")
         self.progress.start()
 
 

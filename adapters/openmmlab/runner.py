@@ -23,9 +23,11 @@ from bench.tasks import Job, Outcome, Selection
 
 compatibility.prepare()
 
+import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.model import revert_sync_batchnorm  # noqa: E402
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+from torch import nn  # noqa: E402
 
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
 from adapters.openmmlab import (  # noqa: E402
@@ -61,7 +63,8 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
 
     def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> Any:
         """One `run.log` a run, resumed parts appended; the terminal hears of errors alone."""
-        log = super().build_logger(log_level, str(Path(self.work_dir) / "run.log"), **kwargs)
+        name = "run.log" if self.rank == 0 else f"run-rank{self.rank}.log"
+        log = super().build_logger(log_level, str(Path(self.work_dir) / name), **kwargs)
         for handler in log.handlers:
             if not isinstance(handler, logging.FileHandler):
                 handler.setLevel(logging.ERROR)
@@ -69,12 +72,31 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
 
     def dump_config(self) -> None:
         """Under one name, so that a resumed run leaves one."""
-        self.cfg.dump(Path(self.work_dir) / "config.py")
+        if self.rank == 0:
+            self.cfg.dump(Path(self.work_dir) / "config.py")
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
         """mmengine takes CUDA wherever there is one; a single process has no batches to synchronise."""
         assert model_wrapper_cfg is None
-        return revert_sync_batchnorm(model).to(self.cfg.device)
+        device = torch.device(self.cfg.device)
+        if self.world_size == 1:
+            return revert_sync_batchnorm(model).to(device)
+        cuda = device.type == "cuda"
+        if cuda:  # statistics of the whole batch; torch has no such layer for a CPU
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return MMDistributedDataParallel(
+            module=model.to(device),
+            device_ids=[device.index] if cuda else None,
+            broadcast_buffers=not cuda,
+            find_unused_parameters=True,  # a batch without an object trains no mask head
+        )
+
+    def build_test_loop(self, loop: Any) -> Any:
+        """Gather what the ranks found over their process group, each example once."""
+        built = super().build_test_loop(loop)
+        for metric in built.evaluator.metrics:
+            metric.collect_device = "gpu"  # mmengine's word for it; over gloo it takes the CPU
+        return built
 
 
 def run(
@@ -101,14 +123,15 @@ def run(
         start = time.perf_counter()
         metrics = runner.test()
     eval_seconds = time.perf_counter() - start
-    checkpointing.discard(job.work_dir)
+    if runner.rank == 0:
+        checkpointing.discard(job.work_dir)
     return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
-        load_report=runner.model.backbone.load_report,
+        load_report=getattr(runner.model, "module", runner.model).backbone.load_report,
         selection=Selection(selected_on=None, reported_on=reported_on),
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
-        images_per_second=runner.iter * runner.cfg.train_dataloader.batch_size / train_seconds,
+        images_per_second=runner.iter * config["train_dataloader"]["batch_size"] / train_seconds,
         data_wait=runner.message_hub.get_info(measuring.WAITED) / train_seconds,
         curves=runner.message_hub.get_info(measuring.CURVES),
     )
@@ -116,7 +139,7 @@ def run(
 
 def _train(runner: JobRunner) -> float:
     """Train to the end; returns all seconds of it."""
-    batch_size = runner.cfg.train_dataloader.batch_size
+    batch_size = runner.cfg.train_dataloader.batch_size * runner.world_size
     loader = runner.train_loop.dataloader
     if len(loader) == 0:
         raise UserError(
@@ -189,13 +212,21 @@ def _hooks(
 def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
     # A last batch of one image would break BatchNorm: the heads pool down to a single value.
     return {
-        "sampler": {"type": "DefaultSampler", "shuffle": True},
-        "drop_last": True,
+        "sampler": {"type": "WholeBatchSampler", "batch_size": loader["batch_size"]},
         **loader,
+        "batch_size": _share(loader["batch_size"], job.world_size),
         "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},
         "num_workers": job.num_workers,
         "pin_memory": job.device.startswith("cuda"),
     }
+
+
+def _share(batch_size: int, world_size: int) -> int:
+    if batch_size % world_size:
+        raise UserError(
+            f"A batch of {batch_size} cannot be shared equally among {world_size} GPUs. Give --gpus a divisor of it."
+        )
+    return batch_size // world_size
 
 
 def _test_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:

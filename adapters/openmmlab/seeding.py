@@ -5,13 +5,14 @@ drawn, and the number of worker processes changes nothing.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, HOOKS
 from torch.utils.data import Dataset
 
 MODEL, DATA = 0, 1  # streams: what is drawn for one never depends on the other
@@ -54,6 +55,29 @@ class SeededDataset(Dataset):  # type: ignore[misc]  # torch is not followed
         return self.dataset[index]
 
 
+@DATA_SAMPLERS.register_module()
+class WholeBatchSampler(DefaultSampler):  # type: ignore[misc]  # mmengine is untyped
+    """Shuffles by (seed, epoch), and leaves out what does not fill the last batch.
+
+    Ranks share each batch: taken together they see the batches that one process would.
+    """
+
+    def __init__(self, dataset: Sized, batch_size: int, seed: int | None = None) -> None:
+        """Fill batches of `batch_size` over all ranks."""
+        super().__init__(dataset, shuffle=True, seed=seed)
+        self.whole = len(dataset) // batch_size * batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        """This rank's part of the epoch."""
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        indices = torch.randperm(len(self.dataset), generator=generator)[: self.whole].tolist()
+        return iter(indices[self.rank :: self.world_size])
+
+    def __len__(self) -> int:
+        """Number of items of this rank."""
+        return self.whole // self.world_size
+
+
 @HOOKS.register_module()
 class SeedingHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Tells the data its epoch before the workers start, and seeds each step of the model."""
@@ -69,4 +93,4 @@ class SeedingHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Drop path, dropout and the like then depend on the iteration alone."""
-        seed_everything(self.seed, MODEL, runner.iter)
+        seed_everything(self.seed, MODEL, runner.iter, *([runner.rank] if runner.rank else []))

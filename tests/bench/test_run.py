@@ -139,6 +139,7 @@ def test_the_digest_ignores_where_things_lie(desk: Desk, tmp_path_factory: objec
         ([*TOY, "--protocol", "frosen"], "Did you mean frozen"),
         ([*TOY, "--cluster", "inlnie"], "Did you mean inline"),
         ([*TOY, "--seeds", "0"], "--seeds 0"),
+        ([*TOY, "--gpus", "64"], "--gpus 64: this machine has"),
         ([*TOY, "--data-root", "nowhere"], "data root nowhere is no folder"),
         (["--task", "toy/line"], "--backbone is missing"),
         (["--list", "tsks"], "Did you mean tasks"),

@@ -1,6 +1,7 @@
 """Every task of every family, held to the contract."""
 
 import json
+import shlex
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from bench import tasks
 from bench.errors import UserError
+from bench.run import _parser
 from bench.tasks import Protocol, Task
 
 ALL = [task for family in tasks.families() for task in tasks.family_tasks(family).values()]
@@ -25,6 +27,26 @@ def test_a_protocol_is_complete_and_cites_its_source(task: Task, protocol: Proto
     assert protocol.epochs > 0
     assert ("frozen" in protocol.name) == protocol.frozen
     assert task.protocol(protocol.name) == protocol
+
+
+@pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
+def test_the_command_runs_the_protocol_whose_number_is_published(
+    task: Task, protocol: Protocol
+) -> None:
+    if not protocol.command:
+        assert "full scale" not in protocol.expected
+        assert "none published" in protocol.expected
+        return
+    prefix, words = protocol.command.split(maxsplit=3)[:3], shlex.split(protocol.command)[3:]
+    assert prefix == ["python", "-m", "bench.run"]
+    given = _parser().parse_args(words)
+    (reproduced,) = [t for t in ALL if [t.name] == given.task]
+    assert reproduced.family == task.family
+    full = reproduced.protocol(given.protocol)
+    assert "none published" not in full.expected
+    assert full.expected in protocol.expected
+    assert given.data_root
+    assert given.gpus == 8 or "classification" in task.name
 
 
 @pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
