@@ -6,7 +6,7 @@ The same records give the same bytes anywhere: no clock, no locale, everything s
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, product
 
 from bench.results import Result
 from leaderboards.standings import Row, Section, mode, sections, weights8
@@ -114,15 +114,18 @@ def task_table(section: Section) -> str:
 
 
 def overview(standings: Sequence[Section]) -> str:
-    """Return the overview: backbones by tasks, current digests only, one table per mode."""
+    """Return the overview: backbones by tasks, current digests only; modes, and real data, apart."""
     current = [section for section in standings if not section.superseded_by]
     if not current:
         return f"{MARK}# Leaderboards\n\n{EMPTY}"
     parts = [f"{MARK}# Leaderboards\n\n{LEGEND}\n"]
-    for kind in ("fine-tuned", "frozen"):
+    for kind, embedded in product(("fine-tuned", "frozen"), (True, False)):
         chosen = [s for s in current if s.rows and mode(s.protocol) == kind]
+        chosen = [s for s in chosen if s.task.endswith("/scenes") == embedded]
         if chosen:
-            parts += [f"## {kind.capitalize()} backbones\n", matrix(chosen), columns(chosen)]
+            where = ", embedded world" if embedded else ""
+            title = f"## {kind.capitalize()} backbones{where}\n"
+            parts += [title, matrix(chosen), columns(chosen)]
     parts += (
         ["## Failed runs\n\n" + failures(standings)] if any(s.failed for s in standings) else []
     )

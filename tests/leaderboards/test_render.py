@@ -141,7 +141,7 @@ def test_print_shows_the_overview(write, render, capsys):
     write()
     assert render("--print") == 0
     printed = capsys.readouterr().out
-    assert "## Frozen backbones" in printed
+    assert "## Frozen backbones, embedded world" in printed
     assert "**50.00**" in printed
     assert "<!--" not in printed
 

@@ -97,7 +97,7 @@ def test_frozen_and_finetuned_are_separate_tables(result):
     pages = tables(records)
     assert "superseded" not in pages[PAGE]
     finetuned, frozen = pages["README.md"].split("\n## ")[1:3]
-    assert finetuned.startswith("Fine-tuned backbones\n")
+    assert finetuned.startswith("Fine-tuned backbones, embedded world\n")
     assert [row[-1] for row in rows(finetuned)] == ["**80.00**"]
     assert [row[-1] for row in rows(frozen)] == ["**50.00**"]
 
@@ -188,16 +188,26 @@ def test_costs_are_means_and_name_every_device(result):
 
 def test_the_overview_is_backbones_by_tasks(result):
     records = seeds(result, 50.0, 50.0, backbone="a") + seeds(result, 60.0, backbone="b")
-    miou = {"task": "segmentation/voc", "digest": "e2" * 32, "primary": "mIoU"}
+    miou = {"task": "segmentation/scenes", "digest": "e2" * 32, "primary": "mIoU"}
     records += seeds(result, 30.0, 30.0, backbone="a", **miou)
     overview = tables(records)["README.md"]
     a, b = rows(overview)
     assert a == ["a", "mae", "a1a1a1a1", "50.00 ± 0.00", "**30.00 ± 0.00**"]
     assert b == ["b", "mae", "a1a1a1a1", "**60.00** (n = 1)", "\N{EN DASH}"]
     assert "n = 2 where a cell does not say otherwise." in overview
-    assert "[segmentation/voc](segmentation-voc.md) frozen mIoU ↑" in overview
-    assert "- segmentation/voc, frozen: digest `e2e2e2e2`" in overview
+    assert "[segmentation/scenes](segmentation-scenes.md) frozen mIoU ↑" in overview
+    assert "- segmentation/scenes, frozen: digest `e2e2e2e2`" in overview
     assert "python -m bench.run --backbone NAME" in overview
+
+
+def test_real_data_and_the_embedded_world_are_apart(result):
+    miou = {"task": "segmentation/voc", "digest": "e2" * 32, "primary": "mIoU"}
+    overview = tables([result(), *seeds(result, 30.0, **miou)])["README.md"]
+    scenes, real = overview.split("\n## ")[1:3]
+    assert scenes.startswith("Frozen backbones, embedded world\n")
+    assert real.startswith("Frozen backbones\n")
+    assert [row[-1] for row in rows(real)] == ["**30.00**"]
+    assert "voc" not in scenes
 
 
 def test_no_records_give_a_friendly_overview():
