@@ -10,6 +10,7 @@ from adapters.openmmlab import runner  # first: it readies the process for OpenM
 import mmpose.datasets  # registers the data sets and transforms
 import mmpose.models
 import mmpose.visualization  # by every run's registry, and slowly: once for all runs, then
+import torch
 from mmpose.registry import DATASETS
 
 from adapters.openmmlab import (
@@ -39,7 +40,7 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
     train = config["train_dataloader"]["dataset"]
     _bind_persons(train, job.train_data, job, trained)
     _bind_test(config, job, layout)
-    _size(config, binding.maps_of(job))
+    _size(config, job.backbone.arch)
     batches = max(train["indices"] // p.batch_size, 1)
     config["param_scheduler"] = binding.by_iteration(config["param_scheduler"], batches)
     if p.steps:
@@ -82,12 +83,16 @@ def _bind_test(config: dict[str, Any], job: Job, layout: Layout) -> None:
         dataset |= {"bbox_file": str(boxes), "indices": chosen}
 
 
-def _size(config: dict[str, Any], maps: TimmBackbone) -> None:
+def _size(config: dict[str, Any], arch: str) -> None:
     """Deconvolve the backbone's last map to heatmaps of stride 4 (3.5 from patches of 14).
 
     The crop is rounded up to whole patches: a padded edge would shift the heatmaps against the crop.
     """
     head, backbone = config["model"]["head"], config["model"]["backbone"]
+    with torch.device(
+        "meta"
+    ):  # for its stride, at its own size: the crop's may be no whole patches yet
+        maps = TimmBackbone(arch=arch, out_indices=backbone["out_indices"])
     stride = maps.strides[-1]
     num_deconvs = max(round(math.log2(stride / HEATMAP_STRIDE)), 0)
     head["in_channels"] = maps.channels[-1]

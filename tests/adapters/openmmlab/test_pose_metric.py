@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmpose.registry import DATASETS
 
 from adapters.openmmlab import pose_estimators  # registers what mmpose needs
 from adapters.openmmlab.pose_metric import KeypointAPMetric, PCKMetric
-from mmpose.registry import DATASETS
 
 assert pose_estimators
 Person = dict[str, Any]
@@ -157,9 +157,7 @@ def test_random_predictions_score_as_pycocotools_says(
         score = float(rng.random())
         samples.append(predicted(number, {**truth, "image_id": image}, points, score))
         triples = np.c_[points, np.ones(17)].ravel().tolist()
-        records.append(
-            {"image_id": image, "category_id": 1, "keypoints": triples, "score": score}
-        )
+        records.append({"image_id": image, "category_id": 1, "keypoints": triples, "score": score})
     found = tmp_path / "found.json"
     found.write_text(json.dumps(records))
     done = python(ORACLE.format(truth=str(file), found=str(found)))
