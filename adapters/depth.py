@@ -92,6 +92,8 @@ ALIKE = (
     "fp32 on CUDA"
 )
 DINOV2 = "DINOv2's linear head for depth (arXiv 2304.07193, 7.4)"
+BINS = "lin. 1: 256 uniform bins on the last map and the class token, upsampled by 4"
+SIGMOID = "a 1x1 convolution on the last map alone, upsampled by 4, then a sigmoid times max_depth"
 TRAINED = (
     "Differs: square crops and windows, and MIM-Depth's loss, augmentation (without CutDepth) and two-phase rate in "
     "place of DINOv2's; a hierarchical backbone's stages are layer-normed first and have no class token"
@@ -138,7 +140,7 @@ def full_scale(
         finetune,
         name="frozen",
         frozen=True,
-        source=f"{DINOV2}, lin. 1: 256 uniform bins on the last map and the class token, upsampled by 4. {TRAINED}.",
+        source=f"{DINOV2}, {BINS}. {TRAINED}.",
         expected=f"DINOv2 ViT-B/14, lin. 1: RMSE {lin1}",
         command=f"{run} {dino} --protocol frozen",
         batch_size=16,
@@ -168,8 +170,9 @@ def linear(frozen: DepthProtocol) -> DepthProtocol:
     return dataclasses.replace(
         frozen,
         name="frozen-linear",
-        source="A 1x1 convolution on the frozen backbone's last map (without class token), upsampled by 4, then a "
-        f"sigmoid times max_depth; the rest as the protocol frozen. {frozen.source[frozen.source.index('Differs') :]}",
+        source=frozen.source.replace(DINOV2, f"A plain linear head, after {DINOV2}").replace(
+            BINS, SIGMOID
+        ),
         expected=UNPUBLISHED,
         command="",
         head="linear",
@@ -180,7 +183,7 @@ NYU_PROTOCOLS = full_scale("nyu", 480, 160, "0.304", "0.399", "0.362")
 KITTI_PROTOCOLS = full_scale("kitti", 352, 58, "2.050", "2.90", "2.59")
 FINETUNE, FROZEN = NYU_PROTOCOLS[:2]
 
-SCENES_LAYOUT = Layout(depths="depth/{split}", max_depth=20.0)  # 1 % lies beyond; the sky is 0
+SCENES_LAYOUT = Layout(depths="depth/{split}")  # 10 m as NYU: 3 % lies beyond; the sky is 0
 NYU_LAYOUT = Layout(eval_crop=EIGEN, test="test")
 KITTI_LAYOUT = Layout(
     scale=256.0, max_depth=80.0, image_crop=(352, 1216), eval_crop=GARG, test="test"
@@ -188,7 +191,7 @@ KITTI_LAYOUT = Layout(
 FOLDER_LAYOUT = Layout(calibration="depth.json")
 
 SCENES_SIZE = {
-    "limit": 1000,
+    "limit": 2000,
     "batch_size": 8,
     "img_size": 128,
     "stride": 128,
@@ -196,14 +199,14 @@ SCENES_SIZE = {
 }
 SCENES_WHY = "half a minute on two cores, each image seen whole"
 SCENES_FINETUNE = FINETUNE.scaled(
-    SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, drop_path=0.0, channels=16, **SCENES_SIZE
+    SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, drop_path=0.0, channels=8, **SCENES_SIZE
 )
 SCENES_FROZEN = FROZEN.scaled(SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, **SCENES_SIZE)
 
-FOLDER_SIZE = {"batch_size": 8, "img_size": 224, "stride": 112}
+FOLDER_SIZE = {"batch_size": 8, "img_size": 160, "stride": 80}
 FOLDER_WHY = "a CPU and some hundred images"
 FOLDER_FINETUNE = FINETUNE.scaled(
-    FOLDER_WHY, epochs=10, lr=1e-3, min_lr=3e-5, channels=32, **FOLDER_SIZE
+    FOLDER_WHY, epochs=8, lr=1e-3, min_lr=3e-5, channels=32, **FOLDER_SIZE
 )
 FOLDER_FROZEN = FROZEN.scaled(FOLDER_WHY, epochs=20, lr=3e-3, min_lr=1e-4, **FOLDER_SIZE)
 
@@ -238,7 +241,9 @@ def transfer(
     return dataclasses.replace(
         protocol,
         name=name,
-        source=f"{protocol.source} {why}",
+        source=f"{protocol.source} {why} Its windows are {stride} pixels apart, one image at a time.",
+        expected=UNPUBLISHED,
+        command="",
         splits=("test",),
         train_on=data,
         train_layout=layout,
