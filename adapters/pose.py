@@ -28,7 +28,6 @@ SWIN = (
 )
 TRUE_BOXES = "Boxes are the annotated ones."
 
-
 FINETUNE = PoseProtocol(
     name="finetune",
     frozen=False,
@@ -70,12 +69,13 @@ SWIN_FINETUNE = dataclasses.replace(
     steps=(),
 )
 
-
 VIT_B = "vit_base_patch16_224@mae_pretrain_vit_base.pth"
 SWINV2_B = "swinv2_base_window16_256@swinv2_base_simmim.pth"
 
 
-def at_full_scale(task: str, p: PoseProtocol, expected: str = UNPUBLISHED) -> PoseProtocol:
+def at_full_scale(
+    task: str, p: PoseProtocol, expected: str = "none published with this recipe"
+) -> PoseProtocol:
     """A recipe on a data set: the published number, and the command that would reproduce it."""
     backbone = SWINV2_B if "swin" in p.name else VIT_B
     run = f"python -m bench.run --backbone {backbone} --task {task} --protocol {p.name}"
@@ -100,7 +100,7 @@ TEST_DEV = "SimMIM SwinV2-B: AP 76.7 on test-dev, which a server scores (Dark Se
 ON_TRUE_BOXES = "none published on annotated boxes; on a detector's"
 
 COCO_FINETUNE = at_full_scale("pose/coco", FINETUNE, f"{ON_TRUE_BOXES} {VITPOSE_B}")
-COCO_FROZEN = at_full_scale("pose/coco", FROZEN, "none published on a frozen backbone")
+COCO_FROZEN = at_full_scale("pose/coco", FROZEN)
 COCO_FULL = (
     COCO_FINETUNE,
     COCO_FROZEN,

@@ -89,9 +89,7 @@ def _size(config: dict[str, Any], arch: str) -> None:
     The crop is rounded up to whole patches: a padded edge would shift the heatmaps against the crop.
     """
     head, backbone = config["model"]["head"], config["model"]["backbone"]
-    with torch.device(
-        "meta"
-    ):  # for its stride, at its own size: the crop's may be no whole patches yet
+    with torch.device("meta"):  # at its own size: the crop's may be no whole patches yet
         maps = TimmBackbone(arch=arch, out_indices=backbone["out_indices"])
     stride = maps.strides[-1]
     num_deconvs = max(round(math.log2(stride / HEATMAP_STRIDE)), 0)

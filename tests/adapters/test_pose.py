@@ -253,17 +253,18 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(scenes: Path) -> None:
 
 
 OVERFIT = {
-    "epochs": 80, "batch_size": 8, "limit": 8, "img_size": 64, "img_width": 64, "lr": 5e-3, "layer_decay": None,
+    "epochs": 150, "batch_size": 4, "limit": 8, "img_size": 96, "img_width": 96, "lr": 4e-3, "layer_decay": None,
     "warmup_epochs": 2.0, "rotation": 0.0, "scale": 0.0, "shift": 0.0, "drop_path": 0.0, "half_body": 0.0,
 }  # fmt: skip
 
 
 def test_eight_scenes_are_learnt_by_heart(scenes: Path) -> None:
-    work = job(scenes, "test_resnet", "finetune", **OVERFIT)
+    work = job(scenes, "test_vit", "finetune", **OVERFIT)
     metrics = work.task.evaluate(work).metrics
 
-    assert metrics["AP"] > 90
-    assert metrics["PCK@0.1"] > 97
+    assert metrics["AP"] > 85
+    assert metrics["AP50"] == pytest.approx(100)
+    assert metrics["PCK@0.1"] > 98
 
 
 def change(name: str, edit: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:

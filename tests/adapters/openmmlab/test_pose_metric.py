@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_ground_truth_fed_back_is_100(tmp_path: Path, upstream: str) -> None:
     )
     assert scores == pytest.approx(dict.fromkeys(scores, 100.0))
     assert len(scores) == (9 if settings else 10)
+
+
+REAL = {
+    "coco": ("coco/annotations/person_keypoints_val2017.json", "CocoDataset"),
+    "crowdpose": ("crowdpose/annotations/mmpose_crowdpose_test.json", "CrowdPoseDataset"),
+    "ap10k": ("ap10k/annotations/ap10k-test-split1.json", "AP10KDataset"),
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", REAL)
+def test_real_ground_truth_fed_back_is_100(name: str) -> None:
+    path, upstream = REAL[name]
+    file = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[4] / "shared/data")) / path
+    if not file.is_file():
+        pytest.skip(f"no real annotations: {file} does not exist (set BENCH_DATA)")
+    people = [a for a in json.loads(file.read_text())["annotations"] if a["num_keypoints"]]
+    samples = [predicted(n, a, points_of(a)) for n, a in enumerate(people)]
+    scores = measure(file, samples, upstream, **SETS[upstream][1])
+
+    numbers = [value for value in scores.values() if not math.isnan(value)]
+    assert len(numbers) > 6
+    assert numbers == pytest.approx([100] * len(numbers))
 
 
 # Runs where nothing answers to pycocotools' name but pycocotools.
