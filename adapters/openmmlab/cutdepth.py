@@ -39,10 +39,10 @@ class VerticalCutDepth(BaseTransform):  # type: ignore[misc]  # mmcv is untyped
         return results
 
     def _shown(self, results: dict[str, Any], strip: slice) -> np.ndarray:
-        depth: np.ndarray = results["gt_depth_map"][:, strip]
+        depth = results["gt_depth_map"][:, strip]
         if self.wrapped:
-            raw = np.rint(depth / results["depth_rescale_factor"])
-            raw %= 256
-            return raw.astype(np.uint8)
-        shown: np.ndarray = np.rint(255 * np.clip(depth / self.max_depth, 0, 1)).astype(np.uint8)
-        return shown
+            shown = np.rint(depth / results["depth_rescale_factor"]) % 256
+        else:
+            shown = np.rint(255 * np.clip(depth / self.max_depth, 0, 1))
+        bytes_: np.ndarray = shown.astype(np.uint8)
+        return bytes_
