@@ -86,7 +86,7 @@ def _wrong(box: Any, known: set[int]) -> str:
     numbers = [*box["bbox"], box["score"]] if isinstance(box["bbox"], list) else []
     if len(numbers) != 5 or not all(_finite(value) for value in numbers):
         return "has something else than five finite numbers as bbox and score"
-    return "" if min(box["bbox"][2:]) > 0 else "has a bbox without area"
+    return "" if min(box["bbox"][2:]) >= 0 else "has a bbox of negative size"
 
 
 def _finite(value: Any) -> bool:

@@ -107,7 +107,7 @@ WRONG_BOXES = {
     "an image": (json.dumps([BOX, BOX | {"image_id": 8}]), r"Box 1 .* names the image 8"),
     "not a number": (json.dumps([BOX | {"score": float("nan")}]), r"five finite numbers"),
     "three numbers": (json.dumps([BOX | {"bbox": [1, 2, 3]}]), r"five finite numbers"),
-    "no area": (json.dumps([BOX | {"bbox": [1, 2, 0, 4]}]), r"a bbox without area"),
+    "corners": (json.dumps([BOX | {"bbox": [9, 9, -4, 4]}]), r"a bbox of negative size"),
 }
 
 
