@@ -128,7 +128,9 @@ class TimmBackbone(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
 
     def _append_class_token(self) -> None:
-        if self.plain and getattr(self.model, "cls_token", None) is not None:
+        known = inspect.signature(self.model.forward_intermediates).parameters
+        given = "return_prefix_tokens" in known
+        if self.plain and given and getattr(self.model, "cls_token", None) is not None:
             self.class_token = True
             self.channels = tuple(2 * channels for channels in self.channels)
 

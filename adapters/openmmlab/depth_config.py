@@ -10,6 +10,7 @@ from bench.tasks import Task
 if TYPE_CHECKING:
     from adapters.depth import DepthProtocol, Layout
 
+MIN_DEPTH = 1e-3  # metres; nothing nearer is predicted or measured
 POWER = 0.9  # of both phases of the learning rate
 SCALES = {"backbone": {}, "none": {"mean": [0.0] * 3, "std": [255.0] * 3}}
 

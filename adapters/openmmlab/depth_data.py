@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from adapters.depth import Layout
+from adapters.openmmlab.depth_config import MIN_DEPTH
 from adapters.openmmlab.images import checked_once, open_whole
 from bench.errors import UserError, unknown
 
@@ -18,7 +19,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 FLOATING = (".npy", ".npz", ".tif", ".tiff", ".exr", ".pfm")
 SIXTEEN_BITS = ("I;16", "I;16B", "I;16L", "I")
 USUAL_SCALES = (100, 256, 1000, 5000, 10000)
-MIN_DEPTH = 1e-3  # metres
 
 
 def calibrated(layout: Layout, folder: Path) -> Layout:

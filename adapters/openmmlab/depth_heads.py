@@ -14,7 +14,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-MIN_DEPTH = 1e-3  # metres
+from adapters.openmmlab.depth_config import MIN_DEPTH
 
 
 def silog(depth: Tensor, truth: Tensor, max_depth: float) -> Tensor:

@@ -13,7 +13,7 @@ from mmengine.registry import METRICS
 from torch import Tensor
 
 from adapters.depth import METRICS as NAMES
-from adapters.openmmlab.depth_heads import MIN_DEPTH
+from adapters.openmmlab.depth_config import MIN_DEPTH
 
 
 def errors(depth: Tensor, truth: Tensor) -> dict[str, float]:
