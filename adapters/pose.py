@@ -121,14 +121,15 @@ CROWDPOSE_FULL = (
 AP10K_FULL = tuple(at_full_scale("pose/ap10k", p) for p in (FINETUNE, FROZEN))
 
 SMALL_SIZE = {
-    **{"batch_size": 8, "img_size": 128, "img_width": 96, "channels": 64},
-    **{"epochs": 15, "warmup_epochs": 1.0, "steps": ()},
+    **{"batch_size": 4, "img_size": 128, "img_width": 96, "channels": 64},
+    **{"warmup_epochs": 1.0, "steps": ()},
+    **{"rotation": 30.0, "scale": 0.25, "shift": 0.0, "half_body": 0.0},
 }
-SMALL_WHY = "a CPU and a hundred persons"
+SMALL_WHY = "some minutes of a CPU and a hundred persons"
 SMALL_FINETUNE = COCO_FINETUNE.scaled(
-    SMALL_WHY, name="finetune-small", lr=1e-3, drop_path=0.1, **SMALL_SIZE
+    SMALL_WHY, name="finetune-small", epochs=30, lr=1e-3, drop_path=0.1, **SMALL_SIZE
 )
-SMALL_FROZEN = COCO_FROZEN.scaled(SMALL_WHY, name="frozen-small", lr=2e-3, **SMALL_SIZE)
+SMALL_FROZEN = COCO_FROZEN.scaled(SMALL_WHY, name="frozen-small", epochs=60, lr=2e-3, **SMALL_SIZE)
 
 SCENES_SIZE = {
     **{"limit": 1500, "batch_size": 8, "img_size": 96, "img_width": 96, "channels": 64},
