@@ -213,12 +213,10 @@ SCENES_FINETUNE = FINETUNE.scaled(
 )
 SCENES_FROZEN = FROZEN.scaled(SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, **SCENES_SIZE)
 
-FOLDER_SIZE = {"batch_size": 8, "img_size": 160, "stride": 80}
+FOLDER_SIZE = {"batch_size": 4, "img_size": 128, "stride": 64, "lr": 3e-3, "min_lr": 2e-4}
 FOLDER_WHY = "a CPU and some hundred images"
-FOLDER_FINETUNE = FINETUNE.scaled(
-    FOLDER_WHY, epochs=8, lr=1e-3, min_lr=3e-5, channels=32, **FOLDER_SIZE
-)
-FOLDER_FROZEN = FROZEN.scaled(FOLDER_WHY, epochs=20, lr=3e-3, min_lr=1e-4, **FOLDER_SIZE)
+FOLDER_FINETUNE = FINETUNE.scaled(FOLDER_WHY, epochs=10, drop_path=0.1, channels=32, **FOLDER_SIZE)
+FOLDER_FROZEN = FROZEN.scaled(FOLDER_WHY, epochs=20, **FOLDER_SIZE)
 
 
 def task(
@@ -299,7 +297,7 @@ SIM_TO_REAL = (
 REAL_TO_REAL = "Trained on the one office of `depth/hololens`: metric depth, of another camera."
 FROM_SCENES = ("from-scenes", EmbeddedWorld(), SCENES_LAYOUT, SIM_TO_REAL)
 FROM_HOLOLENS = transfer(
-    FOLDER_FINETUNE, "from-hololens", HOLOLENS, FOLDER_LAYOUT, REAL_TO_REAL, 54
+    FOLDER_FINETUNE, "from-hololens", HOLOLENS, FOLDER_LAYOUT, REAL_TO_REAL, 43
 )
 
 TASKS = (
