@@ -147,7 +147,7 @@ def task(
         dataset=dataset,
         protocols=protocols,
         metrics=tuple(
-            Metric(name=f"{kind}/{name}") for name in ("AP", "AP50") for kind in ("bbox", "mask")
+            Metric(name=f"{kind}_{name}") for name in ("AP", "AP50") for kind in ("bbox", "mask")
         ),
         upstream=functools.partial(upstream, layout=layout),
         evaluate=functools.partial(evaluate, layout=layout),

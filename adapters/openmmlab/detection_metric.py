@@ -6,7 +6,7 @@ from typing import Any
 from adapters.openmmlab import runner  # noqa: F401  # first: it readies the process  # isort: skip
 
 import numpy as np
-from faster_coco_eval import COCOeval_faster
+from faster_coco_eval import COCO, COCOeval_faster
 from mmdet.evaluation import CocoMetric
 from mmengine.registry import METRICS
 
@@ -18,7 +18,7 @@ AREAS = {"APs": 1, "APm": 2, "APl": 3}  # of COCO's ranges: all, under 32^2, und
 class DetectionMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
     """mmdetection's COCO metric without its rounding, on the images that were tested.
 
-    `bbox/AP`, `bbox/AP50`, `bbox/AP75`, `bbox/APs`, `bbox/APm`, `bbox/APl`, `bbox/AP/<class>`, and
+    `bbox_AP`, `bbox_AP50`, `bbox_AP75`, `bbox_APs`, `bbox_APm`, `bbox_APl`, `bbox_AP/<class>`, and
     the same of `mask`; NaN where there is nothing to find. Nothing found where there is something
     is 0. A label k is the category named `classes[k]`, whatever its place in the file.
     """
@@ -34,15 +34,30 @@ class DetectionMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
         metrics: dict[str, float] = {}
         for kind, name in KINDS.items():
             detections = [d for one in found for d in _detections(one, categories, kind)]
-            evaluation = COCOeval_faster(truth, truth.loadRes(detections), kind)
-            evaluation.params.imgIds, evaluation.params.catIds = images, categories
-            evaluation.evaluate()
-            evaluation.accumulate()
-            rank = np.argsort(np.argsort(categories))  # it sorts the categories
-            precision = evaluation.eval["precision"][:, :, rank]
-            values = _summary(precision, self.dataset_meta["classes"])
-            metrics |= {f"{name}/{key}": value for key, value in values.items()}
+            table = precision(truth, detections, kind, images, categories)
+            values = _summary(table, self.dataset_meta["classes"])
+            metrics |= {f"{name}_{key}": value for key, value in values.items()}
         return metrics
+
+
+def precision(
+    truth: COCO,
+    detections: list[dict[str, Any]],
+    kind: str,
+    images: Sequence[int],
+    categories: Sequence[int],
+) -> np.ndarray:
+    """COCO's table of precision, -1 where a class has no object, classes in the order given.
+
+    Its axes: 10 overlaps (.5 to .95), 101 recalls, classes, 4 areas, 3 numbers of detections.
+    """
+    evaluation = COCOeval_faster(truth, truth.loadRes(detections), kind)
+    evaluation.params.imgIds, evaluation.params.catIds = images, categories
+    evaluation.evaluate()
+    evaluation.accumulate()
+    rank = np.argsort(np.argsort(categories))  # it sorts the categories
+    table: np.ndarray = evaluation.eval["precision"][:, :, rank]
+    return table
 
 
 def _detections(

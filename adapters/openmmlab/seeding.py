@@ -75,7 +75,7 @@ class WholeBatchSampler(DefaultSampler):  # type: ignore[misc]  # mmengine is un
 
     def __len__(self) -> int:
         """Number of items of this rank."""
-        return self.whole // self.world_size
+        return int(self.whole // self.world_size)
 
 
 @HOOKS.register_module()

@@ -182,7 +182,7 @@ def test_equals_pycocotools(
     for kind, expected in json.loads(said.stdout).items():
         assert 5 < expected[0] < 95
         for name, value in zip(NAMES, expected, strict=True):
-            ours = metrics[f"{kind}/{name}"]
+            ours = metrics[f"{kind}_{name}"]
             assert ours == pytest.approx(math.nan if value is None else value, nan_ok=True), name
     assert len(metrics) == 2 * len(NAMES)
 
@@ -203,7 +203,7 @@ def test_nothing_found_scores_0(tmp_path: Path) -> None:
         write(tmp_path, annotations), {i: nothing(annotations, i) for i in range(IMAGES)}
     )
 
-    assert {name.partition("/")[2] for name in metrics} == set(NAMES)
+    assert {name.partition("_")[2] for name in metrics} == set(NAMES)
     for name, value in metrics.items():
         assert value == pytest.approx(math.nan if "fox" in name else 0, nan_ok=True), name
 
@@ -213,7 +213,7 @@ def test_only_tested_images_count(tmp_path: Path) -> None:
     annotations = truth()
     metrics = measure(write(tmp_path, annotations), {0: perfect(annotations, 0)})
 
-    assert metrics["bbox/AP"] == metrics["mask/AP"] == pytest.approx(100)
+    assert metrics["bbox_AP"] == metrics["mask_AP"] == pytest.approx(100)
 
 
 def test_images_without_objects_alone_have_no_ap(tmp_path: Path) -> None:
