@@ -133,7 +133,7 @@ SMALL_FINETUNE = _short(
     Finetune(
         name="finetune",
         source="",
-        epochs=12,
+        epochs=8,
         batch_size=32,
         img_size=64,
         crop_pct=1.0,

@@ -132,7 +132,7 @@ SMALL_FINETUNE = COCO_FINETUNE.scaled(
 SMALL_FROZEN = COCO_FROZEN.scaled(SMALL_WHY, name="frozen-small", epochs=60, lr=2e-3, **SMALL_SIZE)
 
 SCENES_SIZE = {
-    **{"limit": 1500, "batch_size": 8, "img_size": 96, "img_width": 96, "channels": 64},
+    **{"limit": 1000, "batch_size": 8, "img_size": 96, "img_width": 96, "channels": 64},
     **{"epochs": 2, "lr": 4e-3, "warmup_epochs": 0.1, "steps": ()},
     **{"rotation": 0.0, "scale": 0.15, "shift": 0.0, "half_body": 0.0},
 }
