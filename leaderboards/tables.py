@@ -105,7 +105,7 @@ def task_table(section: Section) -> str:
     names = {name for row in section.rows for name in row.metrics} - {section.primary}
     metrics = [section.primary, *sorted(names)]
     head = ["backbone", "method", "weights", arrow(section), *map(escape, metrics[1:])]
-    head += ["n", "device-hours/run", "images/s", "device"]
+    head += ["n", "device-hours/run", "images/s", "waiting for data", "device"]
     rows = []
     for row in section.rows:
         others = [metric_cell(section, row, name) for name in metrics[1:]]
@@ -250,10 +250,11 @@ def decimals(section: Section, name: str) -> int:
 
 
 def costs(row: Row) -> list[str]:
-    """Return mean device-hours a run, mean images a second, and the devices they are of."""
+    """Return mean device-hours a run, images a second, part of training spent waiting for images, devices."""
     hours = cost_mean(row, "device_hours", 4)
     speed = cost_mean(row, "images_per_second", 1)
-    return [hours, speed, distinct(result.cost.get("device") for result in row.results)]
+    wait = cost_mean(row, "data_wait", 3)
+    return [hours, speed, wait, distinct(result.cost.get("device") for result in row.results)]
 
 
 def cost_mean(row: Row, key: str, digits: int) -> str:

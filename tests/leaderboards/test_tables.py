@@ -34,6 +34,7 @@ def test_the_winner_is_first_with_its_exact_interval(result):
         "3",
         "0.2500",
         "100.0",
+        "\N{EN DASH}",
         "CPU, 2 cores",
     ]
     assert first == start
@@ -182,8 +183,9 @@ def test_a_smoke_run_is_called_one(result):
 
 def test_costs_are_means_and_name_every_device(result):
     fast = {"device_hours": 0.05, "images_per_second": 901.0, "device": "NVIDIA H200"}
+    fast |= {"data_wait": 0.1234}
     (row,) = rows(tables([result(), result(seed=1, cost=fast)])[PAGE])
-    assert row[-3:] == ["0.1500", "500.5", "CPU, 2 cores; NVIDIA H200"]
+    assert row[-4:] == ["0.1500", "500.5", "0.123", "CPU, 2 cores; NVIDIA H200"]
 
 
 def test_the_overview_is_backbones_by_tasks(result):
@@ -230,7 +232,7 @@ def test_a_pipe_in_a_name_does_not_split_its_cell(result):
     assert escape("a|b\n`c`") == "a\\|b \\`c\\`"
     (row,) = rows(tables([result(backbone="odd|name")])[PAGE])
     assert row[0] == "odd\\|name"
-    assert len(row) == 8
+    assert len(row) == 9
 
 
 def test_table_is_aligned_for_the_eye():
