@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,22 +54,32 @@ def test_every_family_trains_and_tests_on_images_that_are_not_square(
     assert outcome.selection.reported_on == "val"
 
 
-def test_eight_scenes_are_fitted(tmp_path: Path) -> None:
-    """Trained and tested on the same ones, as they are.
-
-    They have no edges: the head decodes at a quarter of the resolution, which alone holds delta1 of
-    the rendered scenes to 0.97.
-    """
+def fitted(folder: Path, work_dir: Path, **changes: Any) -> Mapping[str, float]:
+    """Trained and tested on the same images, as they are."""
     same = dataclasses.replace(SCENES_LAYOUT, test="train")
-    folder = write(tmp_path / "scenes", same, 8, 0, (64, 64))
-    work = job(folder, "test_vit", "finetune", epochs=160, batch_size=8, stride=64)
+    work = job(folder, "test_vit", "finetune", batch_size=8, stride=64, limit=8, **changes)
+    work = dataclasses.replace(work, work_dir=work_dir, cache=work_dir)
     config = depth_estimators.bind(work, same)
     dataset = config["train_dataloader"]["dataset"]
     dataset["pipeline"] = [step for step in dataset["pipeline"] if step["type"] not in AUGMENTING]
-    metrics = runner.run(config, work).metrics
+    return runner.run(config, work).metrics
+
+
+def test_eight_smooth_scenes_are_fitted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "scenes", SCENES_LAYOUT, 8, 0, (64, 64))
+    metrics = fitted(folder, tmp_path / "work", epochs=160)
 
     assert metrics["delta1"] > 0.98
     assert metrics["AbsRel"] < 0.05
+
+
+def test_eight_rendered_scenes_are_fitted_up_to_their_edges(tmp_path: Path) -> None:
+    """The head decodes at a quarter of the resolution: that alone holds delta1 to 0.97. Measured: 0.88."""
+    world = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
+    metrics = fitted(ensure(world, tmp_path, workers=1), tmp_path / "work", epochs=300)
+
+    assert metrics["delta1"] > 0.83
+    assert metrics["delta3"] > 0.975
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "frozen", "frozen-linear"])

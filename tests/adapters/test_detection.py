@@ -337,7 +337,7 @@ BY_HEART = {
     "batch_size": 1,
     "img_size": 96,
     "ratio_range": (1.0, 1.0),
-    "epochs": 60,
+    "epochs": 120,
     "warmup_epochs": 2.0,
     "lr": 7e-4,
     "weight_decay": 0.0,
@@ -348,13 +348,13 @@ BY_HEART = {
 
 
 def test_eight_scenes_are_learnt_by_heart(eight: Path) -> None:
-    """From random initialisation in 480 steps; measured: AP50 100, AP75 100, AP 75, mask AP50 75."""
+    """From random initialisation in 960 steps; measured: boxes AP 91, masks AP50 100."""
     work = job(eight, "test_vit", "finetune", **BY_HEART)
     metrics = work.task.evaluate(work).metrics
 
-    assert metrics["bbox_AP50"] > 90
-    assert metrics["bbox_AP75"] > 75
-    assert metrics["mask_AP50"] > 55
+    assert metrics["bbox_AP"] > 80
+    assert metrics["bbox_AP50"] > 95
+    assert metrics["mask_AP50"] > 85
 
 
 def test_annotations_are_checked_before_training(shapes: Path) -> None:

@@ -84,24 +84,32 @@ def batch(built: runner.JobRunner, split: str = "train") -> dict[str, Any]:
     return dict(built.model.data_preprocessor(next(iter(loader)), split == "train"))
 
 
-# Stride, deconvolutions, and heatmaps (height, width) of a crop of 64 x 48: a quarter of it, once it
-# has been rounded up to whole patches.
+# Stride, deconvolutions, crop (height, width) and its heatmaps: a quarter of it, once it has been
+# rounded up to whole patches.
 FAMILIES = [
-    ("test_vit", "finetune", 16, 2, (16, 12)),
-    ("vit_small_patch14_dinov2", "frozen", 14, 2, (20, 16)),
-    ("swinv2_tiny_window8_256", "finetune", 32, 3, (16, 16)),
-    ("test_resnet", "finetune", 32, 3, (16, 16)),
-    ("hiera_tiny_224", "finetune", 32, 3, (16, 16)),
-    ("sam2_hiera_tiny", "frozen", 32, 3, (16, 16)),
-    ("test_convnext", "frozen", 32, 3, (16, 16)),
+    ("test_vit", "finetune", 16, 2, (64, 48), (16, 12)),
+    ("vit_small_patch14_dinov2", "frozen", 14, 2, (64, 48), (20, 16)),
+    ("swinv2_tiny_window8_256", "finetune", 32, 3, (96, 64), (24, 16)),
+    ("test_resnet", "finetune", 32, 3, (96, 64), (24, 16)),
+    ("hiera_tiny_224", "finetune", 32, 3, (96, 64), (24, 16)),
+    ("sam2_hiera_tiny", "frozen", 32, 3, (96, 64), (24, 16)),
+    ("test_convnext", "frozen", 32, 3, (64, 48), (16, 16)),
 ]
 
 
-@pytest.mark.parametrize(("arch", "protocol", "stride", "deconvs", "size"), FAMILIES)
+@pytest.mark.parametrize(("arch", "protocol", "stride", "deconvs", "crop", "size"), FAMILIES)
 def test_every_family_gives_heatmaps_and_a_loss_in_bf16(
-    scenes: Path, arch: str, protocol: str, stride: int, deconvs: int, size: tuple[int, int]
+    scenes: Path,
+    arch: str,
+    protocol: str,
+    stride: int,
+    deconvs: int,
+    crop: tuple[int, int],
+    size: tuple[int, int],
 ) -> None:
-    built = build(job(scenes, arch, protocol, test_batch_size=2))
+    height, width = crop
+    sizes = {"img_size": height, "img_width": width}
+    built = build(job(scenes, arch, protocol, test_batch_size=2, **sizes))
     model, data = built.model, batch(built)
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(**data, mode="loss")
