@@ -217,6 +217,7 @@ def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
         "batch_size": _share(loader["batch_size"], job.world_size),
         "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},
         "num_workers": job.num_workers,
+        "persistent_workers": job.num_workers > 0,  # to start them takes seconds, every epoch
         "pin_memory": job.device.startswith("cuda"),
     }
 

@@ -37,7 +37,7 @@ class SeededDataset(Dataset):  # type: ignore[misc]  # torch is not followed
         """Build the inner data set from its config."""
         self.dataset = DATASETS.build(dataset)
         self.seed = seed
-        self.epoch = 0
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers see it change
 
     @property
     def metainfo(self) -> Mapping[str, Any]:
@@ -54,7 +54,7 @@ class SeededDataset(Dataset):  # type: ignore[misc]  # torch is not followed
 
     def __getitem__(self, index: int) -> Any:
         """Seed, then load and augment."""
-        seed_everything(self.seed, DATA, self.epoch, index)
+        seed_everything(self.seed, DATA, int(self.epoch), index)
         return self.dataset[index]
 
 
@@ -83,16 +83,15 @@ class WholeBatchSampler(DefaultSampler):  # type: ignore[misc]  # mmengine is un
 
 @HOOKS.register_module()
 class SeedingHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Tells the data its epoch before the workers start, and seeds each step of the model."""
+    """Tells the data its epoch before an item of it is asked for, and seeds each step of the model."""
 
     def __init__(self, seed: int) -> None:
         """Seed by `seed` and what the runner counts."""
         self.seed = seed
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Workers are forked for every epoch, after this: persistent ones would not see it."""
-        assert not runner.train_dataloader.persistent_workers
-        runner.train_dataloader.dataset.epoch = runner.epoch
+        """Workers have nothing left to do of the epoch before: the next batches are asked for after this."""
+        runner.train_dataloader.dataset.epoch.fill_(runner.epoch)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Drop path, dropout and the like then depend on the iteration alone."""
