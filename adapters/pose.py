@@ -230,8 +230,8 @@ def from_coco(
         name="from-coco",
         expected=UNPUBLISHED,
         command="",
-        source=f"{SMALL_FINETUNE.source} Trained on COCO's train split for 12 epochs; the neck is the midpoint of the shoulders; "
-        f"no joint of COCO stands for {untrained}, which is never trained but is scored.",
+        source=f"{SMALL_FINETUNE.source} Trained on COCO's train split for 12 epochs; the neck is the midpoint of the "
+        f"shoulders; no joint of COCO stands for {untrained}, which is never trained but is scored.",
         epochs=12,
         train_on=COCO,
         transfer=Transfer(layout=COCO_LAYOUT, joints=joints),
