@@ -1,20 +1,22 @@
 """Depth on tiny data sets written here: what a protocol does to a model, not what it says."""
 
 import dataclasses
+import functools
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import family_jobs
 import numpy as np
 import pytest
 import torch
-from depth_pairs import build, job, write
+from depth_pairs import write
+from family_jobs import build, real_data
 from PIL import Image
 
 from adapters import depth
-from adapters.depth import NYU, SCENES_LAYOUT, TASKS, DepthProtocol, Layout
+from adapters.depth import NYU, SCENES_LAYOUT, TASKS, DepthProtocol
 from adapters.openmmlab import depth_estimators, runner
 from adapters.openmmlab.depth_metric import errors, measured
 from bench.errors import UserError
@@ -22,6 +24,7 @@ from bench.scenes.world import World, ensure
 from bench.tasks import UNPUBLISHED, Task
 
 PROTOCOLS = [(task, protocol) for task in TASKS for protocol in task.protocols]
+job = functools.partial(family_jobs.job, "depth")
 AUGMENTING = ("VerticalCutDepth", "ColourJitter")  # flips stay: testing sees them
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,18 +134,6 @@ def test_bad_data_stops_before_training(scenes: Path) -> None:
 
 
 @pytest.mark.parametrize(("task", "protocol"), PROTOCOLS, ids=lambda x: x.name)
-def test_upstream_config_is_pure(task: Task, protocol: DepthProtocol) -> None:
-    config = task.upstream(task, protocol)
-
-    assert json.loads(json.dumps(config)) == json.loads(json.dumps(task.upstream(task, protocol)))
-    assert "arch" not in config["model"]["backbone"]
-    assert not any(text.startswith("/") for text in json.dumps(config).split('"'))
-    for change in ({"lr": 9.0}, {"epochs": 9}, {"img_size": 96}, {"stride": 7}, {"limit": 5}):
-        other = dataclasses.replace(protocol, **change)
-        assert task.upstream(task, other) != config, f"{change} changes nothing"
-
-
-@pytest.mark.parametrize(("task", "protocol"), PROTOCOLS, ids=lambda x: x.name)
 def test_every_protocol_names_its_source_and_a_command_for_what_is_published(
     task: Task, protocol: DepthProtocol
 ) -> None:
@@ -162,28 +153,6 @@ def test_named_protocols_are_there() -> None:
     assert set(names["depth/kitti"]) >= {"finetune-upstream", "from-scenes"}
 
 
-def test_smoke_runs(scenes: Path) -> None:
-    work = job(scenes, "test_vit", "frozen")
-    small = dataclasses.replace(work, protocol=work.protocol.smoke())
-
-    assert small.task.evaluate(small).metrics["RMSE"] > 0
-
-
-def test_a_data_set_of_ones_own_is_one_entry() -> None:
-    own = dataclasses.replace(depth.FOLDER, name="mine", root="mine")
-    task = depth.task(own, Layout(scale=5000), (depth.FOLDER_FROZEN,))
-
-    assert task.name == "depth/mine"
-    assert not task.metrics[0].higher_is_better
-
-
-def real_data() -> Path:
-    root = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
-    if not (root / NYU.root).is_dir():
-        pytest.skip(f"no real images: {root / NYU.root} does not exist (set BENCH_DATA)")
-    return root
-
-
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "protocol"),
@@ -195,7 +164,7 @@ def real_data() -> Path:
     ],
 )
 def test_real_depth_is_accepted_and_measured(tmp_path: Path, name: str, protocol: str) -> None:
-    root = real_data()
+    root = real_data(NYU.root)
     work = job(root / name, "test_vit", protocol, name, batch_size=4, limit=8, img_size=96)
     own = work.task.sources(work.protocol)[-1].locate(root)
     train = own
@@ -216,4 +185,4 @@ def test_real_depth_is_accepted_and_measured(tmp_path: Path, name: str, protocol
 @pytest.mark.data
 def test_real_nyu_lacks_train() -> None:
     with pytest.raises(UserError, match=r"images/train"):
-        NYU.locate(real_data())
+        NYU.locate(real_data(NYU.root))

@@ -4,29 +4,22 @@ import dataclasses
 import functools
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import family_jobs
 import numpy as np
 import pytest
 import torch
+from family_jobs import bind, build, real_data
 from PIL import Image
 
-from adapters import segmentation
 from adapters.openmmlab import runner, segmentors
-from adapters.segmentation import ADE20K, TASKS, VOC
-from bench.backbones import Backbone
-from bench.datasets import EmbeddedWorld
+from adapters.segmentation import ADE20K, VOC
 from bench.errors import UserError
-from bench.tasks import Job, Task
 
 CLASSES = ("ground", "wall", "thing")
-BY_NAME = {task.name: task for task in TASKS}
-PROTOCOLS = [(task, protocol) for task in TASKS for protocol in task.protocols]
-SMALL = {"epochs": 1, "batch_size": 2, "limit": None, "img_size": 64, "test_batch_size": 1}
-
+job = functools.partial(family_jobs.job, "segmentation")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,28 +46,6 @@ def scenes(tmp_path: Path) -> Path:
             write_pair(image, folder / f"semantic/{split}/{i:06}.png", i)
     (folder / "semantic/classes.json").write_text(json.dumps({"classes": CLASSES}))
     return folder
-
-
-def job(folder: Path, arch: str, protocol: str, name: str = "scenes", **changes: Any) -> Job:
-    task = BY_NAME[f"segmentation/{name}"]
-    changed = dataclasses.replace(task.protocol(protocol), **{**SMALL, **changes})
-    return Job(
-        backbone=Backbone(name=arch, arch=arch),
-        task=task,
-        protocol=changed,
-        seed=0,
-        data=folder,
-        train_data=folder,
-        work_dir=folder.parent / "work",
-        cache=folder.parent / "cache",
-        device="cpu",
-        num_workers=0,
-    )
-
-
-def build(work: Job) -> runner.JobRunner:
-    bound = segmentors.bind(work, segmentation.SCENES_LAYOUT)
-    return runner.JobRunner.from_cfg(runner.bind(bound, work))
 
 
 FAMILIES = [
@@ -109,50 +80,6 @@ def test_learns_what_colour_says(scenes: Path, protocol: str) -> None:
     work = job(scenes, "test_vit", protocol, epochs=25, lr=3e-3, ratio_range=(1.0, 1.0))
 
     assert work.task.evaluate(work).metrics["aAcc"] > 70
-
-
-def test_layers_learn_at_distinct_rates(scenes: Path) -> None:
-    work = job(scenes, "test_vit", "finetune", lr=1e-2, layer_decay=0.5)
-    built = build(work)
-    optimizer = built.build_optim_wrapper(built.cfg.optim_wrapper).optimizer
-    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
-    of = {name: rates[id(p)] for name, p in built.model.named_parameters()}
-
-    depth = len(built.model.backbone.model.blocks)
-    assert of["decode_head.conv_seg.weight"] == pytest.approx(1e-2)
-    assert of[f"backbone.model.blocks.{depth - 1}.mlp.fc1.weight"] == pytest.approx(1e-2 / 2)
-    assert of["backbone.model.patch_embed.proj.weight"] == pytest.approx(1e-2 / 2 ** (depth + 1))
-
-
-def states(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
-    return {name for name, value in module.state_dict().items() if not value.equal(before[name])}
-
-
-@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
-def test_frozen_backbone_keeps_every_bit_and_statistic(scenes: Path, arch: str) -> None:
-    built = build(job(scenes, arch, "frozen", epochs=2))
-    backbone, head = states(built.model.backbone), states(built.model.decode_head)
-    built.train()
-
-    assert moved(backbone, built.model.backbone) == set()
-    assert moved(head, built.model.decode_head) >= {"conv_seg.weight", "norms.0.running_mean"}
-    assert not any(module.training for module in built.model.backbone.modules())
-
-
-def test_finetuned_backbone_moves_its_weights_and_statistics(scenes: Path) -> None:
-    built = build(job(scenes, "test_resnet", "finetune", epochs=2))
-    before = states(built.model.backbone)
-    built.train()
-
-    assert moved(before, built.model.backbone) >= {
-        "model.conv1.0.weight",
-        "model.bn1.running_mean",
-        "model.layer4.0.conv1.weight",
-    }
 
 
 @pytest.mark.parametrize(("arch", "neck"), [("test_vit", True), ("test_convnext", False)])
@@ -268,7 +195,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_bad_data_is_one_clear_paragraph_before_training(scenes: Path, what: str) -> None:
     breaks, message = BROKEN[what]
     work = job(scenes, "test_vit", "frozen")
-    segmentors.bind(work, segmentation.SCENES_LAYOUT)  # remembered as good, until a file changes
+    bind(work)  # remembered as good, until a file changes
     breaks(scenes)
 
     with pytest.raises(UserError, match=message):
@@ -288,7 +215,7 @@ def test_ade_counts_classes_from_one(tmp_path: Path) -> None:
     folder = tmp_path / ADE20K.root
     write_ade(folder, 150)
     work = job(folder, "test_vit", "frozen", "ade20k")
-    bound = runner.bind(segmentors.bind(work, segmentation.ADE_LAYOUT), work)
+    bound = runner.bind(bind(work), work)
     dataset = runner.JobRunner.build_dataloader(bound.test_dataloader).dataset
 
     assert set(dataset[0]["data_samples"].gt_sem_seg.data.unique().tolist()) == {0, 149, 255}
@@ -296,7 +223,7 @@ def test_ade_counts_classes_from_one(tmp_path: Path) -> None:
 
     write_ade(folder, 151)
     with pytest.raises(UserError, match=r"the value 151: with 150 classes, 0 to 150 \(0 means"):
-        segmentors.bind(work, segmentation.ADE_LAYOUT)
+        bind(work)
 
 
 def test_ade_without_its_training_split_says_what_is_expected(tmp_path: Path) -> None:
@@ -329,35 +256,9 @@ def test_voc_takes_its_images_from_the_lists(tmp_path: Path) -> None:
         work.task.evaluate(work)
 
 
-@pytest.mark.parametrize(("task", "protocol"), PROTOCOLS, ids=lambda x: x.name)
-def test_upstream_config_is_pure(task: Task, protocol: Any) -> None:
-    config = task.upstream(task, protocol)
-
-    assert config == task.upstream(task, protocol)
-    assert "arch" not in config["model"]["backbone"]
-    assert not any(text.startswith("/") for text in json.dumps(config).split('"'))
-    for change in ({"lr": 9.0}, {"epochs": 9}, {"img_size": 96}, {"ratio_range": (0.9, 1.1)}):
-        other = dataclasses.replace(protocol, **change)
-        assert task.upstream(task, other) != config, f"{change} changes nothing"
-
-
-def test_smoke_runs(scenes: Path) -> None:
-    work = job(scenes, "test_vit", "frozen")
-    small = dataclasses.replace(work, protocol=work.protocol.smoke())
-
-    assert small.task.evaluate(small).metrics["mIoU"] >= 0
-
-
-def real_data() -> Path:
-    root = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
-    if not (root / VOC.root).is_dir():
-        pytest.skip(f"no real images: {root / VOC.root} does not exist (set BENCH_DATA)")
-    return root
-
-
 @pytest.mark.data
 def test_real_voc_is_accepted_and_real_ade_lacks_train(tmp_path: Path) -> None:
-    root = real_data()
+    root = real_data(VOC.root)
     work = dataclasses.replace(
         job(VOC.locate(root), "test_vit", "frozen", "voc", epochs=1, batch_size=4, limit=8),
         work_dir=tmp_path / "work",
@@ -367,11 +268,3 @@ def test_real_voc_is_accepted_and_real_ade_lacks_train(tmp_path: Path) -> None:
     assert work.task.evaluate(work).metrics["aAcc"] > 0
     with pytest.raises(UserError, match=r"images/training"):
         ADE20K.locate(root)
-
-
-def test_a_data_set_of_ones_own_is_one_entry() -> None:
-    own = dataclasses.replace(EmbeddedWorld(), name="mine")
-    task = segmentation.task(own, segmentation.SCENES_LAYOUT, (segmentation.SCENES_FROZEN,))
-
-    assert task.name == "segmentation/mine"
-    assert isinstance(task.evaluate, functools.partial)

@@ -1,0 +1,224 @@
+"""What every family that trains through OpenMMLab does alike, on the same ten scenes."""
+
+import dataclasses
+import json
+import math
+import typing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from family_jobs import BY_NAME, FAMILIES, build, job
+from mmengine.hooks import Hook
+
+from adapters.openmmlab import checkpointing, measuring
+from bench.datasets import EmbeddedWorld
+from bench.errors import UserError
+from bench.tasks import Protocol, Task
+
+PROTOCOLS = [(task, protocol) for task in BY_NAME.values() for protocol in task.protocols]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def scenes(world: Path, tmp_path: Path) -> Path:
+    (tmp_path / "scenes").symlink_to(world)
+    return tmp_path / "scenes"
+
+
+# A plain ViT's attention has the weights of relative positions where it is windowed.
+VIT: dict[str, dict[str, Any]] = {"detection": {"window_size": 2}}
+LAST_LAYER = {
+    "segmentation": "decode_head.conv_seg.weight",
+    "detection": "roi_head.mask_head.conv_logits.weight",
+    "pose": "head.final_layer.weight",
+    "depth": "decode_head.last.2.weight",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_learn_at_distinct_rates(scenes: Path, family: str) -> None:
+    settings = {"lr": 1e-2, "layer_decay": 0.5, **VIT.get(family, {})}
+    built = build(job(family, scenes, "test_vit", "finetune", **settings))
+    optimizer = built.build_optim_wrapper(built.cfg.optim_wrapper).optimizer
+    rates = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
+    of = {name: rates[id(p)] for name, p in built.model.named_parameters()}
+
+    assert LAST_LAYER[family] in of
+    assert ("backbone.model.blocks.0.attn.rel_pos_h" in of) == (family in VIT)
+    depth = len(built.model.backbone.model.blocks)
+    layers = {f"backbone.model.blocks.{i}.": depth - i for i in range(depth)}
+    layers |= {"backbone.model.patch_embed.": depth + 1}
+    layers |= {f"{name.partition('.')[0]}.": 0 for name in of if not name.startswith("backbone.")}
+    for layer, above in layers.items():
+        found = [rate for name, rate in of.items() if name.startswith(layer)]
+        assert found, layer
+        assert found == pytest.approx([1e-2 / 2**above] * len(found)), layer
+
+
+def states(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def moved(before: dict[str, torch.Tensor], module: torch.nn.Module) -> set[str]:
+    return {name for name, value in module.state_dict().items() if not value.equal(before[name])}
+
+
+MOVED_ON_FROZEN = {
+    "segmentation": {"decode_head.conv_seg.weight", "decode_head.norms.0.running_mean"},
+    "detection": {"rpn_head.rpn_cls.weight", "roi_head.mask_head.conv_logits.weight"},
+    "pose": {"head.final_layer.weight", "head.deconv_layers.1.running_mean"},
+    "depth": {"decode_head.conv.weight", "decode_head.conv.bias"},
+}
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_frozen_backbone_keeps_every_bit_and_statistic(
+    scenes: Path, family: str, arch: str
+) -> None:
+    """While all that follows it learns."""
+    settings = VIT.get(family, {}) if arch == "test_vit" else {}
+    built = build(job(family, scenes, arch, "frozen", epochs=2, limit=4, **settings))
+    before = states(built.model)
+    parts = {name.partition(".")[0] for name, _ in built.model.named_parameters()}
+    built.train()
+
+    changed = moved(before, built.model)
+    assert {name.partition(".")[0] for name in changed} == parts - {"backbone"}
+    assert changed >= MOVED_ON_FROZEN[family]
+    assert not any(module.training for module in built.model.backbone.modules())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finetuned_backbone_moves_its_weights_and_statistics(scenes: Path, family: str) -> None:
+    built = build(job(family, scenes, "test_resnet", "finetune", epochs=2, limit=4))
+    before = states(built.model)
+    built.train()
+
+    assert moved(before, built.model) >= {
+        "backbone.model.conv1.0.weight",
+        "backbone.model.bn1.running_mean",
+        "backbone.model.layer4.0.conv1.weight",
+        LAST_LAYER[family],
+    }
+
+
+class Interrupt(Hook):  # type: ignore[misc]
+    """In the middle of the last epoch."""
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 2 == runner.max_iters:
+            raise KeyboardInterrupt
+
+
+RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
+    "segmentation": ("test_vit", {"drop_path": 0.3}),
+    "detection": ("test_vit", {"drop_path": 0.3}),
+    "pose": ("test_vit", {"drop_path": 0.3, "half_body": 1.0}),
+    "depth": ("test_resnet", {}),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_resumed_run_ends_as_the_undisturbed(scenes: Path, family: str) -> None:
+    arch, settings = RANDOM[family]
+    work = job(family, scenes, arch, "finetune", epochs=2, limit=4, **settings)
+    cut = dataclasses.replace(work, work_dir=scenes.parent / "cut")
+    kept = {"checkpoint_seconds": 0.0, "curves": {"loss": ("loss",)}}
+    whole = build(work, **kept)
+    whole.train()
+    broken = build(cut, **kept)
+    broken.register_hook(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    assert (cut.work_dir / checkpointing.NAME).is_file()
+    resumed = build(cut, **kept)
+    resumed.train()
+
+    assert resumed.iter == whole.iter > broken.iter
+    assert moved(states(whole.model), resumed.model) == set()
+    losses, expected = (r.message_hub.get_info(measuring.CURVES)["loss"] for r in (resumed, whole))
+    assert losses == expected
+    assert len(losses) == whole.iter
+
+
+LOSS = {
+    "segmentation": "decode.loss_ce",
+    "detection": "loss_rpn_cls",
+    "pose": "loss_kpt",
+    "depth": "decode.loss_silog",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_diverging_training_stops_and_says_so(scenes: Path, family: str) -> None:
+    settings = {"lr": 1e30, "warmup_epochs": 0.0, "clip_grad": 0.0, "epochs": 20, "limit": 4}
+    known = {f.name for f in dataclasses.fields(BY_NAME[f"{family}/scenes"].protocols[0])}
+    settings = {name: value for name, value in settings.items() if name in known}
+    work = job(family, scenes, "test_resnet", "finetune", **settings)
+
+    with pytest.raises(UserError, match=rf"Training diverged in epoch \d.*{LOSS[family]}"):
+        work.task.evaluate(work)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_smoke_runs(scenes: Path, family: str) -> None:
+    work = job(family, scenes, "test_vit", "frozen", batch_size=1)
+    small = dataclasses.replace(work, protocol=work.protocol.smoke())
+    metrics = small.task.evaluate(small).metrics
+
+    assert small.protocol.limit == 4
+    assert math.isfinite(metrics[small.task.metrics[0].name])
+    assert metrics.keys() >= {metric.name for metric in small.task.metrics}
+
+
+PROSE = {"name", "source", "expected", "command", "splits", "train_on"}
+BOUND = {"transfer", "train_layout"}  # layouts, which a test of their own trains on
+
+
+def unseen(task: Task, protocol: Protocol) -> set[str]:
+    """Fields that the config rightly does not follow."""
+    if task.family == "pose":
+        return {"limit"}  # of images; how many persons these hold is known to the data alone
+    linear = task.family == "depth" and protocol.head != "deconv"  # type: ignore[attr-defined]
+    return {"channels"} if linear else set()
+
+
+def another(value: Any, kind: Any) -> Any:
+    """A value of the same kind that differs."""
+    if typing.get_origin(kind) is typing.Literal:
+        return next(choice for choice in typing.get_args(kind) if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return tuple(x / 2 for x in value) or (3,)
+    return 3 if value is None else 2 * value + 1
+
+
+@pytest.mark.parametrize(("task", "protocol"), PROTOCOLS, ids=lambda x: x.name)
+def test_upstream_config_is_pure_and_follows_the_protocol(task: Task, protocol: Protocol) -> None:
+    text = json.dumps(task.upstream(task, protocol))
+
+    assert text == json.dumps(task.upstream(task, protocol))
+    assert "arch" not in json.loads(text)["model"]["backbone"]
+    assert not any(part.startswith("/") for part in text.split('"'))
+    kinds = typing.get_type_hints(type(protocol))
+    for name in kinds.keys() - PROSE - BOUND - unseen(task, protocol):
+        change = {name: another(getattr(protocol, name), kinds[name])}
+        other = dataclasses.replace(protocol, **change)
+        assert json.dumps(task.upstream(task, other)) != text, f"{change} changes nothing"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_data_set_of_ones_own_is_one_entry(family: str) -> None:
+    module = FAMILIES[family]
+    own = dataclasses.replace(EmbeddedWorld(), name="mine")
+    task = module.task(own, module.SCENES_LAYOUT, (module.SCENES_FROZEN,))
+
+    assert task.name == f"{family}/mine"
+    assert task.dataset == own
+    assert task.evaluate.keywords == {"layout": module.SCENES_LAYOUT}
+    assert task.metrics[0].higher_is_better == (family != "depth")
