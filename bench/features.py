@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from bench.errors import UserError
+from bench.processes import worker_ends_with_run
 from bench.results import digest
 
 VERSION = 1  # raised when this module makes other features from the same key
@@ -101,7 +102,8 @@ def _forward(
     model: nn.Module, images: Any, device: str, num_workers: int, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     model = model.to(device).eval()
-    loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers)
+    settings = {"num_workers": num_workers, "worker_init_fn": worker_ends_with_run}
+    loader = DataLoader(images, batch_size=batch_size, **settings)
     features, labels = [], []
     console = Console(stderr=True)
     quiet = not console.is_terminal

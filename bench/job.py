@@ -56,10 +56,11 @@ def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
 def _only_one(folder: Path) -> Iterator[None]:
     """Hold the run's folder: a second process waits, then finds the record. Death lets go of it.
 
-    The file says which process holds it, for whoever wonders.
+    The file says which process holds it, for whoever wonders. The lock is the process's own: a child
+    that outlives it holds nothing, as it would with flock.
     """
     with (folder / "lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        fcntl.lockf(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -13,6 +13,11 @@ def end_with_parent() -> None:
     threading.Thread(target=_wait_and_end, daemon=True).start()
 
 
+def worker_ends_with_run(worker_id: int) -> None:
+    """A data loader's `worker_init_fn`: torch's own watch hangs when a batch fills the pipe to a dead run."""
+    end_with_parent()
+
+
 def _wait_and_end() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -19,6 +19,7 @@ from typing import Any
 from adapters.openmmlab import compatibility
 from bench.backbones import normalisation
 from bench.errors import UserError
+from bench.processes import worker_ends_with_run
 from bench.tasks import Job, Outcome, Selection
 
 compatibility.prepare()
@@ -26,6 +27,7 @@ compatibility.prepare()
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm  # noqa: E402
+from mmengine.registry import FUNCTIONS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -39,6 +41,7 @@ from adapters.openmmlab import (  # noqa: E402
 )
 
 CHECKPOINT_SECONDS = 60.0
+FUNCTIONS.register_module(module=worker_ends_with_run)
 
 
 class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
@@ -216,7 +219,7 @@ def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
         **loader,
         "batch_size": _share(loader["batch_size"], job.world_size),
         "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},
-        "num_workers": job.num_workers,
+        **_workers(job),
         "persistent_workers": job.num_workers > 0,  # to start them takes seconds, every epoch
         "pin_memory": job.device.startswith("cuda"),
     }
@@ -234,7 +237,14 @@ def _test_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
     return {
         "sampler": {"type": "DefaultSampler", "shuffle": False},
         **loader,
+        **_workers(job),
+    }
+
+
+def _workers(job: Job) -> dict[str, Any]:
+    return {
         "num_workers": job.num_workers,
+        "worker_init_fn": {"type": "worker_ends_with_run"},
     }
 
 

@@ -1,0 +1,64 @@
+"""What is left of a run that was killed: nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+RUN = """
+import os, sys, time
+from pathlib import Path
+import numpy as np
+from torch.utils.data import DataLoader
+from bench.job import _only_one
+from bench.processes import worker_ends_with_run
+
+class Large:  # a pipe holds 64 KiB
+    def __len__(self): return 10
+    def __getitem__(self, index): return {"pid": os.getpid(), "mask": np.zeros(300_000, np.uint8)}
+
+with _only_one(Path(sys.argv[1])):
+    loader = DataLoader(Large(), batch_size=None, num_workers=1, worker_init_fn=worker_ends_with_run,
+                        multiprocessing_context="fork")
+    print(next(iter(loader))["pid"], flush=True)
+    time.sleep(60)
+"""
+LOCK = """
+import sys
+from pathlib import Path
+from bench.job import _only_one
+with _only_one(Path(sys.argv[1])):
+    print("mine")
+"""
+
+
+def start(code: str, folder: Path) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, str(folder)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_run_leaves_no_worker_behind_and_no_lock(tmp_path: Path) -> None:
+    run = start(RUN, tmp_path)
+    assert run.stdout is not None
+    worker = int(run.stdout.readline())
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    next_one = start(LOCK, tmp_path)
+    assert next_one.communicate(timeout=30)[0] == "mine\n"
+
+    deadline = time.monotonic() + 20
+    while alive(worker):
+        assert time.monotonic() < deadline, "the worker outlives its run"
+        time.sleep(0.1)
+
+
+def alive(process: int) -> bool:
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except FileNotFoundError:
+        return False
+    return "State:\tZ" not in status
