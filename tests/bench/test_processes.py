@@ -11,19 +11,19 @@ ROOT = Path(__file__).parents[2]
 RUN = """
 import os, sys, time
 from pathlib import Path
-import numpy as np
 from torch.utils.data import DataLoader
 from bench.job import _only_one
 from bench.processes import worker_ends_with_run
 
 class Large:  # a pipe holds 64 KiB
     def __len__(self): return 10
-    def __getitem__(self, index): return {"pid": os.getpid(), "mask": np.zeros(300_000, np.uint8)}
+    def __getitem__(self, index): return {"pid": os.getpid(), "mask": bytes(300_000)}
 
 with _only_one(Path(sys.argv[1])):
     loader = DataLoader(Large(), batch_size=None, num_workers=1, worker_init_fn=worker_ends_with_run,
                         multiprocessing_context="fork")
-    print(next(iter(loader))["pid"], flush=True)
+    batches = iter(loader)
+    print(next(batches)["pid"], flush=True)
     time.sleep(60)
 """
 LOCK = """
