@@ -56,6 +56,8 @@ class Desk:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # What starts the tests may ignore Ctrl-C, as a shell's background jobs do.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def records(self) -> list[dict]:  # type: ignore[type-arg]
