@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bench.tasks import Task
 
 if TYPE_CHECKING:
-    from adapters.depth import DepthProtocol, Layout
+    from adapters.openmmlab.depth_protocol import DepthProtocol, Layout
 
 MIN_DEPTH = 1e-3  # metres; nothing nearer is predicted or measured
 POWER = 0.9  # of both phases of the learning rate

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from adapters.depth import Layout
 from adapters.openmmlab.depth_config import MIN_DEPTH
+from adapters.openmmlab.depth_protocol import Layout
 from adapters.openmmlab.images import checked_once, open_whole
 from bench.errors import UserError, unknown
 

@@ -12,7 +12,6 @@ from mmengine.optim.scheduler.lr_scheduler import LRSchedulerMixin
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from mmengine.registry import PARAM_SCHEDULERS
 
-from adapters.depth import Layout
 from adapters.openmmlab import (  # noqa: F401  registered by import
     binding,
     cutdepth,
@@ -22,6 +21,7 @@ from adapters.openmmlab import (  # noqa: F401  registered by import
     depth_transforms,
 )
 from adapters.openmmlab.depth_config import upstream
+from adapters.openmmlab.depth_protocol import Layout
 from bench.tasks import Job, Outcome
 
 

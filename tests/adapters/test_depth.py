@@ -17,7 +17,7 @@ from PIL import Image
 
 from adapters import depth
 from adapters.depth import NYU, SCENES_LAYOUT, TASKS, DepthProtocol
-from adapters.openmmlab import depth_estimators, runner
+from adapters.openmmlab import depth_estimators, depth_protocol, runner
 from adapters.openmmlab.depth_metric import errors, measured
 from bench.errors import UserError
 from bench.scenes.world import World, ensure
@@ -95,7 +95,7 @@ def test_learns_what_brightness_says(tmp_path: Path, protocol: str) -> None:
         torch.from_numpy(np.asarray(Image.open(p)) / 1000.0)
         for p in sorted((folder / "depth/val").iterdir())
     ]
-    kept = [t[measured(t, 10.0, depth.WHOLE)] for t in truths]
+    kept = [t[measured(t, 10.0, depth_protocol.WHOLE)] for t in truths]
     constants = [
         np.mean([errors(torch.full_like(t, c), t)["RMSE"] for t in kept])
         for c in np.arange(1, 10, 0.25)

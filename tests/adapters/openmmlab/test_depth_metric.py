@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.depth import EIGEN, GARG, METRICS, WHOLE
+from adapters.depth import EIGEN, GARG, METRICS
 from adapters.openmmlab.depth_metric import DepthErrors, errors, measured
+from adapters.openmmlab.depth_protocol import WHOLE
 
 
 def evaluate(
