@@ -169,10 +169,10 @@ def runs(request: Request) -> list[Run]:
 
 def _planned_fingerprints(data_root: Path | None) -> Callable[[Dataset], str]:
     """Fingerprints a data set; reads its files once, however many tasks need it."""
-    known: dict[tuple[str, tuple[str, ...]], str] = {}
+    known: dict[str, str] = {}
 
     def of(dataset: Dataset) -> str:
-        key = (dataset.name, tuple(dataset.splits))
+        key = repr(dataset)  # families may read other files of one data set under the same names
         if key not in known:
             known[key] = dataset.planned_fingerprint(data_root)
         return known[key]
