@@ -143,7 +143,7 @@ def runs(request: Request) -> list[Run]:
     for task in wanted:
         protocol = protocols[task.name]
         protocol = protocol.smoke() if request.smoke else protocol
-        fingerprint = task.fingerprint(protocol, fingerprint_of)
+        fingerprint = _fingerprint(task, protocol, fingerprint_of)
         digest = task.digest(protocol, fingerprint)
         made += [
             Run(
@@ -165,6 +165,16 @@ def runs(request: Request) -> list[Run]:
             for seed in range(request.seeds)
         ]
     return list({run.key: run for run in made}.values())
+
+
+def _fingerprint(task: Task, protocol: Protocol, of: Callable[[Dataset], str]) -> str:
+    """The data's; where it is not all there, say which protocols train on other data."""
+    try:
+        return task.fingerprint(protocol, of)
+    except UserError as error:
+        others = [p.name for p in task.protocols if p.train_on and not protocol.train_on]
+        hint = f" Without its own training split: --protocol {' or '.join(others)}."
+        raise UserError(f"{error}{hint if others else ''}") from None
 
 
 def _planned_fingerprints(data_root: Path | None) -> Callable[[Dataset], str]:
