@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay for any model whose `.backbone` is a TimmBackbone.
+"""Layer-wise learning-rate decay for any model whose `.backbone` is a FeatureExtractor.
 
     optim_wrapper = dict(
         type="OptimWrapper",
@@ -7,24 +7,21 @@
         paramwise_cfg=dict(layer_decay=0.65),
     )
 
-The layers are timm's own (`group_matcher`). OpenMMLab's constructors look for their own parameter
+The layers are timm's own (`FeatureExtractor.layer_groups`). OpenMMLab's constructors look for their own parameter
 names instead, find none in a timm model, and train every layer at the full rate without a word.
 """
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
-from timm.models._manipulate import group_with_matcher  # its public twin takes a module only
 from torch import nn
 
-from adapters.openmmlab.backbone import TimmBackbone
 from bench.errors import UserError
+from bench.feature_extractor import FeatureExtractor
 
-OUTSIDE = "<everything outside the backbone>"  # a name that no matcher of timm's knows
 PREFIX = "backbone.model."
 
 
@@ -79,8 +76,10 @@ def parameter_groups(
 
 def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
     """The factor of each parameter of the backbone, by its name in the model."""
-    layers = _layers(model)
-    head = layers.pop(OUTSIDE)
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, FeatureExtractor):
+        raise _no_effect(f"it is a {type(backbone).__name__}, not a TimmBackbone")
+    layers, head = backbone.layer_groups()
     trained = {
         name: layer
         for name, layer in layers.items()
@@ -91,20 +90,6 @@ def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
     if lost := sorted(name for name, layer in trained.items() if layer == head):
         raise _no_effect(f"timm puts these parameters into no layer: {', '.join(lost[:5])}")
     return {PREFIX + name: layer_decay ** (head - layer) for name, layer in trained.items()}
-
-
-def _layers(model: nn.Module) -> dict[str, int]:
-    """The layer of each of the timm model's parameters, counted from the stem, and of OUTSIDE."""
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, TimmBackbone):
-        raise _no_effect(f"it is a {type(backbone).__name__}, not a TimmBackbone")
-    timm_model = backbone.model
-    if not hasattr(timm_model, "group_matcher"):
-        raise _no_effect(f"timm groups no layers of {backbone.arch}")
-    named = chain(timm_model.named_parameters(), [(OUTSIDE, None)])
-    matcher = timm_model.group_matcher(coarse=False)
-    layers: dict[str, int] = group_with_matcher(named, matcher, reverse=True)
-    return layers
 
 
 def _no_effect(reason: str) -> UserError:
@@ -119,7 +104,7 @@ def _undecayed(model: nn.Module) -> Iterator[str]:
     """The names of the parameters that get no weight decay."""
     backbone = getattr(model, "backbone", None)
     patterns: set[str] = set()
-    if isinstance(backbone, TimmBackbone) and hasattr(backbone.model, "no_weight_decay"):
+    if isinstance(backbone, FeatureExtractor) and hasattr(backbone.model, "no_weight_decay"):
         patterns = {PREFIX + name for name in backbone.model.no_weight_decay()}
     for name, parameter in model.named_parameters():
         if parameter.ndim <= 1 or any(fnmatch.fnmatchcase(name, p) for p in patterns):
