@@ -11,13 +11,13 @@ import dataclasses
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import checkpoints
-from bench.checkpoints import LoadReport
+from bench import checkpoints, formats, loading
 from bench.errors import UserError, unknown
+from bench.loading import LoadReport
 from bench.provenance import file_sha256
 from bench.results import digest
 
@@ -85,19 +85,54 @@ def resolve(spec: str, entries: Mapping[str, Backbone] | None = None) -> Backbon
 
 
 def build(
-    arch: str, *, weights: Path | str | None = None, **timm_kwargs: Any
+    arch: str,
+    *,
+    weights: Path | str | None = None,
+    part: str | None = None,
+    allow_partial: Sequence[str] = (),
+    **timm_kwargs: Any,
 ) -> tuple["nn.Module", LoadReport]:
     """Create a timm model and load its weights; `timm_kwargs` go to `timm.create_model`.
 
     Without weights the initialisation follows torch's global seed, which is the caller's to set.
+
+    Args:
+        arch: timm's name, without tag.
+        weights: a file in any format of `bench.formats`; None is scratch.
+        part: of a file that holds several sets of weights (`teacher`, `student`): which.
+        allow_partial: patterns of the keys that need not fit; see `bench.loading.load`.
+
     Raises UserError when the weights do not fit.
     """
     import timm
 
-    model = timm.create_model(arch, pretrained=False, **timm_kwargs)
     if weights is None:
-        return model, LoadReport()
-    return model, checkpoints.load_into(model, Path(weights))
+        return timm.create_model(arch, pretrained=False, **timm_kwargs), LoadReport()
+    path = Path(weights)
+    encoder = _encoder(arch, path, part)
+    return loading.load(arch, encoder, path.name, allow_partial=allow_partial, **timm_kwargs)
+
+
+def _encoder(arch: str, path: Path, part: str | None) -> formats.Encoder:
+    """The encoder in a file; raises UserError where its keys are of no known format, nor of `arch`."""
+    state, _ = checkpoints.read(path, part)
+    encoder = formats.recognise(state, lambda inside: _shares_names(arch, inside))
+    if encoder is None:
+        raise UserError(
+            f"The weights file {path} is of no known format, and its keys ({', '.join(list(state)[:3])}, ...) are "
+            f"not those of {arch}. Give the architecture that it was made with, as ARCH@{path.name}."
+        )
+    return encoder
+
+
+def _shares_names(arch: str, inside: Collection[str]) -> bool:
+    """Whether these are timm's own names, or mostly so, of that architecture."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        own = timm.create_model(arch).state_dict().keys()
+    return 2 * sum(key in own for key in inside) > len(own)
 
 
 def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:

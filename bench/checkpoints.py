@@ -1,34 +1,68 @@
-"""A weights file into a timm model: whole and right, or a refusal that says what does not fit.
+"""A weights file into tensors by key, without executing anything in it.
 
-Files are read without executing anything: safetensors, or `torch.load(weights_only=True)`.
+Read are safetensors, what torch saved (`torch.load(weights_only=True)`, whatever the suffix), and numpy's
+archives (JAX's ViT). Beside their tensors, training scripts save settings and histories: what is known
+to be inert there is read as nothing (`INERT`); any other code is refused.
 """
 
-import dataclasses
 import json
+import math
 import re
 import struct
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
-WRAPPERS = ("state_dict", "model")  # where a training script keeps its weights
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".tar")
+
+# Where training scripts keep weights, best first: the average over training is what is evaluated (DINO's
+# and iBOT's teacher; timm's, DeiT's and mmengine's EMA).
+PARTS = ("state_dict_ema", "model_ema", "ema_state_dict", "teacher", "state_dict", "model", "student")
+PARTS += ("target_encoder", "encoder", "module", "params", "net", "weights")
+
+INERT = (
+    *("argparse.Namespace", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig"),
+    *("omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+    *("omegaconf.nodes.AnyNode", "pathlib.PosixPath", "pathlib.Path", "collections.defaultdict"),
+    *("typing.Any", "builtins.dict", "builtins.list", "builtins.int", "builtins.float"),
+    "mmengine.config.config.ConfigDict",
+    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
+    *("lightning_fabric.utilities.data.AttributeDict", "_codecs.encode"),
+    *("pytorch_lightning.utilities.parsing.AttributeDict", "numpy.dtypes.Float64DType"),
+    *("lightning.fabric.utilities.data.AttributeDict", "numpy.dtypes.Int64DType"),
+)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LoadReport:
-    """What became of every key. Only the classifier's may be missing or unexpected."""
+class _Inert(dict[Any, Any]):
+    """Stands for a setting of a training script: takes whatever is said of it and does nothing."""
 
-    matched: int = 0
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    resampled: tuple[str, ...] = ()
+    def __init__(self, *_: object, **__: object) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: object) -> None: ...
+
+    def append(self, _: object) -> None: ...
+
+    def extend(self, _: object) -> None: ...
+
+
+class _History(_Inert):
+    """Stands for mmengine's HistoryBuffer."""
+
+
+def _attribute(owner: object, name: str) -> object:
+    """Stands for `getattr`, by which a HistoryBuffer names its own methods; for all else it is code."""
+    import pickle
+
+    if owner is not _History:
+        raise pickle.UnpicklingError(f"GLOBAL getattr of {owner}.{name}")
+    return owner
 
 
 def header(path: Path) -> dict[str, str]:
@@ -36,47 +70,119 @@ def header(path: Path) -> dict[str, str]:
     if path.suffix != ".safetensors":
         return {}
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            return dict(json.loads(file.read(length)).get("__metadata__", {}))
+        return dict(_table(path)[0].get("__metadata__", {}))
     except (OSError, ValueError, struct.error) as error:
         raise _unreadable(path, error) from None
 
 
-def read(path: Path) -> dict[str, "Tensor"]:
-    """Return a file's tensors by key; raises UserError for a truncated or unsafe file."""
+def read(path: Path, part: str | None = None) -> tuple[dict[str, "Tensor"], str]:
+    """Return a file's tensors by key, and which of its parts they are ("" where it has none).
+
+    Args:
+        path: the file.
+        part: the entry to take of a file that holds several sets of weights (`teacher`, `student`,
+            `state_dict_ema`); None takes the first of `PARTS` that is there.
+
+    Raises UserError for a file that is truncated, unsafe, or holds no tensors (there).
+    """
     import pickle
 
-    import safetensors
-    import torch
-    from safetensors.torch import load_file
-
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _content(path)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from None
-    except (OSError, EOFError, RuntimeError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, struct.error) as error:
         raise _unreadable(path, error) from None
-    return _tensors(content, path)
+    return _tensors(content, path, part)
 
 
-def _tensors(content: object, path: Path) -> dict[str, "Tensor"]:
-    from torch import Tensor
+def parts(path: Path) -> tuple[str, ...]:
+    """Every set of weights in a file, best first; () where its tensors lie bare."""
+    content = _content(path)
+    return tuple(p for p in _sets(content) if p) if isinstance(content, Mapping) else ()
 
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+
+def _content(path: Path) -> object:
+    import torch
+
+    if path.suffix == ".safetensors":
+        return dict(_safetensors(path))
+    if path.suffix == ".npz":
+        import numpy as np
+
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: torch.from_numpy(archive[key]) for key in archive.files}
+    inert: list[Any] = [(_Inert, name) for name in INERT]
+    inert += [(_History, "mmengine.logging.history_buffer.HistoryBuffer")]
+    inert += [(_attribute, "builtins.getattr"), (_attribute, "__builtin__.getattr")]
+    with torch.serialization.safe_globals(inert):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _table(path: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's table of contents, and where its data begins."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            raise ValueError("its header is longer than the file")
+        return json.loads(file.read(length)), 8 + length
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, "Tensor"]]:
+    """Read tensor by tensor into memory of its own.
+
+    The library maps the file instead: its pages would count beside the copies that the model gets,
+    and a file that is replaced during a run would change the run's weights.
+    """
+    import safetensors
+    import torch
+    from safetensors.torch import _TYPES as TYPES
+
+    try:
+        safetensors.safe_open(path, framework="pt")  # its check of the whole layout
+    except safetensors.SafetensorError as error:
+        raise ValueError(str(error)) from None
+    table, begin = _table(path)
+    table.pop("__metadata__", None)
+    with path.open("rb", buffering=0) as file:
+        for key, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
+            tensor = torch.empty(entry["shape"], dtype=TYPES[entry["dtype"]])
+            if math.prod(entry["shape"]):
+                file.seek(begin + entry["data_offsets"][0])
+                file.readinto(tensor.reshape(-1).view(torch.uint8).numpy())
+            yield key, tensor
+
+
+def _tensors(
+    content: object, path: Path, part: str | None
+) -> tuple[dict[str, "Tensor"], str]:
+    sets = _sets(content) if isinstance(content, Mapping) else {}
+    if part is not None and part not in sets:
+        raise unknown(f"part of {path.name}", part, [name for name in sets if name])
+    if not sets:
         found = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
         raise UserError(
             f"The weights file {path} holds no state dict of tensors but {found}. Expected are "
-            f"tensors by timm key, bare or under {' or '.join(map(repr, WRAPPERS))}."
+            f"tensors by key, bare or under one of {', '.join(PARTS)}."
         )
-    return {str(key).removeprefix("module."): value for key, value in content.items()}
+    name = next(iter(sets)) if part is None else part
+    return sets[name], name
+
+
+def _sets(content: Mapping[Any, Any]) -> dict[str, dict[str, "Tensor"]]:
+    """The sets of weights in a file by name, best first; "" for tensors that lie bare."""
+    from torch import Tensor
+
+    def tensors(value: object) -> dict[str, Tensor]:
+        if not isinstance(value, Mapping):
+            return {}
+        found = {str(k): v for k, v in value.items() if isinstance(v, Tensor)}
+        inner = [v for k, v in value.items() if k in PARTS and isinstance(v, Mapping)]
+        return found if len(found) > 1 or not inner else tensors(inner[0])
+
+    named = {name: tensors(content[name]) for name in PARTS if name in content}
+    named = {name: value for name, value in named.items() if value}
+    return named or ({"": bare} if (bare := tensors(content)) else {})
 
 
 def _unsafe(path: Path, error: Exception) -> UserError:
@@ -92,65 +198,8 @@ def _unsafe(path: Path, error: Exception) -> UserError:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     size = path.stat().st_size if path.is_file() else 0
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"The weights file {path} ({size:,} bytes) cannot be read: {str(error).splitlines()[0]}. It is "
+        f"The weights file {path} ({size:,} bytes) cannot be read: {reason}. It is "
         f"truncated or damaged, or not one of {', '.join(SUFFIXES)}; fetch it again and compare its size."
-    )
-
-
-def load_into(model: "nn.Module", path: Path) -> LoadReport:
-    """Load a file into a timm model, in place; raises UserError unless every backbone key fits.
-
-    Position embeddings and bias tables of another input size are resampled by timm's own filter of
-    the architecture. Keys of the classifier (`head`, `fc`, ...) may be missing or unexpected.
-    """
-    state = read(path)
-    own = model.state_dict()
-    misfits = _misfits(own, state)
-    if misfits and (resample := _filter(model)):
-        state = resample(state, model)
-    resampled = tuple(k for k in misfits if k in state and state[k].shape == own[k].shape)
-    misfits = _misfits(own, state)
-    classifier = _classifier(model)
-    missing = tuple(k for k in own if k not in state and not k.endswith("num_batches_tracked"))
-    unexpected = tuple(k for k in state if k not in own)
-    wrong = {
-        "missing": [k for k in missing if not k.startswith(classifier)],
-        "unexpected": [k for k in unexpected if not k.startswith(classifier)],
-        "of another shape": [
-            f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in misfits
-        ],
-    }
-    if any(wrong.values()):
-        raise _unfit(model, path, wrong, len(own))
-    model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
-    matched = sum(k in own for k in state)
-    return LoadReport(matched=matched, missing=missing, unexpected=unexpected, resampled=resampled)
-
-
-def _misfits(own: Mapping[str, "Tensor"], state: Mapping[str, "Tensor"]) -> list[str]:
-    return [k for k, v in own.items() if k in state and state[k].shape != v.shape]
-
-
-def _filter(model: "nn.Module") -> Any:
-    return getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-
-
-def _classifier(model: "nn.Module") -> tuple[str, ...]:
-    """Prefixes of the classifier, which a backbone does not need: timm names it for each model."""
-    names = model.pretrained_cfg["classifier"]
-    names = (names,) if isinstance(names, str) else names
-    return tuple({name.split(".")[0] + "." for name in names})
-
-
-def _unfit(model: "nn.Module", path: Path, wrong: Mapping[str, list[str]], total: int) -> UserError:
-    parts = [
-        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for what, keys in wrong.items()
-        if keys
-    ]
-    arch = model.pretrained_cfg["architecture"]
-    return UserError(
-        f"The weights file {path} does not fit {arch}: of its {total} keys, {'; '.join(parts)}. "
-        f"Nothing was run. Give the architecture that the file was made with, as arch@{path.name}."
     )

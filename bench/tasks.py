@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.backbones import Backbone
-from bench.checkpoints import LoadReport
+from bench.loading import LoadReport
 from bench.datasets import Dataset
 from bench.errors import UserError, unknown
 from bench.results import digest

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.backbones import Backbone
-from bench.checkpoints import LoadReport
+from bench.loading import LoadReport
 from bench.datasets import Dataset
 from bench.errors import UserError
 from bench.tasks import Job, Metric, Outcome, Protocol, Selection, Task

@@ -1,0 +1,176 @@
+"""The formats of published checkpoints: what each calls an encoder's weights, as a table of entries.
+
+A format is recognised from the names and shapes of its tensors alone. It says what timm calls them, which
+of them belong to the pretraining and not to the encoder, and what the names cannot say: the architecture,
+options of it that the weights need, the normalisation of the images that they were made with.
+"""
+
+import dataclasses
+import importlib
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    State = dict[str, Tensor]
+
+RGB = tuple[float, float, float]
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+MODULES = ("jax", "clip", "huggingface", "openmmlab", "beit", "swin", "convolutional", "vit")
+
+# Wrappers that keep an encoder among other modules, best first: where two lie side by side, the first is
+# the one that its authors evaluate.
+PREFIXES = (
+    *("module.", "_orig_mod.", "model.", "teacher.backbone.", "teacher.", "target_encoder."),
+    *("base_encoder.", "encoder_q.", "backbone.", "trunk.", "vision_model.", "visual.", "vision_tower."),
+    *("vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin.", "swinv2.", "resnet."),
+    *("student.backbone.", "student.", "image_encoder.", "vision_encoder.", "encoder.", "net.", "network."),
+)
+
+# What belongs to a pretraining or to a task, in whatever format; said only of keys that the model lacks.
+HEADS = (
+    r"(decoder|decode_head|auxiliary_head|decoder_\w+|neck|head|heads|fc|classifier|cls_head)\.",
+    r"(rpn_head|roi_head|bbox_head|mask_head|keypoint_head|projector|projection_head|prototypes)\.",
+    r"(predictor|projection|pooler|lm_head|head_dist|pre_logits|data_preprocessor|criterion|loss)\.",
+    r"(momentum_encoder|encoder_k|student|teacher|ema|momentum|ema_model|model_ema|module_ema)\.",
+    r"(\w*_head|\w*_decoder|logit_scale|logit_bias|queue|queue_ptr|center|decoder_pos_embed|mask_token)($|\.)",
+    r"(transformer|token_embedding|ln_final|text_model|text_projection|positional_embedding|text)(\.|$)",
+)
+
+
+def unchanged(state: "State") -> "State":
+    """Leave the tensors as they are."""
+    return state
+
+
+def nothing(_: "State") -> Mapping[str, Any]:
+    """No options beside the architecture's own."""
+    return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Format:
+    """How one project writes an encoder.
+
+    Attributes:
+        name: as a person knows it.
+        method: of pretraining, as records have it (`mae`, `simmim`, `dino`, ...); None where one format
+            serves several.
+        marks: expressions; each is found at the start of some key of the encoder, wrappers taken off.
+        unlike: expressions; none is.
+        around: expressions; each is found at the start of some key of the whole file, wrappers and all.
+        leftover: expressions of keys that no model has: buffers that timm computes for itself, tokens
+            that only the pretraining used.
+        rename: (expression, replacement), applied in this order to each key of the encoder.
+        convert: what renaming cannot say, on the renamed state. It leaves alone what it cannot convert
+            (a part that is missing, an odd shape), so that the load report names it.
+        arch: timm's name, from the converted state; None where shapes do not tell.
+        options: of `timm.create_model`, from the converted state, without which the architecture is not
+            the one that was trained.
+        normalisation: (mean, std) of images in 0-1; None where the format does not settle it.
+        source: where the format is defined.
+    """
+
+    name: str
+    method: str | None = None
+    marks: tuple[str, ...]
+    unlike: tuple[str, ...] = ()
+    around: tuple[str, ...] = ()
+    leftover: tuple[str, ...] = ()
+    rename: tuple[tuple[str, str], ...] = ()
+    convert: Callable[["State"], "State"] = unchanged
+    arch: Callable[["State"], str | None] = lambda _: None
+    options: Callable[["State"], Mapping[str, Any]] = nothing
+    normalisation: tuple[RGB, RGB] | None = None
+    source: str
+
+    def recognises(self, inside: Collection[str], whole: Collection[str]) -> bool:
+        """Whether an encoder with the keys `inside`, in a file with the keys `whole`, is of this format."""
+        return (
+            all(_some(mark, inside) for mark in self.marks)
+            and all(_some(mark, whole) for mark in self.around)
+            and not any(_some(mark, inside) for mark in self.unlike)
+        )
+
+
+def _some(expression: str, keys: Collection[str]) -> bool:
+    pattern = re.compile(expression)
+    return any(pattern.match(key) for key in keys)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """An encoder's weights by timm's names, and what their file tells beside.
+
+    Attributes:
+        state: tensors by timm's key; the file's own where no rule named it.
+        sources: the file's own key of each tensor that was only renamed, for messages.
+        outside: the file's keys beside the encoder.
+        leftover: the encoder's keys that no model has.
+    """
+
+    format: str
+    method: str | None = None
+    state: "State"
+    sources: Mapping[str, str]
+    outside: tuple[str, ...] = ()
+    leftover: tuple[str, ...] = ()
+    arch: str | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    normalisation: tuple[RGB, RGB] | None = None
+
+
+TIMM = Format(name="timm", marks=(), source="timm's own names")
+
+
+def formats() -> Iterator[Format]:
+    """Every format, the most particular first."""
+    for module in MODULES:
+        yield from importlib.import_module(f"bench.formats.{module}").FORMATS
+
+
+def recognise(state: "State", is_timm: Callable[["State"], bool]) -> Encoder | None:
+    """Find the encoder in a file's tensors; None where no format fits.
+
+    Wrappers (`module.`, `backbone.`, ...) are taken off one by one until a format fits what is below, or
+    `is_timm` says that these are timm's own names.
+    """
+    prefix, inside = "", state
+    while inside:
+        whole = [*state]
+        outside = tuple(key for key in whole if not key.startswith(prefix))
+        found = next((f for f in formats() if f.recognises(inside, whole)), None)
+        if found or is_timm(inside):
+            return _encoder(found or TIMM, inside, prefix, outside)
+        prefix += next((p for p in PREFIXES if any(k.startswith(p) for k in inside)), "\0")
+        inside = {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+    return None
+
+
+def _encoder(found: Format, inside: "State", prefix: str, outside: tuple[str, ...]) -> Encoder:
+    dropped = [key for key in inside if any(re.match(rule, key) for rule in found.leftover)]
+    sources = {_renamed(found, key): key for key in inside if key not in dropped}
+    state = found.convert({new: inside[old] for new, old in sources.items()})
+    normalisation = found.normalisation
+    return Encoder(
+        format=found.name,
+        method=found.method,
+        state=state,
+        sources={new: prefix + old for new, old in sources.items()},
+        outside=outside,
+        leftover=tuple(prefix + key for key in dropped),
+        arch=found.arch(state),
+        options=found.options(state),
+        normalisation=normalisation,
+    )
+
+
+def _renamed(found: Format, key: str) -> str:
+    for rule, replacement in found.rename:
+        key = re.sub(rule, replacement, key)
+    return key

@@ -1,0 +1,5 @@
+"""TODO."""
+
+from bench.formats import Format
+
+FORMATS: tuple[Format, ...] = ()

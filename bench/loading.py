@@ -1,0 +1,253 @@
+"""An encoder's weights into a timm model: whole and right, or a refusal that names what does not fit."""
+
+import contextlib
+import dataclasses
+import fnmatch
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.formats import HEADS, TIMM, Encoder
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Buffers that a model computes for itself, and old files hold all the same.
+DERIVED = r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadReport:
+    """What became of every key of a weights file, and of every one that the model wants.
+
+    Attributes:
+        format: of the file; "" for a backbone without weights.
+        matched: how many of the model's tensors the file filled.
+        missing: the model's keys that were left at their initialisation: its classifier's, or allowed.
+        unexpected: encoder-shaped keys of the file that nothing took: only ever allowed ones.
+        leftover: the file's keys that belong to its pretraining or task (heads, decoders, the other
+            network of a siamese pair), and buffers that the model computes for itself.
+        resampled: "key (from) -> (to)": adapted to another size.
+        cast: how many tensors came from another number format, by its name.
+    """
+
+    format: str = ""
+    matched: int = 0
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    leftover: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
+    cast: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One line."""
+        cast = "".join(f", {n} cast from {kind}" for kind, n in self.cast.items())
+        return (
+            f"{self.format}: {self.matched} matched, {_counted(self.missing)} missing, "
+            f"{_counted(self.unexpected)} unexpected, {_counted(self.resampled)} resampled{cast}, "
+            f"{_counted(self.leftover)} of its pretraining left over"
+        )
+
+
+def _counted(keys: Sequence[str]) -> str:
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} ({shown})" if keys else "0"
+
+
+def load(
+    arch: str,
+    encoder: Encoder,
+    name: str,
+    *,
+    allow_partial: Sequence[str] = (),
+    **timm_kwargs: Any,
+) -> tuple["nn.Module", LoadReport]:
+    """Create a timm model with an encoder's weights.
+
+    Args:
+        arch: timm's name, without tag.
+        encoder: the weights, by timm's names (`bench.formats.recognise`).
+        name: of the file, for messages.
+        allow_partial: patterns (`blocks.11.*`) of keys that may be missing, unexpected or of another
+            shape; what is missing keeps its random initialisation.
+        timm_kwargs: for `timm.create_model`; they go before the options that the format asks for.
+
+    Raises UserError unless every key of the encoder found its place, and every place its key.
+    """
+    options = {**encoder.options, **timm_kwargs}
+    with _parameters_on_meta():
+        model = _create(arch, encoder, options)
+        fit = _fit(model, encoder, allow_partial)
+        if other := _norm_elsewhere(fit):
+            options["global_pool"] = other
+            model = _create(arch, encoder, options)
+            fit = _fit(model, encoder, allow_partial)
+    if any(fit.wrong.values()):
+        raise _unfit(arch, encoder, name, fit)
+    if fit.report.missing:  # what the file does not fill has to be initialised
+        model = _create(arch, encoder, options)
+    own = model.state_dict()
+    state = {k: v.to(own[k].dtype).contiguous() for k, v in fit.state.items()}
+    model.load_state_dict(state, strict=False, assign=True)
+    return model, fit.report
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """The tensors that a model takes from a file, the report, and what stands against it."""
+
+    state: Mapping[str, "Tensor"]
+    report: LoadReport
+    wrong: Mapping[str, Sequence[str]]
+    total: int
+
+
+@contextlib.contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Create parameters without numbers, which the file replaces; buffers get theirs."""
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _create(arch: str, encoder: Encoder, options: Mapping[str, Any]) -> "nn.Module":
+    import timm
+
+    try:
+        return timm.create_model(arch, pretrained=False, **options)
+    except TypeError as error:
+        if not encoder.options or not any(option in str(error) for option in encoder.options):
+            raise
+        wanted = ", ".join(f"{name}={value}" for name, value in encoder.options.items())
+        raise UserError(
+            f"These weights ({encoder.format}) need an architecture with {wanted}, which {arch} has not. Nothing was "
+            f"run. {f'Give them as {encoder.arch}@FILE.' if encoder.arch else ''}"
+        ) from None
+
+
+def _fit(model: "nn.Module", encoder: Encoder, allowed: Sequence[str]) -> _Fit:
+    """Lay the file's tensors on the model's; where they are old names of timm's, through its filter."""
+    fit = _compare(model, encoder, encoder.state, allowed)
+    resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if not any(fit.wrong.values()) or encoder.format != TIMM.name or resample is None:
+        return fit
+    filtered = _compare(model, encoder, resample(dict(encoder.state), model), allowed)
+    return fit if any(filtered.wrong.values()) else filtered
+
+
+def _compare(
+    model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]
+) -> _Fit:
+    from bench.adaptation import adapt
+
+    own = model.state_dict()
+    adapted = {k: adapt(k, v, own[k], model) if k in own else v for k, v in state.items()}
+    fits = {k: v for k, v in adapted.items() if k in own and v.shape == own[k].shape}
+    # What timm's filter left out was in the file all the same.
+    known = {id(v) for v in state.values()}
+    dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in known]
+    free = [*_classifier(model), *allowed]
+    missing = [k for k in own if k not in fits and not re.match(DERIVED, k)]
+    over = [*(k for k in adapted if k not in own), *dropped]
+    leftover = [k for k in over if _belongs_elsewhere(k) or _is(k, _classifier(model))]
+    unexpected = [k for k in over if k not in leftover]
+    misfits = [k for k in adapted if k in own and k not in fits]
+    odd = [k for k in encoder.outside if not _belongs_elsewhere(k)]
+    file_key = encoder.sources.get
+    shapes = {k: f"{file_key(k, k)} {_shape(adapted[k])} for {_shape(own[k])}" for k in misfits}
+    absent = [k for k in missing if k not in misfits]
+    names = [*(file_key(k, k) for k in unexpected), *odd]
+    return _Fit(
+        state=fits,
+        report=LoadReport(
+            format=encoder.format,
+            matched=len(fits),
+            missing=tuple(missing),
+            unexpected=tuple(names),
+            leftover=(
+                *encoder.leftover,
+                *(file_key(k, k) for k in leftover),
+                *(k for k in encoder.outside if k not in odd),
+            ),
+            resampled=tuple(
+                f"{k} {_shape(state[k])} -> {_shape(v)}"
+                for k, v in fits.items()
+                if v.shape != state[k].shape
+            ),
+            cast=_casts(fits, own),
+        ),
+        wrong={
+            "missing": [k for k in absent if not _is(k, free)],
+            "unexpected": [k for k in names if not _is(k, allowed)],
+            "of another shape": [shapes[k] for k in misfits if not _is(k, free)],
+        },
+        total=len(own),
+    )
+
+
+def _casts(state: Mapping[str, "Tensor"], own: Mapping[str, "Tensor"]) -> dict[str, int]:
+    kinds = [str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.dtype != own[k].dtype]
+    return dict(Counter(kinds))
+
+
+def _shape(tensor: "Tensor") -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _is(key: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _belongs_elsewhere(key: str) -> bool:
+    """Whether a key that the model lacks is a head's or a decoder's, or a buffer that is computed."""
+    bare = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", key)
+    return any(re.match(rule, bare) for rule in (*HEADS, DERIVED))
+
+
+def _classifier(model: "nn.Module") -> tuple[str, ...]:
+    """Patterns of the classifier's keys, which a backbone does not need: timm names it for each model."""
+    names = model.pretrained_cfg["classifier"]
+    names = (names,) if isinstance(names, str) else names or ()
+    return tuple({f"{name.split('.')[0]}.*" for name in names})
+
+
+def _norm_elsewhere(fit: _Fit) -> str:
+    """The pooling whose norm the file has, where the model was made with the other's.
+
+    A ViT that averages its tokens normalises their mean (`fc_norm`), one that reads its class token
+    normalises every token (`norm`).
+    """
+    missing, unexpected = fit.wrong["missing"], fit.wrong["unexpected"]
+    if any(k.endswith("fc_norm.weight") for k in unexpected) and "norm.weight" in missing:
+        return "avg"
+    if any(re.search(r"(^|\.)norm\.weight$", k) for k in unexpected) and "fc_norm.weight" in missing:
+        return "token"
+    return ""
+
+
+def _unfit(arch: str, encoder: Encoder, name: str, fit: _Fit) -> UserError:
+    parts = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for what, keys in fit.wrong.items()
+        if keys
+    ]
+    hint = f"The file looks like {encoder.arch}. " if encoder.arch not in (None, arch) else ""
+    return UserError(
+        f"The weights file {name} ({encoder.format}) does not fit {arch}: of its {fit.total} keys, {'; '.join(parts)}. "
+        f"Nothing was run. {hint}Give the architecture that the file was made with, as ARCH@{name}, or name what may be "
+        f"partial with --allow-partial PATTERN."
+    )
