@@ -22,10 +22,10 @@ from timm.models._manipulate import group_with_matcher  # its public twin takes 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import backbones
+from bench import backbones, shifted_windows
 from bench.backbones import Backbone
-from bench.checkpoints import LoadReport
 from bench.errors import UserError
+from bench.loading import LoadReport
 
 # Taps of a plain ViT, as parts of its depth: blocks 3, 5, 7, 11 of 12 (MAE's UPerNet) and 7, 11,
 # 15, 23 of 24 (BEiT-L's).
@@ -51,6 +51,8 @@ def load_backbone(
     model, report = create(
         backbone.arch,
         weights=backbone.weights,
+        part=backbone.part,
+        allow_partial=backbone.allow_partial,
         img_size=img_size,
         drop_path_rate=drop_path_rate,
         seed=seed,
@@ -71,6 +73,8 @@ def create(
     arch: str,
     *,
     weights: str | Path | None = None,
+    part: str | None = None,
+    allow_partial: Sequence[str] = (),
     img_size: int | tuple[int, int] | None = None,
     drop_path_rate: float = 0.0,
     seed: int | None = None,
@@ -80,7 +84,7 @@ def create(
 
     Args:
         arch: timm's name, without tag.
-        weights: a file in any format that `bench.checkpoints` reads; None is scratch.
+        weights, part, allow_partial: as `bench.backbones.build` has them; None is scratch.
         img_size: (height, width) that position embeddings are made for; timm's own by default.
         drop_path_rate: stochastic depth at the last block.
         seed: of the initialisation; torch's global generator is left as it was.
@@ -99,7 +103,11 @@ def create(
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:  # not torch.manual_seed, which would seed the GPUs as well
             torch.random.default_generator.manual_seed(seed)
-        return backbones.build(arch, weights=weights, **accepted)
+        model, report = backbones.build(
+            arch, weights=weights, part=part, allow_partial=allow_partial, **accepted
+        )
+    shifted_windows.pad_before_shifting(model)
+    return model, report
 
 
 @functools.cache
