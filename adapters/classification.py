@@ -1,10 +1,11 @@
-"""Image classification: a linear head on frozen features, or the whole model fine-tuned.
+"""Image classification: a linear head or nearest neighbours on frozen features, or fine-tuning.
 
     python -m bench.run --backbone test_vit --task classification
     python -m bench.run --backbone BACKBONE --task classification/folder --data-root DIR
 
-Both protocols use timm's own classifier interface: `frozen` what comes out before the classifier
-(`num_classes=0`, the architecture's own pooling), `finetune` the model with a new classifier.
+All protocols use timm's own classifier interface: `frozen` and `frozen-knn` what comes out before the
+classifier (`num_classes=0`, the architecture's own pooling), which they share through the cache of
+features; `finetune` the model with a new classifier.
 Expected at full scale: MAE ViT-B/16, 1600 epochs, on ImageNet-1k: 83.5 fine-tuned, 67.1 frozen (as
 mmpretrain reports them).
 """
@@ -12,73 +13,19 @@ mmpretrain reports them).
 import dataclasses
 from typing import Any
 
+from adapters.openmmlab.classification_protocol import Finetune, Frozen, Knn
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Protocol, Task
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Frozen(Protocol):
-    """Multinomial logistic regression on standardised features of un-augmented images.
-
-    Learning rate and weight decay are chosen on a stratified part of train, held out by
-    `selection_seed`, and the head is trained again on all of train. A run's seed orders the images of
-    that last training, and draws a scratch backbone's weights; it never moves the selection.
-
-    Args:
-        crop_pct: side of the centre crop as a part of the resized image's short side.
-        lrs, weight_decays: the grid; for features of variance 1/d, so they mean the same at every width.
-        held_out_one_in: one image of so many, within each class, is held out of train.
-    """
-
-    frozen: bool = True
-    epochs: int = 30
-    batch_size: int = 256
-    crop_pct: float
-    lrs: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
-    weight_decays: tuple[float, ...] = (0.0, 1e-5, 1e-4, 1e-3)
-    momentum: float = 0.9
-    held_out_one_in: int = 5
-    selection_seed: int = 0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Finetune(Protocol):
-    """MAE's fine-tuning recipe (`main_finetune.py`), names as there.
-
-    Args:
-        blr: AdamW's learning rate for 256 images a batch; the real one is blr * batch_size / 256.
-        layer_decay: factor from each layer to the one before it.
-        warmup_epochs: of linear warm-up, before a cosine to zero.
-        randaug: timm's string for RandAugment; "" for none.
-        reprob: probability of random erasing.
-        mixup, cutmix: alphas of their Beta distributions; 0 for none.
-        scale_min: smallest part of the image's area that a random crop keeps.
-    """
-
-    frozen: bool = False
-    crop_pct: float
-    blr: float = 5e-4
-    weight_decay: float = 0.05
-    layer_decay: float = 0.65
-    drop_path: float = 0.1
-    warmup_epochs: int = 5
-    smoothing: float = 0.1
-    randaug: str = "rand-m9-mstd0.5-inc1"
-    reprob: float = 0.25
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    scale_min: float = 0.08
-
-    @property
-    def lr(self) -> float:
-        """The last layer's peak learning rate."""
-        return self.blr * self.batch_size / 256
-
+from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
 FROZEN_SOURCE = (
     "Linear probe after MAE (arXiv 2111.06377, A.1): features normalised without affine parameters, then a linear "
     "layer. Differs: no augmentation, so that features are extracted once; SGD with momentum in place of LARS; "
     "learning rate and weight decay chosen on held-out train images; the architecture's own pooling."
+)
+KNN_SOURCE = (
+    "DINO's weighted nearest neighbours (arXiv 2104.14294, 4.1; eval_knn.py): 20 neighbours by cosine, votes of "
+    "exp(cosine / 0.07). Differs: the architecture's own pooling, which is the class token only where timm has it so; "
+    "the backbone's own mean and std."
 )
 FINETUNE_SOURCE = (
     "MAE's ViT-B fine-tuning (arXiv 2111.06377, A.1; main_finetune.py): AdamW, layer decay, drop path, RandAugment, "
@@ -96,6 +43,15 @@ FULL_FROZEN = Frozen(
     source=FROZEN_SOURCE,
     expected="MAE ViT-B/16, 1600 epochs, linear probe on ImageNet-1k: top1 67.1 (mmpretrain)",
     command=f"{COMMAND} --protocol frozen",
+    img_size=224,
+    crop_pct=0.875,
+)
+FULL_KNN = Knn(
+    name="frozen-knn",
+    source=KNN_SOURCE,
+    expected="DINO ViT-B/16, 20 nearest neighbours on ImageNet-1k: top1 76.1 (facebookresearch/dino)",
+    command="python -m bench.run --backbone vit_base_patch16_224@dino_vitbase16_pretrain.pth "
+    "--task classification/folder --data-root IMAGENET --protocol frozen-knn",
     img_size=224,
     crop_pct=0.875,
 )
@@ -126,6 +82,14 @@ SMALL_FROZEN = Frozen(
     source=FROZEN_SOURCE + " At 128 px, uncropped: the images are that small.",
     expected=f"{UNPUBLISHED}; at full scale {FULL_FROZEN.expected}",
     command=FULL_FROZEN.command,
+    img_size=128,
+    crop_pct=1.0,
+)
+SMALL_KNN = Knn(
+    name="frozen-knn",
+    source=KNN_SOURCE + " At 128 px, uncropped: the images are that small.",
+    expected=f"{UNPUBLISHED}; at full scale {FULL_KNN.expected}",
+    command=FULL_KNN.command,
     img_size=128,
     crop_pct=1.0,
 )
@@ -187,17 +151,20 @@ TINY_IMAGENET = Dataset(
 )
 
 
-def upstream(task: Task, protocol: Frozen | Finetune) -> dict[str, Any]:
-    """Derive what is run: mmengine's config for `finetune`; for `frozen`, what no field of it says."""
-    if isinstance(protocol, Frozen):
-        return {
-            "features": {"model": "timm num_classes=0", **_transform(protocol)},
-            "head": {"optimizer": "SGD", "init": "zeros", "schedule": "cosine", "bias_decay": 0.0},
-        }
-    return _runner_config(protocol)
+def upstream(task: Task, protocol: Frozen | Knn | Finetune) -> dict[str, Any]:
+    """Derive what is run: mmengine's config for `finetune`; of the others, what no field says."""
+    if isinstance(protocol, Finetune):
+        return _runner_config(protocol)
+    features = {"model": "timm num_classes=0", **_transform(protocol)}
+    if isinstance(protocol, Knn):
+        return {"features": features, "vote": "exp(cosine / temperature)"}
+    return {
+        "features": features,
+        "head": {"optimizer": "SGD", "init": "zeros", "schedule": "cosine", "bias_decay": 0.0},
+    }
 
 
-def _transform(protocol: Frozen | Finetune) -> dict[str, Any]:
+def _transform(protocol: Frozen | Knn | Finetune) -> dict[str, Any]:
     return {
         "img_size": protocol.img_size,
         "crop_pct": protocol.crop_pct,
@@ -259,7 +226,11 @@ def evaluate(job: Job) -> Outcome:
     """Train and test on val; raises UserError for images that cannot be used."""
     scenes = isinstance(job.task.dataset, EmbeddedWorld)
     folder = job.data / "species" if scenes else job.data
-    if job.protocol.frozen:
+    if isinstance(job.protocol, Knn):
+        from adapters.openmmlab import knn
+
+        return knn.evaluate(job, folder)
+    if isinstance(job.protocol, Frozen):
         from adapters.openmmlab import linear_probe
 
         return linear_probe.evaluate(job, folder)
@@ -280,8 +251,8 @@ TASKS = tuple(
         imports=("adapters.openmmlab.linear_probe", "adapters.openmmlab.classifier"),
     )
     for dataset, protocols in (
-        (SCENES, (SMALL_FINETUNE, SMALL_FROZEN)),
-        (FOLDER, (FULL_FINETUNE, FULL_FROZEN)),
-        (TINY_IMAGENET, (TINY_FINETUNE, SMALL_FROZEN)),
+        (SCENES, (SMALL_FINETUNE, SMALL_FROZEN, SMALL_KNN)),
+        (FOLDER, (FULL_FINETUNE, FULL_FROZEN, FULL_KNN)),
+        (TINY_IMAGENET, (TINY_FINETUNE, SMALL_FROZEN, SMALL_KNN)),
     )
 )

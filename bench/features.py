@@ -1,36 +1,45 @@
 """Frozen features: extracted once, kept in the cache, shared by every frozen protocol.
 
-A file of features is named by the hash of everything that made it, so it never goes stale; one that
-is truncated, damaged or of something else is made again.
+    python -m bench.features            # what the cache holds
+    python -m bench.features --clear    # delete what no run is using
+
+An entry is named by the hash of everything that made it, so it never goes stale; one that is
+half-written, damaged or of something else is made again (`bench.feature_cache`). What is kept is no
+protocol's own: vectors of un-augmented images, as the model gives them, which classification's linear
+head and nearest neighbours read alike. Frozen segmentation, detection, pose and depth have nothing to
+share: they train on random crops, and on whole maps.
 """
 
+import argparse
 import contextlib
 import dataclasses
-import hashlib
-import json
-import logging
-import os
+import datetime
+import functools
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from bench import provenance
 from bench.errors import UserError
+from bench.feature_cache import LIMIT, Entry, FeatureCache, Held, Key, Writer, limit
 from bench.processes import worker_ends_with_run
-from bench.results import digest
 
-VERSION = 1  # raised when this module makes other features from the same key
+VERSION = 2  # raised when this module makes other features from the same key; 1 was safetensors
 BATCH_SIZE = 64
+FOLDER = "features"  # below the cache
 
-log = logging.getLogger(__name__)
+Layer = str | int
+POOLED = "pooled"
+ABOUT = "What the cache of frozen features holds, and its limit."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,16 +47,36 @@ class Features:
     """What a frozen model says of a split, in the split's order.
 
     Args:
-        features: float32 [n, d], on the CPU.
-        labels: int64 [n].
+        layers: float32 [n, d] by layer, on the CPU, memory-mapped: read where they are used. Writing
+            to one changes no file.
         seconds: what this process spent on extraction; 0 when the features were in the cache.
         images_per_second: of the extraction, whenever that was.
     """
 
-    features: Tensor
-    labels: Tensor
+    layers: Mapping[Layer, Tensor]
     seconds: float
     images_per_second: float
+
+    @property
+    def pooled(self) -> Tensor:
+        """What comes out of the model: before the classifier, by the architecture's own pooling."""
+        return self.layers[POOLED]
+
+
+def vectors(model: nn.Module, images: Tensor, layers: Sequence[Layer]) -> dict[Layer, Tensor]:
+    """Each layer's vectors [b, d] of images [b, 3, h, w], in one pass.
+
+    "pooled" is the model's output (of a timm model with num_classes=0, what its classifier would
+    see). A number is the mean over the map of that stage, or block of a plain ViT, counted from 0, as
+    timm's `forward_intermediates` gives it: without prefix tokens and before any final norm.
+    """
+    indices = sorted(layer for layer in layers if isinstance(layer, int))
+    if not indices:
+        return {POOLED: model(images)}
+    network: Any = model
+    last, maps = network.forward_intermediates(images, indices=indices)
+    found: dict[Layer, Tensor] = {i: m.mean((2, 3)) for i, m in zip(indices, maps, strict=True)}
+    return {**found, POOLED: network.forward_head(last)} if POOLED in layers else found
 
 
 def extract(
@@ -57,38 +86,45 @@ def extract(
     key: Mapping[str, Any],
     cache: Path,
     device: str,
+    layers: Sequence[Layer] = (POOLED,),
+    about: Mapping[str, str] | None = None,
     num_workers: int = 0,
     batch_size: int = BATCH_SIZE,
 ) -> Features:
-    """Return the model's outputs [n, d] for every image, from the cache where they are.
+    """Return the features of every image, from the cache where they are.
+
+    What is missing is made in one pass and written as it comes, in memory that does not grow with the
+    number of images. Each layer is an entry, so a protocol that asks for more makes only the rest.
 
     Args:
         model: maps images [b, 3, h, w] to features [b, d]; it is put into eval mode.
         images: a map-style data set of (image [3, h, w], label).
         key: everything that decides the features, as JSON values: the backbone (arch, SHA-256 of the
-            weights, or the seed they were drawn from), data fingerprint, split, transform, pooling.
-            The kind of device and the versions of torch and timm are added here.
+            weights, or the seed they were drawn from), data fingerprint, split, transform. The layer,
+            the kind of device and the versions of torch and timm are added here.
+        layers: see `vectors`.
+        about: names for `python -m bench.features` to print; they decide nothing.
         batch_size: how many images at a time; changes the features by float rounding only
             (below 1e-5 of their size), and so is not part of the key.
 
     Raises UserError for features that are not finite and when the cache cannot be written.
     """
-    key = {**key, "extractor": _extractor(device)}
-    path = cache / "features" / f"{digest(key)}.safetensors"
-    if (kept := _read(path, key)) is not None:
-        return kept
-    started = time.perf_counter()
-    features, labels = _forward(model, images, device, num_workers, batch_size)
-    _check_finite(features)
-    seconds = time.perf_counter() - started
-    made = Features(
-        features=features,
-        labels=labels,
+    limit()  # a wrong one is said before the extraction, not after it
+    kept = FeatureCache(cache / FOLDER)
+    keys = {la: {**key, "layer": la, "extractor": _extractor(device)} for la in layers}
+    found = _open(kept, keys)
+    seconds = 0.0
+    if missing := {layer: key for layer, key in keys.items() if layer not in found}:
+        settings = {"num_workers": num_workers, "worker_init_fn": worker_ends_with_run}
+        loader = DataLoader(images, batch_size=batch_size, **settings)
+        run = functools.partial(_forward, model.to(device).eval(), loader, device)
+        made, seconds = _make(kept, missing, run, about or {}, rows=len(loader.dataset))
+        found |= made
+    return Features(
+        layers={layer: torch.from_numpy(found[layer].array) for layer in layers},
         seconds=seconds,
-        images_per_second=len(labels) / seconds,
+        images_per_second=min(held.about["images_per_second"] for held in found.values()),
     )
-    _write(path, made, key)
-    return made
 
 
 def _extractor(device: str) -> dict[str, Any]:
@@ -98,85 +134,109 @@ def _extractor(device: str) -> dict[str, Any]:
     return {"version": VERSION, "device": torch.device(device).type, **versions}
 
 
-def _forward(
-    model: nn.Module, images: Any, device: str, num_workers: int, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    model = model.to(device).eval()
-    settings = {"num_workers": num_workers, "worker_init_fn": worker_ends_with_run}
-    loader = DataLoader(images, batch_size=batch_size, **settings)
-    features, labels = [], []
+def _open(kept: FeatureCache, keys: Mapping[Layer, Key]) -> dict[Layer, Held]:
+    return {layer: held for layer, key in keys.items() if (held := kept.open(key))}
+
+
+def _make(
+    kept: FeatureCache,
+    keys: Mapping[Layer, Key],
+    run: Callable[[Mapping[Layer, Writer]], None],
+    about: Mapping[str, str],
+    *,
+    rows: int,
+) -> tuple[dict[Layer, Held], float]:
+    """Make the entries of `keys`, but those that another process made while this one waited for it."""
+    with contextlib.ExitStack() as stack:
+        in_order = sorted(keys, key=lambda layer: kept.path(keys[layer]))  # or two would deadlock
+        writers = {la: stack.enter_context(kept.writer(keys[la], rows)) for la in in_order}
+        found = _open(kept, keys)
+        left = {layer: writer for layer, writer in writers.items() if layer not in found}
+        if not left:
+            return found, 0.0
+        started = time.perf_counter()
+        run(left)
+        seconds = time.perf_counter() - started
+        facts = {"made": provenance.now(), "images_per_second": rows / seconds, **about}
+        return found | {layer: w.finish(facts) for layer, w in left.items()}, seconds
+
+
+def _forward(model: nn.Module, loader: Any, device: str, writers: Mapping[Layer, Writer]) -> None:
+    """Write the vectors of every batch as it comes; raises UserError at the first that is not finite."""
     console = Console(stderr=True)
     quiet = not console.is_terminal
     bar = track(loader, "features", console=console, transient=True, disable=quiet)
     try:
         with torch.inference_mode():
-            for batch, label in bar:
-                features.append(model(batch.to(device)).float().cpu())
-                labels.append(label)
+            for batch, _ in bar:
+                for layer, rows in vectors(model, batch.to(device), list(writers)).items():
+                    rows = rows.float().cpu()
+                    _check_finite(rows, writers[layer].written)
+                    writers[layer].append(rows.numpy())
     except UserError as error:  # a loader's process wraps it in its traceback
         raise UserError(str(error).split(f"{UserError.__name__}: ")[-1].strip()) from None
-    return torch.cat(features), torch.cat(labels).long()
 
 
-def _check_finite(features: Tensor) -> None:
-    if bad := int((~features.isfinite()).any(1).sum()):
+def _check_finite(rows: Tensor, before: int) -> None:
+    if bad := int((~rows.isfinite()).any(1).sum()):
         raise UserError(
-            f"The backbone gave features that are not finite for {bad} of {len(features)} images. Nothing was "
-            f"kept. Its weights are damaged, or of a number format that overflows; load and check them."
+            f"The backbone gave features that are not finite for {bad} of the images {before + 1} to "
+            f"{before + len(rows)}. Nothing was kept. Its weights are damaged, or of a number format that "
+            f"overflows; load and check them."
         )
 
 
-def _read(path: Path, key: Mapping[str, Any]) -> Features | None:
-    """Return the features at `path`, or None where there is no whole file of just this key."""
-    if not path.is_file():
-        return None
+def _row(entry: Entry) -> list[str]:
+    """An entry as the table has it."""
+    about = entry.about
+    key = about.get("key", {})
+    used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
+    return [
+        str(about.get("backbone") or key.get("arch", "")),
+        str(key.get("weights", ""))[:8],
+        str(about.get("data") or key.get("data", "")[:8]),
+        str(key.get("split", "")),
+        str(key.get("transform", {}).get("img_size", "")),
+        str(key.get("layer", "")),
+        f"{about.get('rows', 0):,}",
+        f"{entry.size / 1e6:,.1f}",
+        used,
+        entry.state,
+    ]
+
+
+def _show(kept: FeatureCache, console: Console) -> None:
+    columns = ("backbone", "weights", "data", "split", "px", "layer", "images", "MB", "last used")
+    table = Table(*columns, "state", box=None)
+    entries = kept.entries()
+    for entry in reversed(entries):
+        table.add_row(*_row(entry))
+    if entries:
+        console.print(table)
+    total = sum(entry.size for entry in entries) / 1e9
+    console.print(
+        f"{len(entries)} entries, {total:.3f} of {limit() / 1e9:g} GB ({LIMIT}), in {kept.folder}",
+        soft_wrap=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print what the cache holds, or empty it."""
+    parser = argparse.ArgumentParser(prog="python -m bench.features", description=ABOUT)
+    parser.add_argument("--clear", action="store_true", help="delete all that no run is using")
+    console = Console()
+    kept = FeatureCache(provenance.cache_dir() / FOLDER)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if about.get("key") != _canonical(key):
-            raise ValueError("it is of something else")
-        if about.get("sha256") != _sha256(tensors):
-            raise ValueError("its contents are not what was written")
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
-        log.warning("The features in %s are made again: %s.", path, error)
-        return None
-    return Features(**tensors, seconds=0.0, images_per_second=float(about["images_per_second"]))
+        if parser.parse_args(arguments).clear:
+            deleted = kept.trim(0)
+            size = sum(entry.size for entry in deleted) / 1e9
+            console.print(f"Deleted {len(deleted)} entries, {size:.3f} GB.")
+        _show(kept, console)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
 
 
-def _write(path: Path, made: Features, key: Mapping[str, Any]) -> None:
-    """Write a temporary file beside `path`, fsync, rename: never half a file."""
-    tensors = {"features": made.features, "labels": made.labels}
-    about = {
-        "key": _canonical(key),
-        "sha256": _sha256(tensors),
-        "images_per_second": repr(made.images_per_second),
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, about))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        size = made.features.nbytes / 1e6
-        raise UserError(
-            f"The features ({size:.1f} MB) cannot be kept in {path.parent} ({error.strerror}). No half file "
-            f"was left. Free some space, or give another folder with --work-dir, and run again."
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _canonical(key: Mapping[str, Any]) -> str:
-    return json.dumps(key, sort_keys=True)
-
-
-def _sha256(tensors: Mapping[str, Tensor]) -> str:
-    value = hashlib.sha256()
-    for name in sorted(tensors):
-        value.update(tensors[name].contiguous().numpy().tobytes())
-    return value.hexdigest()
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,11 +5,12 @@ import logging
 import resource
 
 import pytest
+import timm
 import torch
 from torch import nn
 
 from bench.errors import UserError
-from bench.features import Features, extract
+from bench.features import POOLED, Features, extract, main, vectors
 
 KEY = {"backbone": "mean colour", "split": "train"}
 
@@ -51,34 +52,37 @@ def run(cache, model=None, images=None, key=KEY, **options) -> Features:
     )
 
 
-def only_file(cache):
-    (path,) = (cache / "features").iterdir()
-    return path
+def files(cache, suffix=""):
+    return sorted((cache / "features").glob(f"*{suffix}"))
 
 
 def test_features_are_the_models_output_in_eval_mode(tmp_path):
     made = run(tmp_path, batch_size=3)
-    assert torch.equal(made.features, torch.arange(10.0)[:, None] * torch.tensor([1.0, 2.0, 3.0]))
-    assert torch.equal(made.labels, torch.arange(10) % 3)
+    assert torch.equal(made.pooled, torch.arange(10.0)[:, None] * torch.tensor([1.0, 2.0, 3.0]))
 
 
 def test_the_second_call_does_not_run_the_model(tmp_path):
     model = MeanColour()
     first, second = run(tmp_path, model), run(tmp_path, model)
     assert model.asked == 10
-    assert torch.equal(first.features, second.features)
-    assert torch.equal(first.labels, second.labels)
+    assert torch.equal(first.pooled, second.pooled)
     assert first.seconds > 0
     assert second.seconds == 0
     assert second.images_per_second == first.images_per_second
 
 
-def test_another_key_is_another_file(tmp_path):
+def test_writing_to_features_changes_no_file(tmp_path):
+    run(tmp_path).pooled.zero_()
+    assert run(tmp_path, model := MeanColour()).pooled.sum() == 270  # (1 + 2 + 3) * 45
+    assert model.asked == 0
+
+
+def test_another_key_is_another_entry(tmp_path):
     model = MeanColour()
     run(tmp_path, model)
     run(tmp_path, model, key={**KEY, "split": "val"})
     assert model.asked == 20
-    assert len(list((tmp_path / "features").iterdir())) == 2
+    assert len(files(tmp_path, ".npy")) == 2
 
 
 def test_the_order_of_the_keys_means_nothing(tmp_path):
@@ -92,51 +96,48 @@ def test_the_order_of_the_keys_means_nothing(tmp_path):
 def test_neither_batch_size_nor_workers_matter(tmp_path, num_workers):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    one = run(tmp_path / "one", model, batch_size=1)
-    many = run(tmp_path / "many", model, batch_size=10, num_workers=num_workers)
-    assert (one.features - many.features).abs().max() <= 1e-5 * one.features.abs().max()
+    one = run(tmp_path / "one", model, batch_size=1).pooled
+    many = run(tmp_path / "many", model, batch_size=10, num_workers=num_workers).pooled
+    assert (one - many).abs().max() <= 1e-5 * one.abs().max()
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-5])
+@pytest.mark.parametrize("arch", ["test_vit", "test_vit2", "test_convnext", "test_resnet"])
+def test_layers_are_those_of_the_model_in_one_pass(arch):
+    """Pooled as the model alone gives it, bit for bit; maps as timm's own getter does."""
+    torch.manual_seed(0)
+    model = timm.create_model(arch, num_classes=0).eval()
+    size = model.default_cfg["input_size"]
+    images = torch.randn(2, *size)
+    maps = {"feature_cls": "getter", "features_only": True, "out_indices": [0, 1]}
+    torch.manual_seed(0)
+    getter = timm.create_model(arch, **maps).eval()
+    getter.load_state_dict({f"model.{k}": v for k, v in model.state_dict().items()}, strict=False)
+    with torch.inference_mode():
+        found = vectors(model, images, [1, POOLED, 0])
+        first, second = getter(images)
+        assert torch.equal(found[POOLED], model(images))
+        assert torch.equal(vectors(model, images, [POOLED])[POOLED], model(images))
+        assert torch.allclose(found[0], first.flatten(2).mean(2), atol=1e-6)
+        assert torch.allclose(found[1], second.flatten(2).mean(2), atol=1e-6)
 
 
-def flip_a_bit(path):
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
+def test_a_layer_that_is_there_is_not_made_again(tmp_path):
+    """Asked for one more layer, only that one is written; the other keeps its file."""
+    model = timm.create_model("test_vit", num_classes=0, img_size=32)
 
+    class Noise(Colours):
+        def __getitem__(self, index):
+            return torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(index)), 0
 
-def write_something_else(path):
-    path.write_bytes(b"not a file of features")
-
-
-def empty(path):
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [truncate, flip_a_bit, write_something_else, empty])
-def test_a_damaged_file_is_made_again_and_said(tmp_path, caplog, damage):
-    first = run(tmp_path)
-    damage(only_file(tmp_path))
-    model = MeanColour()
-    with caplog.at_level(logging.WARNING):
-        again = run(tmp_path, model)
-    assert model.asked == 10
-    assert torch.equal(again.features, first.features)
-    assert "made again" in caplog.text
-    run(tmp_path, model)
-    assert model.asked == 10
-
-
-def test_a_foreign_file_under_our_name_is_not_trusted(tmp_path, caplog):
-    run(tmp_path / "a")
-    run(tmp_path / "b", key={**KEY, "split": "val"})
-    only_file(tmp_path / "a").replace(only_file(tmp_path / "b"))
-    model = MeanColour()
-    run(tmp_path / "b", model, key={**KEY, "split": "val"})
-    assert model.asked == 10
-    assert "something else" in caplog.text
+    alone = run(tmp_path, model, Noise())
+    (path,) = files(tmp_path, ".npy")
+    made = path.stat().st_ino
+    both = run(tmp_path, model, Noise(), layers=[0, POOLED])
+    assert torch.equal(both.pooled, alone.pooled)
+    assert both.layers[0].shape == (10, 64)
+    assert path.stat().st_ino == made
+    assert len(files(tmp_path, ".npy")) == 2
+    assert run(tmp_path, model, Noise(), layers=[0, POOLED]).seconds == 0
 
 
 @contextlib.contextmanager
@@ -149,12 +150,13 @@ def files_no_larger_than(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path):
-    with files_no_larger_than(100), pytest.raises(UserError, match=r"Free some space") as error:
+@pytest.mark.parametrize("size", [100, 200])  # in the header; in the rows
+def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path, size):
+    with files_no_larger_than(size), pytest.raises(UserError, match="Free some space") as error:
         run(tmp_path)
     assert "\n" not in str(error.value)
-    assert list((tmp_path / "features").iterdir()) == []
-    assert len(run(tmp_path).labels) == 10
+    assert files(tmp_path) == []
+    assert len(run(tmp_path).pooled) == 10
 
 
 def test_a_cache_that_is_a_file_is_the_users_mistake(tmp_path):
@@ -168,10 +170,64 @@ def test_a_broken_image_is_one_paragraph_whatever_process_read_it(tmp_path, num_
     with pytest.raises(UserError) as error:
         run(tmp_path, images=Broken(), num_workers=num_workers)
     assert str(error.value) == "The image seven.png cannot be read. Replace it."
+    assert files(tmp_path) == []
 
 
 def test_features_that_are_not_finite_are_refused(tmp_path):
-    model = nn.Sequential(MeanColour(), nn.Threshold(1e9, float("nan")))
-    with pytest.raises(UserError, match="10 of 10"):
-        run(tmp_path, model)
-    assert not (tmp_path / "features").exists()
+    class Overflows(MeanColour):
+        def forward(self, images):
+            colours = super().forward(images)
+            return colours.where(colours < 12, float("inf"))
+
+    with pytest.raises(UserError, match="for 2 of the images 4 to 6"):
+        run(tmp_path, Overflows(), batch_size=3)
+    assert files(tmp_path) == []
+
+
+def shown(capsys, *arguments):
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_the_command_says_what_the_cache_holds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    monkeypatch.setenv("BENCH_CACHE_LIMIT", "1.5")
+    monkeypatch.setenv("COLUMNS", "160")
+    assert "0 entries, 0.000 of 1.5 GB" in shown(capsys)
+    key = {"arch": "vit", "weights": "abcdef0123456", "data": "f", "split": "val"}
+    names = {"backbone": "mae", "data": "pets"}
+    kept = run(tmp_path, key={**key, "transform": {"img_size": 96}}, about=names)
+    row = next(line for line in shown(capsys).splitlines() if "mae" in line).split()
+    assert row[:7] == ["mae", "abcdef01", "pets", "val", "96", "pooled", "10"]
+    assert row[-2:] == ["in", "use"]
+    assert "Deleted 0 entries" in shown(capsys, "--clear")
+    del kept
+    assert " whole" in shown(capsys)
+    said = shown(capsys, "--clear")
+    assert "Deleted 1 entries" in said
+    assert "0 entries" in said
+    assert files(tmp_path) == []
+
+
+def test_a_limit_that_is_no_number_stops_before_the_extraction(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE_LIMIT", "lots")
+    with pytest.raises(UserError, match="BENCH_CACHE_LIMIT is 'lots'"):
+        run(tmp_path, model := MeanColour())
+    assert model.asked == 0
+    assert main([]) == 2
+    assert "BENCH_CACHE_LIMIT is 'lots'" in capsys.readouterr().err
+
+
+def test_damage_is_found_and_the_features_made_again(tmp_path, caplog):
+    first = run(tmp_path).pooled.clone()
+    (path,) = files(tmp_path, ".npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        again = run(tmp_path, model := MeanColour()).pooled
+    assert torch.equal(again, first)
+    assert model.asked == 10
+    assert "made again" in caplog.text
+    run(tmp_path, model)
+    assert model.asked == 10
