@@ -1,0 +1,65 @@
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.backbones import build
+from bench.loading import LoadReport
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture
+def disturb() -> Callable[[nn.Module], nn.Module]:
+    return _disturb
+
+
+def _disturb(model: nn.Module) -> nn.Module:
+    """Random numbers everywhere, so that a tensor that is dropped or swapped shows."""
+    generator = torch.Generator().manual_seed(7)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(1 + 0.3 * noise if tensor.ndim == 1 else 0.15 * noise)
+    return model.eval()
+
+
+@pytest.fixture
+def agrees() -> Callable[..., tuple[nn.Module, LoadReport]]:
+    return _agrees
+
+
+@torch.no_grad()
+def _agrees(
+    reference: nn.Module,
+    their_blocks: Sequence[nn.Module],
+    arch: str,
+    weights: Path,
+    size: int = 32,
+    part: str | None = None,
+    **options: Any,
+) -> tuple[nn.Module, LoadReport]:
+    """Load `weights` as `arch` and compare it with what wrote them after every block."""
+    model, report = build(arch, weights=weights, part=part, num_classes=0, **options)
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
+    ours = _outputs(model.eval(), model.blocks, images)
+    theirs = _outputs(reference.eval(), their_blocks, images)
+    assert len(ours) == len(theirs) > 1
+    for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        assert our.shape == their.shape
+        assert (our - their).abs().max() <= TOLERANCE * their.abs().max(), f"block {index}"
+    return model, report
+
+
+def _outputs(model: nn.Module, blocks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
+    """What every block gives, and the model where it gives one tensor."""
+    found: list[Tensor] = []
+    hooks = [block.register_forward_hook(lambda _, __, out: found.append(out)) for block in blocks]
+    final = model(images)
+    for hook in hooks:
+        hook.remove()
+    found.append(final if isinstance(final, Tensor) else final[0])
+    return [out if isinstance(out, Tensor) else out[0] for out in found]
