@@ -1,7 +1,7 @@
 """The cache of frozen features: memory-mapped arrays with their checksums, and a limit to their size.
 
 An entry is one array [images, width]: `<hash of its key>.npy`, numpy's own format, and beside it a
-`.json` with the key, the file's SHA-256 and how fast it was made. The array is written row by row into
+`.json` with the key, the file's SHA-256, its own digest and how fast it was made. The array is written row by row into
 a `.part` file, which is synced and renamed, then the `.json` is; so an entry without a `.json` was cut
 short. Each opening reads the file once and compares its SHA-256 (some 1.8 GB a second, a hundredth of
 the time that the features took), so a byte that was flipped, whenever and by whom, is never used.
@@ -27,9 +27,6 @@ import numpy as np
 from bench.errors import UserError
 from bench.results import digest, write_atomic
 
-LIMIT = "BENCH_CACHE_LIMIT"
-DEFAULT_LIMIT = "20"  # GB
-
 log = logging.getLogger(__name__)
 
 # By whether the entry is described, and whether nobody holds it.
@@ -43,20 +40,6 @@ NPY: Any = np.lib.format  # untyped
 
 Key = Mapping[str, Any]
 File = IO[bytes] | FileIO
-
-
-def limit() -> float:
-    """How many bytes the entries may take together: `$BENCH_CACHE_LIMIT`, in GB, else 20 GB."""
-    given = os.environ.get(LIMIT, DEFAULT_LIMIT)
-    try:
-        if (gigabytes := float(given)) >= 0:
-            return gigabytes * 1e9
-    except ValueError:
-        pass  # said below, with the negative ones
-    raise UserError(
-        f"{LIMIT} is '{given}'. It is the size that cached features may take, a number of gigabytes, 0 or more "
-        f"('inf' for no limit, {DEFAULT_LIMIT} when unset). Set it to a number."
-    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,9 +74,10 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class FeatureCache:
-    """A folder of entries."""
+    """A folder of entries, which take `limit` bytes together at most, but for those in use."""
 
     folder: Path
+    limit: float
 
     def path(self, key: Key) -> Path:
         """Where the entry of `key` lies, or would."""
@@ -107,12 +91,11 @@ class FeatureCache:
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)
-                about = json.loads(_beside(path).read_text("utf-8"))
+                about = _about(path)
                 _check(file, about, key)
                 array = _map(file)
-        except (OSError, ValueError, KeyError) as error:
-            reason = "they are half-written" if isinstance(error, FileNotFoundError) else error
-            log.warning("The features in %s are made again: %s.", path, reason)
+        except (OSError, ValueError) as error:
+            log.warning("The features in %s are made again: %s.", path, error)
             return None
         with contextlib.suppress(PermissionError):  # a cache that others fill, read-only here
             os.utime(path)  # the time of last use
@@ -188,13 +171,12 @@ class Writer:
         about = {"key": self.key, "sha256": self.sha256.hexdigest(), "rows": self.rows, **about}
         with _saying(self.part.parent):
             os.fsync(self.file.fileno())
-            allowed = limit()
-            if (size := self.file.tell()) <= allowed:
+            if (size := self.file.tell()) <= self.cache.limit:
                 self._rename(about)
-                self.cache.trim(allowed)
+                self.cache.trim(self.cache.limit)
             else:
-                why = "These features (%.3g GB) are not kept: %s allows %.3g GB."
-                log.warning(why, size / 1e9, LIMIT, allowed / 1e9)
+                why = "These features (%.3g GB) are not kept: the cache is limited to %.3g GB."
+                log.warning(why, size / 1e9, self.cache.limit / 1e9)
                 self.part.unlink()
         fcntl.flock(self.file, fcntl.LOCK_SH)
         return Held(array=_map(self.file), about=about)
@@ -203,7 +185,8 @@ class Writer:
         path = self.part.with_suffix(".npy")
         _beside(path).unlink(missing_ok=True)  # never a new array with an old description
         self.part.replace(path)
-        write_atomic(_beside(path), json.dumps(about, indent=1) + "\n")
+        described = {**about, "digest": digest(about)}
+        write_atomic(_beside(path), json.dumps(described, indent=1) + "\n")
 
 
 def _beside(path: Path) -> Path:
@@ -212,6 +195,8 @@ def _beside(path: Path) -> Path:
 
 def _check(file: File, about: Mapping[str, Any], key: Key) -> None:
     """Read the file through; raises ValueError unless it is what was written for `key`."""
+    if not about:
+        raise ValueError("they are half-written")
     if about["key"] != json.loads(json.dumps(key)):
         raise ValueError("they are of something else")
     value = hashlib.sha256()
@@ -293,9 +278,11 @@ def _entry(path: Path) -> Entry | None:
 
 
 def _about(path: Path) -> Mapping[str, Any]:
+    """The `.json` of an entry; {} where it is not, or not as it was written."""
     try:
-        return dict(json.loads(_beside(path).read_text("utf-8")))
-    except (FileNotFoundError, ValueError):
+        about = json.loads(_beside(path).read_text("utf-8"))
+        return about if about.pop("digest") == digest(about) else {}
+    except (FileNotFoundError, ValueError, KeyError, AttributeError, TypeError):
         return {}
 
 

@@ -15,6 +15,8 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,16 +32,32 @@ from torch.utils.data import DataLoader, Dataset
 
 from bench import provenance
 from bench.errors import UserError
-from bench.feature_cache import LIMIT, Entry, FeatureCache, Held, Key, Writer, limit
+from bench.feature_cache import Entry, FeatureCache, Held, Key, Writer
 from bench.processes import worker_ends_with_run
 
 VERSION = 2  # raised when this module makes other features from the same key; 1 was safetensors
 BATCH_SIZE = 64
 FOLDER = "features"  # below the cache
+LIMIT = "BENCH_CACHE_LIMIT"
+DEFAULT_LIMIT = "20"  # GB
 
 Layer = str | int
 POOLED = "pooled"
 ABOUT = "What the cache of frozen features holds, and its limit."
+
+
+def limit() -> float:
+    """How many bytes the entries may take together: `$BENCH_CACHE_LIMIT`, in GB, else 20 GB."""
+    given = os.environ.get(LIMIT, DEFAULT_LIMIT)
+    try:
+        if (gigabytes := float(given)) >= 0:
+            return gigabytes * 1e9
+    except ValueError:
+        pass  # said below, with the negative ones
+    raise UserError(
+        f"{LIMIT} is '{given}'. It is the size that cached features may take, a number of gigabytes, 0 or more "
+        f"('inf' for no limit, {DEFAULT_LIMIT} when unset). Set it to a number."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,9 +117,10 @@ def extract(
     Args:
         model: maps images [b, 3, h, w] to features [b, d]; it is put into eval mode.
         images: a map-style data set of (image [3, h, w], label).
-        key: everything that decides the features, as JSON values: the backbone (arch, SHA-256 of the
-            weights, or the seed they were drawn from), data fingerprint, split, transform. The layer,
-            the kind of device and the versions of torch and timm are added here.
+        key: everything else that decides the features, as JSON values: arch, data fingerprint, split,
+            transform. Added here are the layer, the kind of device, the versions of torch and timm,
+            and the SHA-256 of the model's weights as they were loaded: whatever adapted, drew or
+            left out some of them has its say.
         layers: see `vectors`.
         about: names for `python -m bench.features` to print; they decide nothing.
         batch_size: how many images at a time; changes the features by float rounding only
@@ -109,9 +128,9 @@ def extract(
 
     Raises UserError for features that are not finite and when the cache cannot be written.
     """
-    limit()  # a wrong one is said before the extraction, not after it
-    kept = FeatureCache(cache / FOLDER)
-    keys = {la: {**key, "layer": la, "extractor": _extractor(device)} for la in layers}
+    kept = FeatureCache(cache / FOLDER, limit())
+    key = {**key, "weights": weights_sha256(model), "extractor": _extractor(device)}
+    keys = {layer: {**key, "layer": layer} for layer in layers}
     found = _open(kept, keys)
     seconds = 0.0
     if missing := {layer: key for layer, key in keys.items() if layer not in found}:
@@ -125,6 +144,15 @@ def extract(
         seconds=seconds,
         images_per_second=min(held.about["images_per_second"] for held in found.values()),
     )
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """The hash of a model's parameters and buffers: names, types, shapes and contents."""
+    value = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        value.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        value.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return value.hexdigest()
 
 
 def _extractor(device: str) -> dict[str, Any]:
@@ -193,7 +221,7 @@ def _row(entry: Entry) -> list[str]:
     used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
     return [
         str(about.get("backbone") or key.get("arch", "")),
-        str(key.get("weights", ""))[:8],
+        str(about.get("weights") or key.get("weights", "")[:8]),
         str(about.get("data") or key.get("data", "")[:8]),
         str(key.get("split", "")),
         str(key.get("transform", {}).get("img_size", "")),
@@ -215,7 +243,7 @@ def _show(kept: FeatureCache, console: Console) -> None:
         console.print(table)
     total = sum(entry.size for entry in entries) / 1e9
     console.print(
-        f"{len(entries)} entries, {total:.3f} of {limit() / 1e9:g} GB ({LIMIT}), in {kept.folder}",
+        f"{len(entries)} entries, {total:.3f} of {kept.limit / 1e9:g} GB ({LIMIT}), in {kept.folder}",
         soft_wrap=True,
     )
 
@@ -225,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.features", description=ABOUT)
     parser.add_argument("--clear", action="store_true", help="delete all that no run is using")
     console = Console()
-    kept = FeatureCache(provenance.cache_dir() / FOLDER)
     try:
+        kept = FeatureCache(provenance.cache_dir() / FOLDER, limit())
         if parser.parse_args(arguments).clear:
             deleted = kept.trim(0)
             size = sum(entry.size for entry in deleted) / 1e9

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from adapters.openmmlab import images
 from bench.backbones import build, normalisation
-from bench.loading import LoadReport
 from bench.errors import UserError
 from bench.features import extract
+from bench.loading import LoadReport
 from bench.tasks import Job
 
 
@@ -45,19 +45,16 @@ class FrozenBackbone:
     splits: dict[str, images.Split]
 
     def features(self, name: str) -> Labelled:
-        """The features of "train" or "val"; the key holds what decides them, neither task nor protocol."""
+        """The features of "train" or "val"; the key names neither task nor protocol."""
         job, split = self.job, self.splits[name]
         protocol, backbone = job.protocol, job.backbone
         transform = {"img_size": protocol.img_size, "crop_pct": protocol.crop_pct}
         mean, std = normalisation(backbone)
-        drawn = not backbone.weights or self.load_report.missing  # by the seed, if only in part
         found = extract(
             self.model,
             images.Images(split, images.eval_transform(backbone, **transform)),
             key={
                 "arch": backbone.arch,
-                "weights": backbone.sha256 or "scratch",
-                "seed": job.seed if drawn else None,
                 "data": job.task.dataset.fingerprint(job.data),
                 "split": name,
                 "limit": protocol.limit,
@@ -68,7 +65,11 @@ class FrozenBackbone:
                     "version": images.EVAL_VERSION,
                 },
             },
-            about={"backbone": backbone.name, "data": job.task.dataset.name},
+            about={
+                "backbone": backbone.name,
+                "weights": backbone.weights8,
+                "data": job.task.dataset.name,
+            },
             cache=job.cache,
             device=job.device,
             num_workers=job.num_workers,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.errors import UserError
-from bench.features import POOLED, Features, extract, main, vectors
+from bench.features import POOLED, Features, extract, limit, main, vectors
 
 KEY = {"backbone": "mean colour", "split": "train"}
 
@@ -83,6 +83,17 @@ def test_another_key_is_another_entry(tmp_path):
     run(tmp_path, model, key={**KEY, "split": "val"})
     assert model.asked == 20
     assert len(files(tmp_path, ".npy")) == 2
+
+
+def test_other_weights_are_another_entry(tmp_path):
+    """One value of one buffer, which another loader may have left as it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    first = run(tmp_path, model).pooled
+    assert torch.equal(run(tmp_path, model).pooled, first)
+    model[0].running_mean[1] = 1.0
+    second = run(tmp_path, model).pooled
+    assert (first - second)[:, 1].tolist() == pytest.approx([1.0] * 10, abs=1e-4)
 
 
 def test_the_order_of_the_keys_means_nothing(tmp_path):
@@ -194,8 +205,8 @@ def test_the_command_says_what_the_cache_holds(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("BENCH_CACHE_LIMIT", "1.5")
     monkeypatch.setenv("COLUMNS", "160")
     assert "0 entries, 0.000 of 1.5 GB" in shown(capsys)
-    key = {"arch": "vit", "weights": "abcdef0123456", "data": "f", "split": "val"}
-    names = {"backbone": "mae", "data": "pets"}
+    key = {"arch": "vit", "data": "f", "split": "val"}
+    names = {"backbone": "mae", "weights": "abcdef01", "data": "pets"}
     kept = run(tmp_path, key={**key, "transform": {"img_size": 96}}, about=names)
     row = next(line for line in shown(capsys).splitlines() if "mae" in line).split()
     assert row[:7] == ["mae", "abcdef01", "pets", "val", "96", "pooled", "10"]
@@ -216,6 +227,23 @@ def test_a_limit_that_is_no_number_stops_before_the_extraction(tmp_path, capsys,
     assert model.asked == 0
     assert main([]) == 2
     assert "BENCH_CACHE_LIMIT is 'lots'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [(None, 20e9), ("1.5", 1.5e9), ("0", 0), ("inf", float("inf"))]
+)
+def test_the_limit_is_in_gigabytes(monkeypatch, given, size):
+    monkeypatch.delenv("BENCH_CACHE_LIMIT", raising=False)
+    if given:
+        monkeypatch.setenv("BENCH_CACHE_LIMIT", given)
+    assert limit() == size
+
+
+@pytest.mark.parametrize("given", ["-1", "20 GB", "", "nan"])
+def test_another_limit_is_the_users_mistake(monkeypatch, given):
+    monkeypatch.setenv("BENCH_CACHE_LIMIT", given)
+    with pytest.raises(UserError, match="gigabytes"):
+        limit()
 
 
 def test_damage_is_found_and_the_features_made_again(tmp_path, caplog):
