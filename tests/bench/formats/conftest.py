@@ -20,8 +20,8 @@ def disturb() -> Callable[[nn.Module], nn.Module]:
 def _disturb(model: nn.Module) -> nn.Module:
     """Random numbers everywhere, so that a tensor that is dropped or swapped shows."""
     generator = torch.Generator().manual_seed(7)
-    for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not name.endswith("relative_coords_table"):
             noise = torch.randn(tensor.shape, generator=generator)
             tensor.copy_(1 + 0.3 * noise if tensor.ndim == 1 else 0.15 * noise)
     return model.eval()
@@ -40,12 +40,13 @@ def _agrees(
     weights: Path,
     size: int = 32,
     part: str | None = None,
+    our_blocks: Callable[[Any], Sequence[nn.Module]] = lambda model: model.blocks,
     **options: Any,
 ) -> tuple[nn.Module, LoadReport]:
     """Load `weights` as `arch` and compare it with what wrote them after every block."""
     model, report = build(arch, weights=weights, part=part, num_classes=0, **options)
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(3))
-    ours = _outputs(model.eval(), model.blocks, images)
+    ours = _outputs(model.eval(), our_blocks(model), images)
     theirs = _outputs(reference.eval(), their_blocks, images)
     assert len(ours) == len(theirs) > 1
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
@@ -55,11 +56,12 @@ def _agrees(
 
 
 def _outputs(model: nn.Module, blocks: Sequence[nn.Module], images: Tensor) -> list[Tensor]:
-    """What every block gives, and the model where it gives one tensor."""
+    """What every block gives, as tokens where it is a map, and what the model does."""
     found: list[Tensor] = []
     hooks = [block.register_forward_hook(lambda _, __, out: found.append(out)) for block in blocks]
     final = model(images)
     for hook in hooks:
         hook.remove()
     found.append(final if isinstance(final, Tensor) else final[0])
-    return [out if isinstance(out, Tensor) else out[0] for out in found]
+    tensors = [out if isinstance(out, Tensor) else out[0] for out in found]
+    return [out.flatten(1, 2) if out.ndim == 4 else out for out in tensors]
