@@ -96,7 +96,7 @@ def create(
     options |= {"dynamic_img_size": True, **(timm_options or {})}
     known = _parameters(arch)
     if options["drop_path_rate"] and "drop_path_rate" not in known:
-        raise unusable(arch, "it has no drop path, and drop_path_rate is not 0")
+        raise OutsideContractError(arch, "it has no drop path, and drop_path_rate is not 0")
     # An image size is nothing to a convolution.
     unknown = {"img_size", "dynamic_img_size", "drop_path_rate"} - known
     accepted = {name: value for name, value in options.items() if name not in unknown}
@@ -118,12 +118,16 @@ def _parameters(arch: str) -> frozenset[str]:
     return frozenset(name for base in bases for name in inspect.signature(base).parameters)
 
 
-def unusable(arch: str, reason: str) -> UserError:
-    """Say that the contract cannot be kept for an architecture."""
-    return UserError(
-        f"The architecture {arch} cannot be used here: {reason}. Plain ViTs (DeiT, DINOv2), "
-        "Swin, SwinV2, ConvNeXt, ResNet, EfficientNet and Hiera can; all: docs/supported-models.md."
-    )
+class OutsideContractError(UserError):
+    """The contract cannot be kept for an architecture."""
+
+    def __init__(self, arch: str, reason: str) -> None:
+        """Say which, and why."""
+        self.reason = reason
+        super().__init__(
+            f"The architecture {arch} cannot be used here: {reason}. Plain ViTs (DeiT, DINOv2), Swin, "
+            f"SwinV2, ConvNeXt, ResNet, EfficientNet and Hiera can; all: docs/supported-models.md."
+        )
 
 
 class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -148,6 +152,11 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         load_report: what became of the weights file.
         frozen: no gradients, and evaluation mode (batch statistics included) for good.
     """
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
     def __init__(
         self,
@@ -178,7 +187,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         super().__init__()
         self.arch, self.frozen, self.model = arch, frozen, model
         self.load_report = load_report or LoadReport()
-        self.mean, self.std = normalisation or (None, None)
+        self.mean, self.std = normalisation if normalisation else (None, None)
         self._choose_maps(out_indices)
         known = inspect.signature(model.forward_intermediates).parameters
         given = "return_prefix_tokens" in known  # others put their class token in at the end
@@ -193,7 +202,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
     def _choose_maps(self, out_indices: Sequence[int] | None) -> None:
         """Settle which maps to give, and drop what comes behind the last one."""
         if not hasattr(self.model, "prune_intermediate_layers"):
-            raise unusable(self.arch, "timm gives no intermediate maps of it")
+            raise OutsideContractError(self.arch, "timm gives no intermediate maps of it")
         stages: list[dict[str, Any]] = list(self.model.feature_info)
         self.largest_stride: int = max(stage["reduction"] for stage in stages)
         self.plain = is_plain(self.model)
@@ -201,13 +210,13 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         if not indices or not all(-len(stages) <= i < len(stages) for i in indices):
             kind = "blocks" if self.plain else "stages"
             given = f"it has {len(stages)} {kind}, and out_indices is {tuple(indices)}"
-            raise unusable(self.arch, given)
+            raise OutsideContractError(self.arch, given)
         self.out_indices = tuple(sorted({i % len(stages) for i in indices}))
-        self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.plain)
-        self.channels = tuple(stages[i]["num_chs"] for i in self.out_indices)
-        self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
         norm = getattr(self.model, "norm", None)
         self.normed = self.plain and norm is not None and not isinstance(norm, nn.Identity)
+        self.model.prune_intermediate_layers(list(self.out_indices), prune_norm=not self.normed)
+        self.channels = tuple(stages[i]["num_chs"] for i in self.out_indices)
+        self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
 
     def _check_maps(self) -> None:
         """Run a tiny image through, and refuse an architecture whose maps are not as stated."""
@@ -216,8 +225,9 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         try:
             with torch.no_grad():
                 layers = self._uncropped(torch.zeros(1, 3, *size))
-        except (AssertionError, RuntimeError, TypeError) as error:
-            raise unusable(self.arch, f"a {size} image raises {error}") from error
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise OutsideContractError(self.arch, f"a {size} image raises {said}") from error
         found = [tuple(m.shape[1:]) for m, _ in layers]
         stated = [
             (c, size[0] // s, size[1] // s)
@@ -225,7 +235,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         ]
         if found != stated:
             wrong = f"its maps of a {size} image are {found}, not {stated} as stated"
-            raise unusable(self.arch, wrong)
+            raise OutsideContractError(self.arch, wrong)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Give the maps (N, C, ceil(H / stride), ceil(W / stride)) of images (N, 3, H, W)."""
@@ -259,7 +269,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
 
     def _uncropped(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
         prefix = {"return_prefix_tokens": True} if self.num_prefix_tokens else {}
-        norm = {"norm": True} if self.plain else {}
+        norm = {"norm": True} if self.normed else {}
         given: list[Any] = self.model.forward_intermediates(
             images, indices=list(self.out_indices), intermediates_only=True, **norm, **prefix
         )
@@ -302,7 +312,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         resize = getattr(self.model, "set_input_size", None)
         if resize is None:
             if (fixed := self.fixed_size) and fixed != (height, width):
-                raise unusable(
+                raise OutsideContractError(
                     self.arch,
                     f"it is built for images of {fixed[0]}x{fixed[1]} and cannot be made for "
                     f"{height}x{width} afterwards: load it with img_size=({height}, {width})",
@@ -322,7 +332,9 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         in the layer of that number. Raises UserError where timm groups no layers.
         """
         if not hasattr(self.model, "group_matcher"):
-            raise unusable(self.arch, "timm groups no layers of it, which layer_decay needs")
+            raise OutsideContractError(
+                self.arch, "timm groups no layers of it, which layer_decay needs"
+            )
         named = chain(self.model.named_parameters(), [(OUTSIDE, None)])
         matcher = self.model.group_matcher(coarse=False)
         layers: dict[str, int] = group_with_matcher(named, matcher, reverse=True)

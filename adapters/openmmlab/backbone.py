@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from adapters.openmmlab import window
-from bench.feature_extractor import FeatureExtractor, create, is_plain, unusable
+from bench.feature_extractor import FeatureExtractor, OutsideContractError, create, is_plain
 
 
 @MODELS.register_module()  # the root registry: every OpenMMLab scope finds it
@@ -64,7 +64,7 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
             try:
                 window.attend_in_windows(model, window_size, global_blocks)
             except ValueError as error:
-                raise unusable(arch, str(error)) from None
+                raise OutsideContractError(arch, str(error)) from None
         super().__init__(
             model,
             arch=arch,

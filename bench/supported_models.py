@@ -1,0 +1,197 @@
+"""Which of timm's architectures keep the feature contract: the survey behind `bench.architectures`' table.
+
+Every architecture is built, and asked for its maps, on the meta device: shapes alone. The smallest of each
+family is run in earnest as well. Nothing is downloaded.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from bench.architectures import TABLE, known, signature, size_signature
+from bench.errors import UserError
+from bench.feature_extractor import FeatureExtractor, OutsideContractError, create
+
+PAGE = Path(__file__).parents[1] / "docs" / "supported-models.md"
+MARKS = {
+    "unnormed": ("n", "a plain ViT whose final norm comes after pooling: maps are the blocks' own"),
+    "fixed": ("s", "takes one size of image, to which others are padded: load it with `img_size`"),
+    "ungrouped": ("l", "layer decay is refused: timm puts parameters of it, or all, into no layer"),
+    "ran": ("r", "run in earnest when this page was made"),
+}
+
+Row = dict[str, Any]
+
+
+def write() -> None:
+    """Make the table and the page anew."""
+    names = timm.list_models()
+    console = Console(stderr=True)
+    rows = {name: survey(name) for name in track(names, "surveying", console=console)}
+    for name in _smallest(rows):
+        run(name)
+        rows[name]["ran"] = True
+    lines = [f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+    body = ",\n".join(lines)
+    TABLE.write_text(
+        f'{{"timm": "{timm.__version__}", "architectures": {{\n{body}\n}}}}\n', encoding="utf-8"
+    )
+    known.cache_clear()
+    PAGE.write_text(page(rows), encoding="utf-8")
+
+
+def survey(arch: str) -> Row:
+    """What the table holds of an architecture; no key stands for "no".
+
+    family: timm's module; signature, sized: see `bench.architectures`; tags: how many sets of weights
+    timm publishes; parameters: their number; outside: why it is outside the contract; unnormed, fixed,
+    ungrouped: see MARKS.
+    """
+    with torch.device("meta"):
+        model, _ = create(arch)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    row: Row = {
+        "family": type(model).__module__.rpartition(".")[2],
+        "signature": signature(shapes),
+        "sized": size_signature(shapes),
+        "tags": sum(
+            name.partition(".")[2] != "" for name in timm.list_models(f"{arch}.*", pretrained=True)
+        ),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+    }
+    try:
+        extractor = _extractor(arch, model)
+    except OutsideContractError as error:
+        return row | {"outside": error.reason}
+    found = {
+        "unnormed": extractor.plain and not extractor.normed,
+        "fixed": extractor.fixed_size is not None,
+        "ungrouped": not _grouped(extractor),
+    }
+    return row | {mark: True for mark, applies in found.items() if applies}
+
+
+def _extractor(arch: str, on_meta: nn.Module) -> FeatureExtractor:
+    try:
+        with torch.device("meta"):
+            return FeatureExtractor(on_meta, arch=arch)
+    except OutsideContractError as error:
+        if "meta tensors" not in error.reason:
+            raise
+    return FeatureExtractor(create(arch)[0], arch=arch)  # shapes that depend on values
+
+
+def _grouped(extractor: FeatureExtractor) -> bool:
+    """Whether every parameter is in a layer of the encoder."""
+    try:
+        layers, number = extractor.layer_groups()
+    except UserError:
+        return False
+    return number not in layers.values()
+
+
+def _smallest(rows: Mapping[str, Row]) -> Iterable[str]:
+    """The architecture of the fewest parameters of each family, of those inside the contract."""
+    smallest: dict[str, str] = {}
+    inside = (name for name, row in rows.items() if "outside" not in row)
+    for name in sorted(inside, key=lambda name: rows[name]["parameters"]):
+        smallest.setdefault(rows[name]["family"], name)
+    return smallest.values()
+
+
+def run(arch: str) -> None:
+    """Check finite maps on random weights, and that each corner of an image is that corner of the maps."""
+    model, _ = create(arch, seed=0)
+    extractor = FeatureExtractor(model, arch=arch).eval()
+    step = extractor.largest_stride
+    height, width = extractor.fixed_size or (4 * step, 6 * step)
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        before = extractor(image)
+        for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):
+            marked = image.clone()
+            marked[..., row, column] += 50
+            for ours, was in zip(extractor(marked), before, strict=True):
+                assert ours.isfinite().all(), arch
+                change = (ours - was).norm(dim=1)[0]
+                rows, columns = change.shape
+                most = divmod(int(change.argmax()), columns)
+                corner = (most[0] >= rows / 2, most[1] >= columns / 2)
+                assert corner == (row < 0, column < 0), f"{arch}: {row, column} shows at {most}"
+
+
+def page(rows: Mapping[str, Row]) -> str:
+    """The page of the table, in Markdown: every architecture once."""
+    families: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        families.setdefault(row["family"], []).append(name)
+    inside = sum("outside" not in row for row in rows.values())
+    marks = "\n".join(f"- **{mark}**: {meaning}" for mark, meaning in MARKS.values())
+    counted, listed, outside = [], [], []
+    for family, names in sorted(families.items()):
+        good = [name for name in names if "outside" not in rows[name]]
+        counted.append(f"| {family} | {len(good)} | {len(names) - len(good) or ''} |")
+        if good:
+            listed.append(f"**{family}**: {', '.join(_marked(name, rows[name]) for name in good)}")
+        outside += _reasons(family, rows, [name for name in names if name not in good])
+    return PROLOGUE.format(
+        version=timm.__version__,
+        inside=inside,
+        all=len(rows),
+        marks=marks,
+        counted="\n".join(counted),
+        listed="\n\n".join(listed),
+        outside="\n".join(outside),
+    )
+
+
+def _marked(name: str, row: Row) -> str:
+    marks = " ".join(mark for key, (mark, _) in MARKS.items() if row.get(key))
+    return f"`{name}`" + (f" ({marks})" if marks else "")
+
+
+def _reasons(family: str, rows: Mapping[str, Row], names: list[str]) -> list[str]:
+    """A line for each reason, in the words of the first architecture that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        kind = "".join(letter for letter in rows[name]["outside"] if not letter.isdigit())
+        reasons.setdefault(kind[:40], []).append(name)
+    return [
+        f"- **{family}**: {rows[alike[0]]['outside']}: {', '.join(f'`{n}`' for n in alike)}"
+        for alike in reasons.values()
+    ]
+
+
+PROLOGUE = """# Supported models
+
+Made by `python -m bench.architectures --write` with timm {version}; do not edit.
+
+**{inside} of timm's {all} architectures** are inside the feature contract (`bench.feature_extractor`):
+maps NCHW at the stated strides and channels for any size of image, tokens with their prefix told apart,
+layer groups from the stem to the last block. Any of them is a `--backbone`. "Inside" was found by running
+the contract's own check, a 1:2 image, on every one of them: on the meta device, so of shapes alone.
+The smallest of each family was run in earnest on random weights as well.
+
+{marks}
+
+| family (timm's module) | inside | outside |
+|---|---:|---:|
+{counted}
+
+## Inside
+
+{listed}
+
+## Outside
+
+With the reason, in the words of the check on the first of each list.
+
+{outside}
+"""
