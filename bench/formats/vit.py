@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bench.formats import IMAGENET, TIMM, Format
+from bench.formats import IMAGENET, Format
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +51,7 @@ def named(pattern: str) -> Callable[["State"], str | None]:
 
         weight = state.get("patch_embed.proj.weight")
         size = SIZES.get((width(state), depth(state)))
-        if weight is None or weight.ndim != 4 or size is None:
+        if weight is None or weight.ndim != 4 or size is None or "cls_token" not in state:
             return None
         patch = weight.shape[-1]
         names = [
@@ -137,7 +137,7 @@ def dinov2(state: "State") -> Mapping[str, Any]:
     return options | gated(state)
 
 
-def gated(state: "State") -> Mapping[str, Any]:
+def gated(state: "State") -> dict[str, Any]:
     """SwiGLU: `fc1` gives twice what `fc2` takes."""
     from timm.layers import SwiGLUPacked
 
@@ -148,12 +148,13 @@ def gated(state: "State") -> Mapping[str, Any]:
     return {"mlp_layer": SwiGLUPacked, "mlp_ratio": ratio, "act_layer": "silu"}
 
 
+NAME = named("vit_{size}_patch{patch}_{image}")
+
+
 def dinov2_name(state: "State") -> str | None:
-    """Of the weights, with or without registers."""
-    registers = state["reg_token"].shape[-2] if "reg_token" in state else 0
-    return named(f"vit_{{size}}_patch{{patch}}_{f'reg{registers}_' if registers else ''}dinov2")(
-        state
-    )
+    """Of the weights, with or without registers; those that were trained at another patch have none."""
+    registers = f"reg{state['reg_token'].shape[-2]}_" if "reg_token" in state else ""
+    return named(f"vit_{{size}}_patch{{patch}}_{registers}dinov2")(state) or NAME(state)
 
 
 def deit3(state: "State") -> Mapping[str, Any]:
@@ -166,8 +167,6 @@ def deit3(state: "State") -> Mapping[str, Any]:
         "no_embed_class": math.isqrt(length) ** 2 == length,
     }
 
-
-NAME = named("vit_{size}_patch{patch}_{image}")
 
 FORMATS = (
     Format(
@@ -261,7 +260,7 @@ FORMATS = (
         source="models_v2.py of DeiT III",
     ),
     Format(
-        name=TIMM.name,
+        name="ViT",
         marks=VIT,
         unlike=(
             *OTHERS,
