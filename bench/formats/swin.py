@@ -1,4 +1,4 @@
-"""Swin and SwinV2: the official files, those of SimMIM, Hugging Face and torchvision.
+"""Swin and SwinV2: the official files, those of SimMIM and Hugging Face.
 
 timm merges patches at the start of a stage, the official models at the end of the one before. SwinV2's bias
 is a function of coordinates that are divided by the window of the pretraining; a file's own table of
@@ -62,16 +62,6 @@ def v2_options(state: "State") -> Mapping[str, Any]:
     return {"pretrained_window_sizes": tuple(map(_trained_window, tables))}
 
 
-def split_bias(state: "State") -> "State":
-    """torchvision's SwinV2 holds a bias of the key, which it never adds."""
-    split = dict(state)
-    for key in [k for k, v in state.items() if k.endswith("attn.qkv.bias") and v.ndim == 1]:
-        query, _, value = split.pop(key).tensor_split(3)
-        owner = key.removesuffix("qkv.bias")
-        split[f"{owner}q_bias"], split[f"{owner}v_bias"] = query, value
-    return split
-
-
 def _tables(state: "State", name: str) -> list["Tensor"]:
     """A tensor of the attention of every stage's first block, where it is."""
     keys = (f"layers.{stage}.blocks.0.attn.{name}" for stage in range(STAGES))
@@ -123,16 +113,6 @@ HUGGING_FACE = (
     (r"\.layernorm_after\.", ".norm2."),
     (r"^layernorm\.", "norm."),
 )
-TORCHVISION = (
-    (r"^features\.0\.0\.", "patch_embed.proj."),
-    (r"^features\.0\.2\.", "patch_embed.norm."),
-    *((rf"^features\.{2 * i + 1}\.(\d+)\.", rf"layers.{i}.blocks.\1.") for i in range(4)),
-    *((rf"^features\.{2 * i}\.", f"layers.{i}.downsample.") for i in (1, 2, 3)),
-    (r"\.mlp\.0\.", ".mlp.fc1."),
-    (r"\.mlp\.3\.", ".mlp.fc2."),
-    *HEAD,
-)
-
 FORMATS = (
     Format(
         name="SimMIM, Swin",
@@ -198,23 +178,5 @@ FORMATS = (
         options=v2_options,
         normalisation=IMAGENET,
         source="modeling_swinv2.py of transformers",
-    ),
-    Format(
-        name="torchvision, Swin",
-        marks=(r"features\.\d\.\d+\.attn\.relative_position_bias_table$", r"features\.0\.2\."),
-        rename=TORCHVISION,
-        arch=v1_arch,
-        normalisation=IMAGENET,
-        source="models/swin_transformer.py of torchvision",
-    ),
-    Format(
-        name="torchvision, SwinV2",
-        marks=(r"features\.\d\.\d+\.attn\.(cpb_mlp|logit_scale)", r"features\.0\.2\."),
-        rename=TORCHVISION,
-        convert=split_bias,
-        arch=v2_arch,
-        options=v2_options,
-        normalisation=IMAGENET,
-        source="models/swin_transformer.py of torchvision",
     ),
 )
