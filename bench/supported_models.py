@@ -5,6 +5,7 @@ family is run in earnest as well. Nothing is downloaded.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from bench.architectures import TABLE, known, signature, size_signature
+from bench.architectures import HEAD, TABLE, known, signature, size_signature
 from bench.errors import UserError
-from bench.feature_extractor import FeatureExtractor, OutsideContractError, create
+from bench.feature_extractor import FeatureExtractor
+from bench.timm_models import OutsideContractError, create
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported-models.md"
 MARKS = {
@@ -50,9 +52,9 @@ def write() -> None:
 def survey(arch: str) -> Row:
     """What the table holds of an architecture; no key stands for "no".
 
-    family: timm's module; signature, sized: see `bench.architectures`; tags: how many sets of weights
-    timm publishes; parameters: their number; outside: why it is outside the contract; unnormed, fixed,
-    ungrouped: see MARKS.
+    family: timm's module. signature, sized: see `bench.architectures`. tags: how many sets of weights
+    timm publishes. tensors: how many numbers are in the encoder's. outside: why it is outside the
+    contract. unnormed, fixed, ungrouped: see MARKS.
     """
     with torch.device("meta"):
         model, _ = create(arch)
@@ -61,10 +63,8 @@ def survey(arch: str) -> Row:
         "family": type(model).__module__.rpartition(".")[2],
         "signature": signature(shapes),
         "sized": size_signature(shapes),
-        "tags": sum(
-            name.partition(".")[2] != "" for name in timm.list_models(f"{arch}.*", pretrained=True)
-        ),
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tags": len(timm.list_models(f"{arch}.*", pretrained=True)),
+        "tensors": sum(math.prod(s) for k, s in shapes.items() if not HEAD.match(k)),
     }
     try:
         extractor = _extractor(arch, model)
@@ -98,10 +98,10 @@ def _grouped(extractor: FeatureExtractor) -> bool:
 
 
 def _smallest(rows: Mapping[str, Row]) -> Iterable[str]:
-    """The architecture of the fewest parameters of each family, of those inside the contract."""
+    """The smallest architecture of each family, of those inside the contract."""
     smallest: dict[str, str] = {}
     inside = (name for name, row in rows.items() if "outside" not in row)
-    for name in sorted(inside, key=lambda name: rows[name]["parameters"]):
+    for name in sorted(inside, key=lambda name: rows[name]["tensors"]):
         smallest.setdefault(rows[name]["family"], name)
     return smallest.values()
 

@@ -8,7 +8,8 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from adapters.openmmlab import window
-from bench.feature_extractor import FeatureExtractor, OutsideContractError, create, is_plain
+from bench.feature_extractor import FeatureExtractor
+from bench.timm_models import OutsideContractError, create, is_plain
 
 
 @MODELS.register_module()  # the root registry: every OpenMMLab scope finds it

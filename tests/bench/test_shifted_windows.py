@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bench.feature_extractor import create
 from bench.shifted_windows import pad_before_shifting
+from bench.timm_models import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
