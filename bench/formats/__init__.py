@@ -21,26 +21,54 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-MODULES = ("jax", "clip", "huggingface", "openmmlab", "beit", "swin", "convolutional", "vit")
+MODULES = ("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional", "vit")
 
 # Wrappers that keep an encoder among other modules, best first: where two lie side by side, the first is
 # the one that its authors evaluate.
 PREFIXES = (
     *("module.", "_orig_mod.", "model.", "teacher.backbone.", "teacher.", "target_encoder."),
-    *("base_encoder.", "encoder_q.", "backbone.", "trunk.", "vision_model.", "visual.", "vision_tower."),
+    *(
+        "base_encoder.",
+        "encoder_q.",
+        "backbone.",
+        "trunk.",
+        "vision_model.",
+        "visual.",
+        "vision_tower.",
+    ),
     *("vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin.", "swinv2.", "resnet."),
-    *("student.backbone.", "student.", "image_encoder.", "vision_encoder.", "encoder.", "net.", "network."),
+    *(
+        "student.backbone.",
+        "student.",
+        "image_encoder.",
+        "vision_encoder.",
+        "encoder.",
+        "net.",
+        "network.",
+    ),
 )
 
 # What belongs to a pretraining or to a task, in whatever format; said only of keys that the model lacks.
 HEADS = (
     r"(decoder|decode_head|auxiliary_head|decoder_\w+|neck|head|heads|fc|classifier|cls_head)\.",
+    r"(\w+_classifier|visual_projection|visual\.(head|proj)|input_resolution|context_length|vocab_size)($|\.)",
     r"(rpn_head|roi_head|bbox_head|mask_head|keypoint_head|projector|projection_head|prototypes)\.",
     r"(predictor|projection|pooler|lm_head|head_dist|pre_logits|data_preprocessor|criterion|loss)\.",
     r"(momentum_encoder|encoder_k|student|teacher|ema|momentum|ema_model|model_ema|module_ema)\.",
     r"(\w*_head|\w*_decoder|logit_scale|logit_bias|queue|queue_ptr|center|decoder_pos_embed|mask_token)($|\.)",
     r"(transformer|token_embedding|ln_final|text_model|text_projection|positional_embedding|text)(\.|$)",
 )
+
+# Buffers that a model computes for itself, and old files hold all the same.
+DERIVED = (
+    r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
+)
+
+
+def belongs_elsewhere(key: str) -> bool:
+    """Whether a key that a model lacks is a head's or a decoder's, or a buffer that is computed."""
+    bare = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", key)
+    return any(re.match(rule, bare) for rule in (*HEADS, DERIVED))
 
 
 def unchanged(state: "State") -> "State":

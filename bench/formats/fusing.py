@@ -1,4 +1,4 @@
-"""Query, key and value: three matrices in some formats, one in timm's."""
+"""Query, key and value, gate and value: matrices of their own in some formats, one in timm's."""
 
 import re
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bench.formats import State
 
+GATE = re.compile(r"(.*\bmlp\.)gate\.(weight|bias)")
 QUERY = re.compile(r"(.*\battn\.)q\.(weight|bias)")
 
 
@@ -26,4 +27,16 @@ def fuse(state: "State") -> "State":
             fused[f"{owner}qkv.{kind}"] = torch.cat([fused.pop(part) for part in (q, k, v)])
         elif k not in state and kind == "bias":
             fused[f"{owner}q_bias"], fused[f"{owner}v_bias"] = fused.pop(q), fused.pop(v)
+    return fused
+
+
+def fuse_gates(state: "State") -> "State":
+    """Join `mlp.gate` and `mlp.up` of every gated MLP to `mlp.fc1`, in the order of timm's SwiGLUPacked."""
+    import torch
+
+    fused = dict(state)
+    for owner, kind in (found.groups() for found in map(GATE.fullmatch, state) if found):
+        gate, up = f"{owner}gate.{kind}", f"{owner}up.{kind}"
+        if up in state and state[up].shape == state[gate].shape:
+            fused[f"{owner}fc1.{kind}"] = torch.cat([fused.pop(gate), fused.pop(up)])
     return fused

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ def disturb() -> Callable[[nn.Module], nn.Module]:
 
 
 def _disturb(model: nn.Module) -> nn.Module:
-    """Random numbers everywhere, so that a tensor that is dropped or swapped shows."""
+    """Random numbers everywhere, so that a tensor that is dropped or swapped shows.
+
+    Tokens begin small, so that the eps of norms shows as well.
+    """
     generator = torch.Generator().manual_seed(7)
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not name.endswith("relative_coords_table"):
             noise = torch.randn(tensor.shape, generator=generator)
-            tensor.copy_(1 + 0.3 * noise if tensor.ndim == 1 else 0.15 * noise)
+            scale = 1e-3 if re.search(r"embed|token", name) else 1.0
+            tensor.copy_(scale * (1 + 0.3 * noise if tensor.ndim == 1 else 0.15 * noise))
     return model.eval()
 
 
