@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bench.formats import IMAGENET, Format, beit, swin, vit
-from bench.formats.convolutional import CONVNEXT, convnext_arch, convnext_options, flat
+from bench.formats.convolutional import CONVNEXT, shaped
 
 if TYPE_CHECKING:
     from bench.formats import State
@@ -77,7 +77,6 @@ FORMATS = (
         leftover=(OUTPUT_NORMS, MASK),
         rename=(*SWIN, *swin.LATER),
         convert=official_order,
-        arch=swin.v1_arch,
         normalisation=IMAGENET,
         source="backbones/swin.py of mmdetection, backbones/swin_transformer.py of mmpretrain",
     ),
@@ -148,9 +147,7 @@ FORMATS = (
             (r"^norm3\.", "norm."),
             *CONVNEXT,
         ),
-        convert=flat,
-        arch=convnext_arch,
-        options=convnext_options,
+        convert=shaped,
         normalisation=IMAGENET,
         source="backbones/convnext.py of mmpretrain",
     ),

@@ -5,8 +5,6 @@ is a function of coordinates that are divided by the window of the pretraining; 
 coordinates tells it.
 """
 
-import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +16,7 @@ if TYPE_CHECKING:
 
     from bench.formats import State
 
-SIZES = {
-    (96, (2, 2, 6, 2)): "tiny",
-    (96, (2, 2, 18, 2)): "small",
-    (128, (2, 2, 18, 2)): "base",
-    (192, (2, 2, 18, 2)): "large",
-}
-SMALL = ("tiny", "small")
 STAGES = 4
-V1_NAMES = {7: "window7_224", 12: "window12_384"}
 V2_NAMES = {  # (window of the pretraining, window) of the first stage
     (8, 8): "window8_256",
     (16, 16): "window16_256",
@@ -36,43 +26,31 @@ V2_NAMES = {  # (window of the pretraining, window) of the first stage
 }
 
 
-def v1_arch(state: "State") -> str | None:
-    """Name the size by width and depths, the image by the window, which is the same in every stage."""
-    tables = _tables(state, "relative_position_bias_table")
-    windows = {(math.isqrt(len(table)) + 1) // 2 for table in tables if table.ndim == 2}
-    name = V1_NAMES.get(windows.pop()) if len(windows) == 1 else None
-    return f"swin_{size}_patch4_{name}" if (size := _size(state)) and name else None
-
-
 def v2_arch(state: "State") -> str | None:
-    """Name the size by width and depths, the image by the windows, where the file has coordinates."""
-    trained, size = v2_options(state).get("pretrained_window_sizes"), _size(state)
-    if not trained or not size:
+    """Of timm's names that fit the weights, the one of these windows, where the file has coordinates."""
+    from bench import architectures
+
+    trained = v2_options(state).get("pretrained_window_sizes")
+    if not trained:
         return None
-    window = (_tables(state, "relative_coords_table")[0].shape[1] + 1) // 2
-    name = V2_NAMES.get((trained[0], window))
-    return None if name is None or ("12" in name and size in SMALL) else f"swinv2_{size}_{name}"
+    window = (_tables(state)[0].shape[1] + 1) // 2
+    names = architectures.matching({key: tuple(value.shape) for key, value in state.items()})
+    known = V2_NAMES.get((trained[0], window))
+    return next((name for name in names if known and name.endswith(known)), None)
 
 
 def v2_options(state: "State") -> Mapping[str, Any]:
     """The windows of the pretraining, from the tables of coordinates that were made with them."""
-    tables = _tables(state, "relative_coords_table")
+    tables = _tables(state)
     if len(tables) < STAGES or any(table.ndim != 4 for table in tables):
         return {}
     return {"pretrained_window_sizes": tuple(map(_trained_window, tables))}
 
 
-def _tables(state: "State", name: str) -> list["Tensor"]:
-    """A tensor of the attention of every stage's first block, where it is."""
-    keys = (f"layers.{stage}.blocks.0.attn.{name}" for stage in range(STAGES))
+def _tables(state: "State") -> list["Tensor"]:
+    """The coordinates of every stage's first block, where they are."""
+    keys = (f"layers.{stage}.blocks.0.attn.relative_coords_table" for stage in range(STAGES))
     return [state[key] for key in keys if key in state]
-
-
-def _size(state: "State") -> str | None:
-    blocks = {m.groups() for m in map(re.compile(r"layers\.(\d)\.blocks\.(\d+)").match, state) if m}
-    depths = tuple(sum(stage == str(i) for stage, _ in blocks) for i in range(STAGES))
-    norm = state.get("patch_embed.norm.weight")
-    return None if norm is None else SIZES.get((norm.numel(), depths))
 
 
 def _trained_window(table: "Tensor") -> int:
@@ -120,7 +98,6 @@ FORMATS = (
         marks=(*V1, *OFFICIAL, MASK),
         leftover=(MASK,),
         rename=(*LATER, *HEAD),
-        arch=v1_arch,
         normalisation=IMAGENET,
         source="models/simmim.py and models/swin_transformer.py of SimMIM",
     ),
@@ -139,7 +116,6 @@ FORMATS = (
         name="Swin, official",
         marks=(*V1, *OFFICIAL),
         rename=(*LATER, *HEAD),
-        arch=v1_arch,
         normalisation=IMAGENET,
         source="models/swin_transformer.py of Swin-Transformer",
     ),
@@ -161,7 +137,6 @@ FORMATS = (
         leftover=(r"embeddings\.mask_token$",),
         rename=HUGGING_FACE,
         convert=fuse,
-        arch=v1_arch,
         normalisation=IMAGENET,
         source="modeling_swin.py of transformers",
     ),

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bench.formats import IMAGENET, Format, swin, vit
-from bench.formats.convolutional import convnext_arch, convnext_options, flat
+from bench.formats.convolutional import shaped
 
 if TYPE_CHECKING:
     from bench.formats import State
@@ -59,7 +59,6 @@ FORMATS = (
         name="torchvision, Swin",
         marks=(r"features\.\d\.\d+\.attn\.relative_position_bias_table$", r"features\.0\.2\."),
         rename=SWIN,
-        arch=swin.v1_arch,
         normalisation=IMAGENET,
         source="models/swin_transformer.py of torchvision",
     ),
@@ -85,9 +84,7 @@ FORMATS = (
         name="torchvision, ConvNeXt",
         marks=(r"features\.\d\.\d+\.block\.\d\.", r"features\.\d\.\d+\.layer_scale$"),
         rename=CONVNEXT,
-        convert=flat,
-        arch=convnext_arch,
-        options=convnext_options,
+        convert=shaped,
         normalisation=IMAGENET,
         source="models/convnext.py of torchvision",
     ),
