@@ -35,7 +35,7 @@ from bench.errors import UserError
 from bench.feature_cache import Entry, FeatureCache, Held, Key, Writer
 from bench.processes import worker_ends_with_run
 
-VERSION = 2  # raised when this module makes other features from the same key; 1 was safetensors
+VERSION = 2  # raised when other features come of the same key, be it by how `bench` builds a model
 BATCH_SIZE = 64
 FOLDER = "features"  # below the cache
 LIMIT = "BENCH_CACHE_LIMIT"
@@ -92,9 +92,12 @@ def vectors(model: nn.Module, images: Tensor, layers: Sequence[Layer]) -> dict[L
     if not indices:
         return {POOLED: model(images)}
     network: Any = model
-    last, maps = network.forward_intermediates(images, indices=indices)
+    alone = POOLED not in layers  # then what is behind the last map is not run
+    how = {"indices": indices, "intermediates_only": alone, "stop_early": alone}
+    given = network.forward_intermediates(images, **how)
+    maps = given if alone else given[1]
     found: dict[Layer, Tensor] = {i: m.mean((2, 3)) for i, m in zip(indices, maps, strict=True)}
-    return {**found, POOLED: network.forward_head(last)} if POOLED in layers else found
+    return found if alone else {**found, POOLED: network.forward_head(given[0])}
 
 
 def extract(

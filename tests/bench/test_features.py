@@ -129,6 +129,7 @@ def test_layers_are_those_of_the_model_in_one_pass(arch):
         assert torch.equal(found[POOLED], model(images))
         assert torch.equal(vectors(model, images, [POOLED])[POOLED], model(images))
         assert torch.allclose(found[0], first.flatten(2).mean(2), atol=1e-6)
+        assert torch.equal(vectors(model, images, [0])[0], found[0])
         assert torch.allclose(found[1], second.flatten(2).mean(2), atol=1e-6)
 
 
