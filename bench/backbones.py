@@ -2,15 +2,23 @@
 
 arch                 a timm name: random initialisation ("scratch")
 arch.tag             timm's published weights of that tag
+path                 a weights file whose header or shapes tell its architecture
 arch@path            a weights file for that architecture
-path.safetensors     an exported file, whose header names its architecture
+arch.tag@path        the same, made with images normalised as for that tag
+hf-hub:owner/name    a repository of the Hugging Face hub
 name                 an entry of a file given with --include
+
+`path#part` takes one of several sets of weights in a file (`#student`).
+
+    python -m bench.backbones inspect FILE
 """
 
 import dataclasses
 import importlib.util
+import json
 import os
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,26 +32,42 @@ from bench.results import digest
 if TYPE_CHECKING:
     from torch import nn
 
+RGB = formats.RGB
+HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Backbone:
     """Architecture and weights under test.
 
-    `mean` and `std` (RGB, of images in 0-1) replace timm's defaults for the architecture.
+    Attributes:
+        name, arch: the user's name for it, timm's for its architecture.
+        method: how it was pretrained, as far as the file tells.
+        weights, part, sha256: the file, which of its sets of weights (None: its best), and its hash.
+        pretraining: what the file's header says.
+        mean, std: RGB, of images in 0-1; they go before what the file or timm says.
+        tag: timm's tag whose mean and std the weights were made with.
+        allow_partial: patterns of keys that need not fit.
     """
 
     name: str
     arch: str
     method: str = "scratch"
     weights: Path | None = None
+    part: str | None = None
     sha256: str | None = None
     pretraining: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: RGB | None = None
+    std: RGB | None = None
+    tag: str = ""
+    allow_partial: tuple[str, ...] = ()
 
     @property
     def weights8(self) -> str:
         """What tells two backbones of one name apart in a record's path."""
+        told = (self.part, self.tag if self.sha256 else "", *self.allow_partial)
+        if any(told):
+            return digest([self.sha256, self.mean, self.std, *told])[:8]
         if self.mean or self.std:
             return digest([self.sha256, self.mean, self.std])[:8]
         return self.sha256[:8] if self.sha256 else "scratch"
@@ -66,22 +90,40 @@ def resolve(spec: str, entries: Mapping[str, Backbone] | None = None) -> Backbon
     entries = entries or {}
     if spec in entries:
         return _hashed(entries[spec])
-    if "@" in spec:
-        arch, _, file = spec.partition("@")
+    if spec.startswith("hf-hub:"):
+        return _from_hub(spec)
+    name, at, file = spec.partition("@")
+    path, _, part = (file or spec).partition("#")
+    if at:
+        arch, _, tag = name.partition(".")
         _check_arch(arch, entries)
-        return _from_file(arch, _locate(file))
-    if spec.endswith(checkpoints.SUFFIXES):
-        path = _locate(spec)
-        arch = checkpoints.header(path).get("arch", "")
-        if arch not in architectures():
-            raise UserError(
-                f"The weights file {path} does not name its timm architecture in its header"
-                f"{f' (it says {arch!r})' if arch else ''}. Give it as arch@{spec}."
-            )
-        return _from_file(arch, path)
+        return _from_file(arch, _locate(path), part, _known_tag(arch, tag))
+    if path.endswith(checkpoints.SUFFIXES):
+        return _from_file(_arch_of(_locate(path), part), _locate(path), part)
     arch, _, tag = spec.partition(".")
     _check_arch(arch, entries)
     return _published(arch, tag) if tag else Backbone(name=arch, arch=arch)
+
+
+def _arch_of(path: Path, part: str) -> str:
+    """The architecture that a file's header names, or else its shapes; raises UserError."""
+    stated = checkpoints.header(path).get("arch", "")
+    if stated in architectures():
+        return stated
+    from bench.inspection import inspect
+
+    found = inspect(path, part or None)
+    if len(found.archs) == 1:
+        return found.archs[0]
+    many = (
+        f"it may be {', '.join(found.archs[:6])}"
+        if found.archs
+        else "its shapes are no timm model's"
+    )
+    raise UserError(
+        f"The weights file {path} does not tell its architecture: "
+        f"{f'its header says {stated!r}, and ' if stated else ''}{many}. Give it as ARCH@{path}."
+    )
 
 
 def build(
@@ -115,7 +157,7 @@ def build(
 
 def _encoder(arch: str, path: Path, part: str | None) -> formats.Encoder:
     """The encoder in a file; raises UserError where its keys are of no known format, nor of `arch`."""
-    state, _ = checkpoints.read(path, part)
+    state, *_ = checkpoints.read(path, part)
     encoder = formats.recognise(state, lambda inside: _shares_names(arch, inside))
     if encoder is None:
         raise UserError(
@@ -132,19 +174,53 @@ def _shares_names(arch: str, inside: Collection[str]) -> bool:
 
     with torch.device("meta"):
         own = timm.create_model(arch).state_dict().keys()
-    return 2 * sum(key in own for key in inside) > len(own)
+    return 2 * sum(key in own for key in inside) > min(len(own), len(inside))
 
 
-def normalisation(backbone: Backbone) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation(backbone: Backbone) -> tuple[RGB, RGB]:
     """The mean and std (RGB, of images in 0-1) that the weights were made with.
 
-    The backbone's own, else those of timm's published weights of its name, else its architecture's.
+    The backbone's own; else what its file's header or format says; else those of timm's published
+    weights of its tag, or of its architecture where these agree. A file for which none of this tells is
+    refused: features of wrongly normalised images look right and are not.
     """
+    if backbone.mean and backbone.std:
+        return backbone.mean, backbone.std
+    mean, std = _told(backbone) or _published_normalisation(backbone)
+    return backbone.mean or mean, backbone.std or std
+
+
+def _told(backbone: Backbone) -> tuple[RGB, RGB] | None:
+    """What the weights file itself says."""
+    if backbone.weights is None or backbone.tag:
+        return None
+    from bench.inspection import inspect
+
+    said = backbone.pretraining
+    if "mean" in said and "std" in said:
+        return tuple(json.loads(said["mean"])), tuple(json.loads(said["std"]))
+    return inspect(backbone.weights, backbone.part).normalisation
+
+
+def _published_normalisation(backbone: Backbone) -> tuple[RGB, RGB]:
+    """That of timm's weights of the tag, or of the architecture; for scratch, of its default tag."""
     import timm
 
-    published = timm.models.is_model_pretrained(backbone.name)
-    config = timm.get_pretrained_cfg(backbone.name if published else backbone.arch)
-    return backbone.mean or config.mean, backbone.std or config.std
+    arch, file = backbone.arch, backbone.weights
+    default = timm.get_pretrained_cfg(f"{arch}.{backbone.tag}" if backbone.tag else arch)
+    if file is None or backbone.tag:
+        return default.mean, default.std
+    names = timm.list_models(f"{arch}.*", pretrained=True)
+    configs = {name: timm.get_pretrained_cfg(name) for name in names}
+    known = {(c.mean, c.std): name for name, c in configs.items()}
+    if len(known) == 1:
+        return default.mean, default.std
+    differ = "; ".join(f"{name} has mean {mean}, std {std}" for (mean, std), name in known.items())
+    raise UserError(
+        f"The weights file {file.name} does not tell how its images were normalised, and timm's own weights of "
+        f"{arch} do not settle it ({differ or 'there are none'}). Give it as ARCH.TAG@{file.name} with the tag of "
+        f"those that it was made like, or give its mean and std in an entry (--include)."
+    )
 
 
 def _check_arch(arch: str, entries: Mapping[str, Backbone]) -> None:
@@ -165,13 +241,32 @@ def _locate(path: str) -> Path:
     )
 
 
-def _from_file(arch: str, path: Path) -> Backbone:
+def _known_tag(arch: str, tag: str) -> str:
+    """Check a tag; "" is none."""
+    if tag:
+        import timm
+
+        names = timm.list_models(f"{arch}.*", pretrained=True)
+        if f"{arch}.{tag}" not in names:
+            raise unknown("backbone", f"{arch}.{tag}", [arch, *names])
+    return tag
+
+
+def _from_file(arch: str, path: Path, part: str = "", tag: str = "") -> Backbone:
+    from bench.inspection import inspect
+
     header = checkpoints.header(path)
-    method = header.get("method", "pretrained")
-    backbone = Backbone(
-        name=path.stem, arch=arch, method=method, weights=path.resolve(), pretraining=header
+    return _hashed(
+        Backbone(
+            name=f"{path.stem}#{part}" if part else path.stem,
+            arch=arch,
+            method=header.get("method") or inspect(path, part or None).method or "pretrained",
+            weights=path.resolve(),
+            part=part or None,
+            pretraining=header,
+            tag=tag,
+        )
     )
-    return _hashed(backbone)
 
 
 def _hashed(backbone: Backbone) -> Backbone:
@@ -191,18 +286,82 @@ def _hashed(backbone: Backbone) -> Backbone:
 def _published(arch: str, tag: str) -> Backbone:
     """Weights that timm publishes, from the hub's cache or, on the user's word, the hub."""
     import timm
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name = f"{arch}.{tag}"
-    if name not in (tags := timm.list_models(f"{arch}.*", pretrained=True)):
-        raise unknown("backbone", name, [arch, *tags])
-    hub_id = timm.get_pretrained_cfg(name).hf_hub_id
+    _known_tag(arch, tag)
+    path = _fetch(timm.get_pretrained_cfg(name).hf_hub_id, HUB_FILES[:1])
+    return dataclasses.replace(_from_file(arch, path, tag=tag), name=name)
+
+
+def _from_hub(spec: str) -> Backbone:
+    """A repository of the hub: timm's own say their architecture, transformers' how images are normalised."""
+    repository = spec.removeprefix("hf-hub:")
+    path = _fetch(repository, HUB_FILES)
+    config = _settings(repository, "config.json")
+    images = _settings(repository, "preprocessor_config.json")
+    arch = str(config.get("architecture", "")).partition(".")[0]
+    found = _from_file(arch if arch in architectures() else _arch_of(path, ""), path)
+    timm_config = config.get("pretrained_cfg", {})
+    mean = images.get("image_mean") or timm_config.get("mean")
+    std = images.get("image_std") or timm_config.get("std")
+    return dataclasses.replace(
+        found,
+        name=repository.rpartition("/")[2],
+        mean=mean and tuple(mean),
+        std=std and tuple(std),
+    )
+
+
+def _settings(repository: str, file: str) -> dict[str, Any]:
+    """A JSON file of a hub's repository; {} where it has none."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
-        path = Path(hf_hub_download(hub_id, "model.safetensors"))
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise UserError(
-            f"The weights of {name} are neither in this machine's cache nor could they be fetched from "
-            f"{hub_id} ({type(error).__name__}). Fetch the file where there is a network and give it as {arch}@PATH."
-        ) from None
-    return dataclasses.replace(_from_file(arch, path), name=name)
+        return dict(json.loads(Path(hf_hub_download(repository, file)).read_text("utf-8")))
+    except (
+        EntryNotFoundError,
+        OSError,
+    ):  # offline, a file that was never there is not in the cache
+        return {}
+
+
+def _fetch(repository: str, files: Sequence[str]) -> Path:
+    """The first of these files that a hub's repository has, from this machine's cache or the hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    problem: Exception | None = None
+    for file in files:
+        try:
+            return Path(hf_hub_download(repository, file))
+        except EntryNotFoundError as error:
+            problem = problem or error
+        except (OSError, ValueError, HfHubHTTPError) as error:
+            problem = error
+    raise UserError(
+        f"None of {', '.join(files)} of {repository} is in this machine's cache, nor could it be fetched from the "
+        f"hub ({type(problem).__name__}). Fetch the file where there is a network and give it as ARCH@PATH."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`inspect FILE...`: print what each weights file is; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) < 2 or words[0] != "inspect":
+        sys.stderr.write("usage: python -m bench.backbones inspect FILE [FILE ...]\n")
+        return 2
+    from bench.inspection import inspect
+
+    try:
+        for word in words[1:]:
+            path, _, part = word.partition("#")
+            sys.stdout.write(f"{inspect(_locate(path), part or None)}\n")
+    except UserError as error:
+        sys.stderr.write(f"bench.backbones: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -22,21 +22,23 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".tar")
 
 # Where training scripts keep weights, best first: the average over training is what is evaluated (DINO's
 # and iBOT's teacher; timm's, DeiT's and mmengine's EMA).
-PARTS = ("state_dict_ema", "model_ema", "ema_state_dict", "teacher", "state_dict", "model", "student")
-PARTS += ("target_encoder", "encoder", "module", "params", "net", "weights")
-
-INERT = (
-    *("argparse.Namespace", "yacs.config.CfgNode", "omegaconf.dictconfig.DictConfig"),
-    *("omegaconf.listconfig.ListConfig", "omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
-    *("omegaconf.nodes.AnyNode", "pathlib.PosixPath", "pathlib.Path", "collections.defaultdict"),
-    *("typing.Any", "builtins.dict", "builtins.list", "builtins.int", "builtins.float"),
-    "mmengine.config.config.ConfigDict",
-    *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"),
-    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct", "numpy.ndarray"),
-    *("lightning_fabric.utilities.data.AttributeDict", "_codecs.encode"),
-    *("pytorch_lightning.utilities.parsing.AttributeDict", "numpy.dtypes.Float64DType"),
-    *("lightning.fabric.utilities.data.AttributeDict", "numpy.dtypes.Int64DType"),
+PARTS = tuple(
+    "state_dict_ema model_ema ema_state_dict teacher state_dict model student target_encoder encoder "
+    "module params net weights".split()
 )
+
+# Settings, histories and numbers beside the tensors; read as nothing, whatever is done to them.
+INERT = """
+    argparse.Namespace yacs.config.CfgNode collections.defaultdict pathlib.Path pathlib.PosixPath
+    typing.Any builtins.dict builtins.list builtins.int builtins.float _codecs.encode
+    omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
+    omegaconf.base.ContainerMetadata omegaconf.base.Metadata mmengine.config.config.ConfigDict
+    numpy.core.multiarray.scalar numpy._core.multiarray.scalar numpy.dtype numpy.ndarray
+    numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct
+    numpy.dtypes.Float64DType numpy.dtypes.Int64DType
+    lightning_fabric.utilities.data.AttributeDict lightning.fabric.utilities.data.AttributeDict
+    pytorch_lightning.utilities.parsing.AttributeDict
+""".split()
 
 
 class _Inert(dict[Any, Any]):
@@ -75,13 +77,15 @@ def header(path: Path) -> dict[str, str]:
         raise _unreadable(path, error) from None
 
 
-def read(path: Path, part: str | None = None) -> tuple[dict[str, "Tensor"], str]:
-    """Return a file's tensors by key, and which of its parts they are ("" where it has none).
+def read(path: Path, part: str | None = None) -> "tuple[dict[str, Tensor], str, tuple[str, ...]]":
+    """Return a file's tensors by key, which of its sets of weights they are, and which sets it has.
+
+    Where tensors lie bare, these are "" and ().
 
     Args:
         path: the file.
-        part: the entry to take of a file that holds several sets of weights (`teacher`, `student`,
-            `state_dict_ema`); None takes the first of `PARTS` that is there.
+        part: the set to take of a file that holds several (`teacher`, `student`, `state_dict_ema`);
+            None takes the first of `PARTS` that is there.
 
     Raises UserError for a file that is truncated, unsafe, or holds no tensors (there).
     """
@@ -93,13 +97,13 @@ def read(path: Path, part: str | None = None) -> tuple[dict[str, "Tensor"], str]
         raise _unsafe(path, error) from None
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, struct.error) as error:
         raise _unreadable(path, error) from None
-    return _tensors(content, path, part)
-
-
-def parts(path: Path) -> tuple[str, ...]:
-    """Every set of weights in a file, best first; () where its tensors lie bare."""
-    content = _content(path)
-    return tuple(p for p in _sets(content) if p) if isinstance(content, Mapping) else ()
+    sets = _sets(content) if isinstance(content, Mapping) else {}
+    if not sets:
+        raise _no_tensors(path, content)
+    if part is not None and part not in sets:
+        raise unknown(f"set of weights in {path.name}", part, sets)
+    name = part or next(iter(sets))
+    return sets[name], name, tuple(filter(None, sets))
 
 
 def _content(path: Path) -> object:
@@ -153,20 +157,12 @@ def _safetensors(path: Path) -> Iterator[tuple[str, "Tensor"]]:
             yield key, tensor
 
 
-def _tensors(
-    content: object, path: Path, part: str | None
-) -> tuple[dict[str, "Tensor"], str]:
-    sets = _sets(content) if isinstance(content, Mapping) else {}
-    if part is not None and part not in sets:
-        raise unknown(f"part of {path.name}", part, [name for name in sets if name])
-    if not sets:
-        found = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
-        raise UserError(
-            f"The weights file {path} holds no state dict of tensors but {found}. Expected are "
-            f"tensors by key, bare or under one of {', '.join(PARTS)}."
-        )
-    name = next(iter(sets)) if part is None else part
-    return sets[name], name
+def _no_tensors(path: Path, content: object) -> UserError:
+    found = list(content)[:5] if isinstance(content, Mapping) else type(content).__name__
+    return UserError(
+        f"The weights file {path} holds no state dict of tensors but {found}. Expected are "
+        f"tensors by key, bare or under one of {', '.join(PARTS)}."
+    )
 
 
 def _sets(content: Mapping[Any, Any]) -> dict[str, dict[str, "Tensor"]]:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from bench.backbones import Backbone
 from bench.errors import UserError
 from bench.job import execute
 from bench.plan import Run
@@ -42,19 +43,29 @@ def _preload(runs: Sequence[Run]) -> None:
 
 
 def check_weights(runs: Sequence[Run]) -> None:
-    """Load every weights file once, before any run starts; raises UserError at one that does not fit."""
+    """Load every weights file once, before any run starts, and say what became of its keys.
+
+    Raises UserError at one that does not fit, or does not tell how its images were normalised.
+    """
     _preload(runs)
-    distinct = {(r.backbone.arch, r.backbone.weights) for r in runs if r.backbone.weights}
-    for arch, weights in sorted(distinct, key=str):
-        message = _in_process(_load, arch, weights)
-        if message:
+    distinct = {(r.key.backbone, r.key.weights8): r.backbone for r in runs if r.backbone.weights}
+    for backbone in distinct.values():
+        if message := _in_process(_load, backbone):
             raise UserError(message)
 
 
-def _load(arch: str, weights: Path) -> None:
-    from bench.backbones import build
+def _load(backbone: Backbone) -> None:
+    from bench.backbones import build, normalisation
 
-    build(arch, weights=weights, num_classes=0)
+    normalisation(backbone)
+    _, report = build(
+        backbone.arch,
+        weights=backbone.weights,
+        part=backbone.part,
+        allow_partial=backbone.allow_partial,
+        num_classes=0,
+    )
+    sys.stderr.write(f"{backbone.name}: {report}\n")
 
 
 def _inline(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:

@@ -10,13 +10,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.formats import HEADS, TIMM, Encoder
+from bench.formats import DERIVED, TIMM, Encoder, belongs_elsewhere
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-# Buffers that a model computes for itself, and old files hold all the same.
-DERIVED = r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,15 +43,15 @@ class LoadReport:
         """One line."""
         cast = "".join(f", {n} cast from {kind}" for kind, n in self.cast.items())
         return (
-            f"{self.format}: {self.matched} matched, {_counted(self.missing)} missing, "
-            f"{_counted(self.unexpected)} unexpected, {_counted(self.resampled)} resampled{cast}, "
-            f"{_counted(self.leftover)} of its pretraining left over"
+            f"{self.format}: {self.matched} matched, {_counted('missing', self.missing)}, "
+            f"{_counted('unexpected', self.unexpected)}, {_counted('resampled', self.resampled)}{cast}, "
+            f"{_counted('of its pretraining left over', self.leftover)}"
         )
 
 
-def _counted(keys: Sequence[str]) -> str:
+def _counted(what: str, keys: Sequence[str]) -> str:
     shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-    return f"{len(keys)} ({shown})" if keys else "0"
+    return f"{len(keys)} {what}" + (f" ({shown})" if keys else "")
 
 
 def load(
@@ -78,13 +75,12 @@ def load(
     Raises UserError unless every key of the encoder found its place, and every place its key.
     """
     options = {**encoder.options, **timm_kwargs}
-    with _parameters_on_meta():
-        model = _create(arch, encoder, options)
+    model = _draft(arch, encoder, options)
+    fit = _fit(model, encoder, allow_partial)
+    if other := _norm_elsewhere(fit):
+        options["global_pool"] = other
+        model = _draft(arch, encoder, options)
         fit = _fit(model, encoder, allow_partial)
-        if other := _norm_elsewhere(fit):
-            options["global_pool"] = other
-            model = _create(arch, encoder, options)
-            fit = _fit(model, encoder, allow_partial)
     if any(fit.wrong.values()):
         raise _unfit(arch, encoder, name, fit)
     if fit.report.missing:  # what the file does not fill has to be initialised
@@ -117,11 +113,23 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register
+
+
+def _draft(arch: str, encoder: Encoder, options: Mapping[str, Any]) -> "nn.Module":
+    """A model to be filled: its buffers are right, its parameters may be without numbers.
+
+    Swin makes masks and coordinates where its parameters are; it is created whole.
+    """
+    with contextlib.suppress(NotImplementedError), _parameters_on_meta():
+        model = _create(arch, encoder, options)
+        if not any(buffer.is_meta for buffer in model.buffers()):
+            return model
+    return _create(arch, encoder, options)
 
 
 def _create(arch: str, encoder: Encoder, options: Mapping[str, Any]) -> "nn.Module":
@@ -152,55 +160,57 @@ def _fit(model: "nn.Module", encoder: Encoder, allowed: Sequence[str]) -> _Fit:
 def _compare(
     model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]
 ) -> _Fit:
+    """Lay tensors on a model's; `state` is the encoder's, or what timm's filter made of it."""
     from bench.adaptation import adapt
 
-    own = model.state_dict()
-    adapted = {k: adapt(k, v, own[k], model) if k in own else v for k, v in state.items()}
-    fits = {k: v for k, v in adapted.items() if k in own and v.shape == own[k].shape}
-    # What timm's filter left out was in the file all the same.
-    known = {id(v) for v in state.values()}
-    dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in known]
-    free = [*_classifier(model), *allowed]
+    own, classifier = model.state_dict(), _classifier(model)
+    adapted = {k: adapt(k, v, own[k], model) for k, v in state.items() if k in own}
+    fits = {k: v for k, v in adapted.items() if v.shape == own[k].shape}
+    misfits = [k for k in adapted if k not in fits]
     missing = [k for k in own if k not in fits and not re.match(DERIVED, k)]
-    over = [*(k for k in adapted if k not in own), *dropped]
-    leftover = [k for k in over if _belongs_elsewhere(k) or _is(k, _classifier(model))]
-    unexpected = [k for k in over if k not in leftover]
-    misfits = [k for k in adapted if k in own and k not in fits]
-    odd = [k for k in encoder.outside if not _belongs_elsewhere(k)]
-    file_key = encoder.sources.get
-    shapes = {k: f"{file_key(k, k)} {_shape(adapted[k])} for {_shape(own[k])}" for k in misfits}
-    absent = [k for k in missing if k not in misfits]
-    names = [*(file_key(k, k) for k in unexpected), *odd]
-    return _Fit(
-        state=fits,
-        report=LoadReport(
-            format=encoder.format,
-            matched=len(fits),
-            missing=tuple(missing),
-            unexpected=tuple(names),
-            leftover=(
-                *encoder.leftover,
-                *(file_key(k, k) for k in leftover),
-                *(k for k in encoder.outside if k not in odd),
-            ),
-            resampled=tuple(
-                f"{k} {_shape(state[k])} -> {_shape(v)}"
-                for k, v in fits.items()
-                if v.shape != state[k].shape
-            ),
-            cast=_casts(fits, own),
+    over = _over(own, encoder, state)
+    heads = {k for k in over if belongs_elsewhere(k) or _is(k, classifier)}
+    unexpected = [over[k] for k in over if k not in heads]
+    free = (*classifier, *allowed)
+    report = LoadReport(
+        format=encoder.format,
+        matched=len(fits),
+        missing=tuple(missing),
+        unexpected=tuple(unexpected),
+        leftover=(*encoder.leftover, *(over[k] for k in over if k in heads)),
+        resampled=tuple(
+            f"{k} {_shape(state[k])} -> {_shape(v)}"
+            for k, v in fits.items()
+            if v is not state[k]  # a grid of other sides can have as many tokens
         ),
-        wrong={
-            "missing": [k for k in absent if not _is(k, free)],
-            "unexpected": [k for k in names if not _is(k, allowed)],
-            "of another shape": [shapes[k] for k in misfits if not _is(k, free)],
-        },
-        total=len(own),
+        cast=_casts(fits, own),
     )
+    wrong = {
+        "missing": [k for k in missing if k not in misfits and not _is(k, free)],
+        "unexpected": [k for k in unexpected if not _is(k, allowed)],
+        "of another shape": [
+            f"{encoder.sources.get(k, k)} {_shape(state[k])} instead of {_shape(own[k])}"
+            for k in misfits
+            if not _is(k, free)
+        ],
+    }
+    return _Fit(state=fits, report=report, wrong=wrong, total=len(own))
+
+
+def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"]) -> dict[str, str]:
+    """What the model does not take, by timm's key: the file's key of it."""
+    taken = {
+        id(v) for v in state.values()
+    }  # what timm's filter dropped was in the file all the same
+    dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in taken]
+    over = [*(k for k in state if k not in own), *dropped]
+    return {k: encoder.sources.get(k, k) for k in over} | {k: k for k in encoder.outside}
 
 
 def _casts(state: Mapping[str, "Tensor"], own: Mapping[str, "Tensor"]) -> dict[str, int]:
-    kinds = [str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.dtype != own[k].dtype]
+    kinds = [
+        str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.dtype != own[k].dtype
+    ]
     return dict(Counter(kinds))
 
 
@@ -210,12 +220,6 @@ def _shape(tensor: "Tensor") -> str:
 
 def _is(key: str, patterns: Collection[str]) -> bool:
     return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
-
-
-def _belongs_elsewhere(key: str) -> bool:
-    """Whether a key that the model lacks is a head's or a decoder's, or a buffer that is computed."""
-    bare = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", key)
-    return any(re.match(rule, bare) for rule in (*HEADS, DERIVED))
 
 
 def _classifier(model: "nn.Module") -> tuple[str, ...]:
@@ -234,7 +238,10 @@ def _norm_elsewhere(fit: _Fit) -> str:
     missing, unexpected = fit.wrong["missing"], fit.wrong["unexpected"]
     if any(k.endswith("fc_norm.weight") for k in unexpected) and "norm.weight" in missing:
         return "avg"
-    if any(re.search(r"(^|\.)norm\.weight$", k) for k in unexpected) and "fc_norm.weight" in missing:
+    if (
+        any(re.search(r"(^|\.)norm\.weight$", k) for k in unexpected)
+        and "fc_norm.weight" in missing
+    ):
         return "token"
     return ""
 
@@ -248,6 +255,6 @@ def _unfit(arch: str, encoder: Encoder, name: str, fit: _Fit) -> UserError:
     hint = f"The file looks like {encoder.arch}. " if encoder.arch not in (None, arch) else ""
     return UserError(
         f"The weights file {name} ({encoder.format}) does not fit {arch}: of its {fit.total} keys, {'; '.join(parts)}. "
-        f"Nothing was run. {hint}Give the architecture that the file was made with, as ARCH@{name}, or name what may be "
-        f"partial with --allow-partial PATTERN."
+        f"Nothing was run. {hint}Give the architecture that the file was made with, as ARCH@{name}, or name "
+        f"what may be partial with --allow-partial PATTERN."
     )

@@ -26,6 +26,7 @@ class Request:
     seeds: int = 1
     smoke: bool = False
     gpus: int = 1
+    allow_partial: tuple[str, ...] = ()
     data_root: Path | None = None
     results: Path = Path("results")
     work_dir: Path = Path("runs")
@@ -137,7 +138,7 @@ def runs(request: Request) -> list[Run]:
     entries = include(request.include)
     wanted = tasks.find(request.tasks, entries.tasks)
     protocols = {task.name: task.protocol(request.protocol) for task in wanted}
-    chosen = [backbones.resolve(spec, entries.backbones) for spec in request.backbones]
+    chosen = [_backbone(spec, request, entries) for spec in request.backbones]
     fingerprint_of = _planned_fingerprints(request.data_root)
     made = []
     for task in wanted:
@@ -165,6 +166,12 @@ def runs(request: Request) -> list[Run]:
             for seed in range(request.seeds)
         ]
     return list({run.key: run for run in made}.values())
+
+
+def _backbone(spec: str, request: Request, entries: Entries) -> Backbone:
+    found = backbones.resolve(spec, entries.backbones)
+    allowed = (*found.allow_partial, *request.allow_partial) if found.weights else ()
+    return dataclasses.replace(found, allow_partial=allowed)
 
 
 def _fingerprint(task: Task, protocol: Protocol, of: Callable[[Dataset], str]) -> str:

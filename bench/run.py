@@ -47,6 +47,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--protocol", help="finetune, frozen, ... (default: the task's first)")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
     add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
+    add(
+        "--allow-partial",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="keys of weights files (blocks.11.*) that may be missing, left over or misshapen",
+    )
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
     add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
     add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
@@ -108,6 +115,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         seeds=arguments.seeds,
         smoke=arguments.smoke,
         gpus=arguments.gpus,
+        allow_partial=tuple(arguments.allow_partial),
         data_root=root or None,
         results=arguments.results,
         work_dir=arguments.work_dir,

@@ -81,6 +81,8 @@ class Trunk(TimmBackbone):
         self,
         arch: str,
         weights: str | None,
+        part: str | None,
+        allow_partial: Sequence[str],
         *,
         num_classes: int,
         img_size: int,
@@ -92,7 +94,13 @@ class Trunk(TimmBackbone):
         self.arch, self.frozen = arch, False
         # Without classes first: a file's own classifier is then left out, not a misfit.
         self.model, self.load_report = backbones.build(
-            arch, weights=weights, num_classes=0, drop_path_rate=drop_path_rate, **size
+            arch,
+            weights=weights,
+            part=part,
+            allow_partial=allow_partial,
+            num_classes=0,
+            drop_path_rate=drop_path_rate,
+            **size,
         )
         self.model.reset_classifier(num_classes)
 
@@ -134,7 +142,7 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         smoothing: float = 0.0,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        """`backbone` is what Trunk takes: arch, weights (None: scratch), img_size, drop_path_rate."""
+        """`backbone` is what Trunk takes: arch, weights (None: scratch) and what of them, img_size, drop_path_rate."""
         super().__init__(data_preprocessor)
         self.backbone = Trunk(**backbone, num_classes=num_classes)
         self.head = self.backbone.take_head()

@@ -5,6 +5,7 @@ mmcv and mmengine only; the forks' own numbers satisfy it, so no version is pret
 """
 
 import logging
+import sys
 import warnings
 from functools import cache
 
@@ -27,6 +28,7 @@ def prepare() -> None:
     refuse_installs()
     ops.install()
     coco.install()
+    _hide_unused()
     _silence()
     _name_the_forks()
 
@@ -35,6 +37,16 @@ def _name_the_forks() -> None:
     from mmengine.config.utils import MODULE2PACKAGE
 
     MODULE2PACKAGE.update(FORKS)
+
+
+def _hide_unused() -> None:
+    """Keep optional packages out, where they are installed: of models that nothing here has.
+
+    Importing them takes seconds of every run, and mmpretrain's BLIP does not import beside
+    transformers 5, which would end mmdet's own import.
+    """
+    for package in ("mmpretrain", "transformers"):
+        sys.modules.setdefault(package, None)  # type: ignore[arg-type]  # import's own way to say no
 
 
 def _silence() -> None:

@@ -205,7 +205,7 @@ def eval_transform(
     return transform
 
 
-def size_argument(arch: str, img_size: int) -> dict[str, int]:
+def size_argument(arch: str, img_size: int) -> dict[str, Any]:
     """What `timm.create_model` needs to take images of img_size: nothing, if any size will do.
 
     Raises UserError where img_size is no multiple of a ViT's patches.

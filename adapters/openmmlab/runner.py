@@ -34,6 +34,7 @@ from torch import nn  # noqa: E402
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
 from adapters.openmmlab import (  # noqa: E402
     checkpointing,
+    handover,  # noqa: F401
     layer_decay,  # noqa: F401
     measuring,
     progress,
@@ -166,6 +167,8 @@ def bind(
     bound["model"]["backbone"] |= {
         "arch": job.backbone.arch,
         "weights": str(job.backbone.weights) if job.backbone.weights else None,
+        "part": job.backbone.part,
+        "allow_partial": list(job.backbone.allow_partial),
     }
     mean, std = normalisation(job.backbone)
     bound["model"]["data_preprocessor"] = {
@@ -216,6 +219,7 @@ def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
     # A last batch of one image would break BatchNorm: the heads pool down to a single value.
     return {
         "sampler": {"type": "WholeBatchSampler", "batch_size": loader["batch_size"]},
+        "collate_fn": {"type": "collate_for_handover"},
         **loader,
         "batch_size": _share(loader["batch_size"], job.world_size),
         "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},

@@ -96,7 +96,7 @@ def test_half_precision_weights_become_single(tmp_path: Path) -> None:
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     path = save(vit(), tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"are not those of test_convnext"):
+    with pytest.raises(UserError, match=r"does not fit test_convnext"):
         build("test_convnext", weights=path)
     wide = timm.create_model("vit_tiny_patch16_224")
     with pytest.raises(UserError, match="of another shape"):
@@ -154,13 +154,57 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
         backbones.resolve("resnet18.a1_in1kk")
 
 
-def test_weights_bring_their_own_normalisation() -> None:
+MAE, AUGREG = (0.485, 0.456, 0.406), (0.5, 0.5, 0.5)
+
+
+def test_the_tag_of_published_weights_says_how_their_images_were_normalised(tmp_path: Path) -> None:
     """The architecture's default tag was trained on 0.5 and 0.5, MAE's on ImageNet's."""
     arch = "vit_base_patch16_224"
-    assert normalisation(Backbone(name=arch, arch=arch))[0] == (0.5, 0.5, 0.5)
-    mae = Backbone(name=f"{arch}.mae", arch=arch)
-    assert normalisation(mae)[0] == (0.485, 0.456, 0.406)
-    file = Backbone(name="a-file-of-mine", arch=arch)
-    assert normalisation(file)[0] == (0.5, 0.5, 0.5)
+    path = save(vit(), tmp_path / "mine.safetensors")
+    assert normalisation(Backbone(name=arch, arch=arch))[0] == AUGREG
+    assert normalisation(resolve(f"{arch}.mae@{path}"))[0] == MAE
     own = Backbone(name=arch, arch=arch, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0))
     assert normalisation(own) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    with pytest.raises(UserError, match=r"Unknown backbone 'vit_base_patch16_224.mea'.*\.mae"):
+        resolve(f"{arch}.mea@{path}")
+
+
+def test_a_normalisation_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
+    path = save(vit(), tmp_path / "mine.safetensors")
+    with pytest.raises(UserError, match=r"does not tell how its images .*ARCH\.TAG@mine") as caught:
+        normalisation(resolve(f"vit_base_patch16_224@{path}"))
+    assert "vit_base_patch16_224.mae has mean (0.485" in str(caught.value)
+    assert normalisation(resolve(f"test_vit@{path}"))[0] == AUGREG  # timm has one of this name
+
+
+def test_an_export_says_it_in_its_header(tmp_path: Path) -> None:
+    header = {"mean": "[0.1, 0.2, 0.3]", "std": "[0.4, 0.5, 0.6]"}
+    path = save(vit(), tmp_path / "mine.safetensors", arch="vit_base_patch16_224", **header)
+    assert normalisation(resolve(str(path))) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def hub(tmp_path: Path, repository: str, **files: str) -> Path:
+    """A repository as the hub's client keeps it on a machine that once fetched it."""
+    folder = tmp_path / "hub" / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs/main").write_text("0" * 40)
+    for name, text in files.items():
+        (snapshot / f"{name}.json").write_text(text)
+    return snapshot
+
+
+def test_a_repository_of_the_hub_is_a_backbone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    config = '{"architecture": "test_vit", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}'
+    save(vit(), hub(tmp_path, "me/mine", config=config) / "model.safetensors")
+
+    found = resolve("hf-hub:me/mine")
+    assert (found.name, found.arch) == ("mine", "test_vit")
+    assert normalisation(found)[0] == (0.1, 0.2, 0.3)
+    with pytest.raises(UserError, match=r"None of model\.safetensors.* of me/none is in"):
+        resolve("hf-hub:me/none")
