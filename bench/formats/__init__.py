@@ -37,6 +37,7 @@ PREFIXES = (
         "vision_tower.",
     ),
     *("vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin.", "swinv2.", "resnet."),
+    *("convnext.", "convnextv2."),
     *(
         "student.backbone.",
         "student.",
@@ -98,8 +99,8 @@ class Format:
         convert: what renaming cannot say, on the renamed state. It leaves alone what it cannot convert
             (a part that is missing, an odd shape), so that the load report names it.
         arch: timm's name, from the converted state; None where shapes do not tell.
-        options: of `timm.create_model`, from the converted state, without which the architecture is not
-            the one that was trained.
+        options: of `timm.create_model`, without which the architecture is not the one that was trained;
+            from the converted state and what conversion replaced in it.
         normalisation: (mean, std) of images in 0-1; None where the format does not settle it.
         source: where the format is defined.
     """
