@@ -184,7 +184,8 @@ def recognise(state: "State", is_timm: Callable[["State"], bool]) -> Encoder | N
 def _encoder(found: Format, inside: "State", prefix: str, outside: tuple[str, ...]) -> Encoder:
     dropped = [key for key in inside if any(re.match(rule, key) for rule in found.leftover)]
     sources = {_renamed(found, key): key for key in inside if key not in dropped}
-    state = found.convert({new: inside[old] for new, old in sources.items()})
+    renamed = {new: inside[old] for new, old in sources.items()}
+    state = found.convert(renamed)
     normalisation = found.normalisation
     return Encoder(
         format=found.name,
@@ -194,7 +195,7 @@ def _encoder(found: Format, inside: "State", prefix: str, outside: tuple[str, ..
         outside=outside,
         leftover=tuple(prefix + key for key in dropped),
         arch=found.arch(state),
-        options=found.options(state),
+        options=found.options({**renamed, **state}),
         normalisation=normalisation,
     )
 
