@@ -14,6 +14,7 @@ from bench.backbones import build, normalisation
 from bench.errors import UserError
 from bench.features import extract
 from bench.loading import LoadReport
+from bench.provenance import cache_dir
 from bench.tasks import Job
 
 
@@ -70,7 +71,7 @@ class FrozenBackbone:
                 "weights": backbone.weights8,
                 "data": job.task.dataset.name,
             },
-            cache=job.cache,
+            cache=cache_dir(),  # every work folder's: the limit is the machine's
             device=job.device,
             num_workers=job.num_workers,
         )
