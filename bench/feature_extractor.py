@@ -7,8 +7,9 @@
 Nothing of OpenMMLab is needed; `adapters.openmmlab.backbone` makes the same thing an mmengine module.
 """
 
+import contextlib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import chain
 from math import ceil
@@ -144,9 +145,8 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         self.plain = is_plain(self.model)
         indices = _default_indices(len(stages), self.plain) if out_indices is None else out_indices
         if not indices or not all(-len(stages) <= i < len(stages) for i in indices):
-            kind = "blocks" if self.plain else "stages"
-            given = f"it has {len(stages)} {kind}, and out_indices is {tuple(indices)}"
-            raise OutsideContractError(self.arch, given)
+            given = f"{'blocks' if self.plain else 'stages'}, and out_indices is {tuple(indices)}"
+            raise OutsideContractError(self.arch, f"it has {len(stages)} {given}")
         self.out_indices = tuple(sorted({i % len(stages) for i in indices}))
         norm = getattr(self.model, "norm", None)
         self.normed = self.plain and norm is not None and not isinstance(norm, nn.Identity)
@@ -159,19 +159,30 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         self.eval()
         size = self._padded_size(self.largest_stride, 2 * self.largest_stride)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), self._watched_norm():
                 layers = self._uncropped(torch.zeros(1, 3, *size))
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise OutsideContractError(self.arch, f"a {size} image raises {said}") from error
         found = [tuple(m.shape[1:]) for m, _ in layers]
-        stated = [
-            (c, size[0] // s, size[1] // s)
-            for c, s in zip(self.channels, self.strides, strict=True)
-        ]
+        kinds = zip(self.channels, self.strides, strict=True)
+        stated = [(c, size[0] // s, size[1] // s) for c, s in kinds]
         if found != stated:
             wrong = f"its maps of a {size} image are {found}, not {stated} as stated"
             raise OutsideContractError(self.arch, wrong)
+
+    @contextlib.contextmanager
+    def _watched_norm(self) -> Iterator[None]:
+        """See whether the norm is passed, which not all of timm's models do when asked to."""
+        if not self.normed:
+            yield
+            return
+        passed: list[bool] = []
+        hook = self.model.norm.register_forward_hook(lambda *_: passed.append(True))
+        yield
+        hook.remove()
+        if not passed:
+            self.normed, self.model.norm = False, nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Give the maps (N, C, ceil(H / stride), ceil(W / stride)) of images (N, 3, H, W)."""
