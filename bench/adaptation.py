@@ -31,6 +31,24 @@ def adapt(key: str, tensor: "Tensor", own: "Tensor", model: "nn.Module") -> "Ten
     return tensor
 
 
+def trained_windows(arch: str) -> dict[str, Any]:
+    """The windows by which SwinV2 divides its coordinates, as an option of `timm.create_model`; else {}.
+
+    They are those of the pretraining. timm takes the model's own where an architecture states none, and
+    its bias then changes with the size of the image: with every window that is not the architecture's.
+    """
+    import timm
+    import torch
+
+    if not timm.models.model_entrypoint(arch).__module__.endswith(".swin_transformer_v2"):
+        return {}
+    with torch.device("meta"):
+        model = timm.create_model(arch)
+    attentions = [stage.blocks[0].attn for stage in model.layers]
+    windows = (a.pretrained_window_size[0] or a.window_size[0] for a in attentions)
+    return {"pretrained_window_sizes": tuple(windows)}
+
+
 def _first_convolutions(model: "nn.Module") -> list[str]:
     """The keys of the weights that see the image, of which timm lists one or several for each model."""
     first: Any = model.pretrained_cfg.get("first_conv") or ()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import checkpoints, formats, loading
+from bench.adaptation import trained_windows
 from bench.errors import UserError, unknown
 from bench.loading import LoadReport
 from bench.provenance import file_sha256
@@ -149,7 +150,8 @@ def build(
     import timm
 
     if weights is None:
-        return timm.create_model(arch, pretrained=False, **timm_kwargs), LoadReport()
+        options = {**trained_windows(arch), **timm_kwargs}
+        return timm.create_model(arch, pretrained=False, **options), LoadReport()
     path = Path(weights)
     encoder = _encoder(arch, path, part)
     return loading.load(arch, encoder, path.name, allow_partial=allow_partial, **timm_kwargs)

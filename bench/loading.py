@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bench.adaptation import adapt, trained_windows
 from bench.errors import UserError
 from bench.formats import DERIVED, TIMM, Encoder, belongs_elsewhere
 
@@ -74,7 +75,7 @@ def load(
 
     Raises UserError unless every key of the encoder found its place, and every place its key.
     """
-    options = {**encoder.options, **timm_kwargs}
+    options = {**trained_windows(arch), **encoder.options, **timm_kwargs}
     model = _draft(arch, encoder, options)
     fit = _fit(model, encoder, allow_partial)
     if other := _norm_elsewhere(fit):
@@ -161,8 +162,6 @@ def _compare(
     model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]
 ) -> _Fit:
     """Lay tensors on a model's; `state` is the encoder's, or what timm's filter made of it."""
-    from bench.adaptation import adapt
-
     own, classifier = model.state_dict(), _classifier(model)
     adapted = {k: adapt(k, v, own[k], model) for k, v in state.items() if k in own}
     fits = {k: v for k, v in adapted.items() if v.shape == own[k].shape}

@@ -1,6 +1,7 @@
 """Tensors at other sizes, against oracles that share no code with timm: Pillow, numpy, hand-worked cases."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.adaptation import adapt
+from bench.backbones import build
 
 
 def vit(**options: Any) -> Any:
@@ -220,6 +222,28 @@ def test_sam_s_offsets_are_resampled_linearly() -> None:
     grid = torch.randn(1, 6, 6, 8)
     expected = pillow(grid[0], (3, 3))
     assert (adapted("pos_embed", grid, model)[0] - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize(
+    ("arch", "trained"),
+    [("swinv2_tiny_window8_256", 8), ("swinv2_base_window12to16_192to256", 12)],
+)
+def test_swin_v2_divides_its_coordinates_by_the_window_of_the_pretraining(
+    arch: str, trained: int, weights: bool, tmp_path: Path
+) -> None:
+    """At any size: at 128 pixels the last stage has 4 x 4 tokens, of which timm would make the unit."""
+    small = {"depths": (1, 1, 1, 1), "embed_dim": 12, "num_heads": (1, 1, 1, 1), "num_classes": 0}
+    path = tmp_path / "w.pth"
+    torch.save(timm.create_model(arch, **small).state_dict(), path)
+    model, _ = build(arch, weights=path if weights else None, img_size=128, **small)
+    last: Any = model.layers[3].blocks[0].attn
+    assert last.window_size == (4, 4)
+    largest = 8 * (4 - 1) / ((trained if trained == 8 else trained // 2) - 1)
+    assert float(last.relative_coords_table.max()) == pytest.approx(math.log2(1 + largest) / 3)
+    model.set_input_size((64, 64))  # and at every later one
+    largest = 8 * (2 - 1) / ((trained if trained == 8 else trained // 2) - 1)
+    assert float(last.relative_coords_table.max()) == pytest.approx(math.log2(1 + largest) / 3)
 
 
 def test_what_fits_comes_back_the_very_object() -> None:
