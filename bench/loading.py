@@ -171,6 +171,12 @@ def _compare(
     heads = {k for k in over if belongs_elsewhere(k) or _is(k, classifier)}
     unexpected = [over[k] for k in over if k not in heads]
     free = (*classifier, *allowed)
+    owners = {_owner(key) for key in (*state, *encoder.state) if key in own}
+
+    def absent(key: str) -> bool:
+        """Whether it is the classifier's, or of a norm before it that the file has no part of (SAM 2)."""
+        return _is(key, classifier) and _owner(key) not in owners
+
     report = LoadReport(
         format=encoder.format,
         matched=len(fits),
@@ -185,7 +191,9 @@ def _compare(
         cast=_casts(fits, own),
     )
     wrong = {
-        "missing": [k for k in missing if k not in misfits and not _is(k, free)],
+        "missing": [
+            k for k in missing if k not in misfits and not _is(k, allowed) and not absent(k)
+        ],
         "unexpected": [k for k in unexpected if not _is(k, allowed)],
         "of another shape": [
             f"{encoder.sources.get(k, k)} {_shape(state[k])} instead of {_shape(own[k])}"
@@ -204,6 +212,11 @@ def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"])
     dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in taken]
     over = [*(k for k in state if k not in own), *dropped]
     return {k: encoder.sources.get(k, k) for k in over} | {k: k for k in encoder.outside}
+
+
+def _owner(key: str) -> str:
+    """The module that a key belongs to."""
+    return key.rpartition(".")[0]
 
 
 def _casts(state: Mapping[str, "Tensor"], own: Mapping[str, "Tensor"]) -> dict[str, int]:
