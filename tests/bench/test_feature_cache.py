@@ -225,8 +225,11 @@ def test_the_limit_is_kept_by_whoever_makes_an_entry(cache):
     assert [cache.open({"number": i}) is not None for i in range(4)] == [False, False, True, True]
 
 
-def test_none_in_use_is_deleted_whichever_process_uses_it(cache):
+@pytest.mark.parametrize("opened", [True, False])
+def test_none_in_use_is_deleted_whichever_process_uses_it(cache, opened):
+    """In use is what was opened, and what was just made, as long as a part of the array lives."""
     held = make(cache)
+    held = cache.open(KEY) if opened else held
     view = held.array[1:, :1]  # as a tensor made of it would be
     del held
     assert [entry.state for entry in cache.entries()] == ["in use"]
