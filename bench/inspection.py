@@ -78,7 +78,7 @@ def inspect(path: Path, part: str | None = None) -> Inspection:
         return _parse(json.loads(memory.read_text()) | {"path": str(path)})
     found = _inspect(path, part, sha256)
     memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(memory, json.dumps(dataclasses.asdict(found)))
+    write_atomic(memory, json.dumps(dataclasses.asdict(found), default=str))
     return found
 
 
