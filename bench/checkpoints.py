@@ -22,23 +22,26 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".npz", ".ckpt", ".tar")
 
 # Where training scripts keep weights, best first: the average over training is what is evaluated (DINO's
 # and iBOT's teacher; timm's, DeiT's and mmengine's EMA).
-PARTS = tuple(
-    "state_dict_ema model_ema ema_state_dict teacher state_dict model student target_encoder encoder "
-    "module params net weights".split()
+PARTS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "teacher", "state_dict", "model", "student"),
+    *("target_encoder", "encoder", "module", "params", "net", "weights"),
 )
 
 # Settings, histories and numbers beside the tensors; read as nothing, whatever is done to them.
-INERT = """
-    argparse.Namespace yacs.config.CfgNode collections.defaultdict pathlib.Path pathlib.PosixPath
-    typing.Any builtins.dict builtins.list builtins.int builtins.float _codecs.encode
-    omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
-    omegaconf.base.ContainerMetadata omegaconf.base.Metadata mmengine.config.config.ConfigDict
-    numpy.core.multiarray.scalar numpy._core.multiarray.scalar numpy.dtype numpy.ndarray
-    numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct
-    numpy.dtypes.Float64DType numpy.dtypes.Int64DType
-    lightning_fabric.utilities.data.AttributeDict lightning.fabric.utilities.data.AttributeDict
-    pytorch_lightning.utilities.parsing.AttributeDict
-""".split()
+INERT = (
+    *("argparse.Namespace", "yacs.config.CfgNode", "collections.defaultdict", "pathlib.Path"),
+    *("pathlib.PosixPath", "typing.Any", "builtins.dict", "builtins.list", "builtins.int"),
+    *("builtins.float", "_codecs.encode", "omegaconf.dictconfig.DictConfig"),
+    *("omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+    *("mmengine.config.config.ConfigDict", "numpy.core.multiarray.scalar"),
+    *("numpy._core.multiarray.scalar", "numpy.dtype", "numpy.ndarray"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.dtypes.Float64DType", "numpy.dtypes.Int64DType"),
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
 
 
 class _Inert(dict[Any, Any]):
