@@ -23,7 +23,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import checkpoints, formats, loading
+from bench import checkpoints, formats, hub, loading
 from bench.adaptation import trained_windows
 from bench.errors import UserError, unknown
 from bench.loading import LoadReport
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 RGB = formats.RGB
-HUB_FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -291,16 +290,16 @@ def _published(arch: str, tag: str) -> Backbone:
 
     name = f"{arch}.{tag}"
     _known_tag(arch, tag)
-    path = _fetch(timm.get_pretrained_cfg(name).hf_hub_id, HUB_FILES[:1])
+    path = hub.fetch(timm.get_pretrained_cfg(name).hf_hub_id, hub.FILES[:1])
     return dataclasses.replace(_from_file(arch, path, tag=tag), name=name)
 
 
 def _from_hub(spec: str) -> Backbone:
     """A repository of the hub: timm's own say their architecture, transformers' how images are normalised."""
     repository = spec.removeprefix("hf-hub:")
-    path = _fetch(repository, HUB_FILES)
-    config = _settings(repository, "config.json")
-    images = _settings(repository, "preprocessor_config.json")
+    path = hub.fetch(repository, hub.FILES)
+    config = hub.settings(repository, "config.json")
+    images = hub.settings(repository, "preprocessor_config.json")
     arch = str(config.get("architecture", "")).partition(".")[0]
     found = _from_file(arch if arch in architectures() else _arch_of(path, ""), path)
     timm_config = config.get("pretrained_cfg", {})
@@ -311,39 +310,6 @@ def _from_hub(spec: str) -> Backbone:
         name=repository.rpartition("/")[2],
         mean=mean and tuple(mean),
         std=std and tuple(std),
-    )
-
-
-def _settings(repository: str, file: str) -> dict[str, Any]:
-    """A JSON file of a hub's repository; {} where it has none."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    try:
-        return dict(json.loads(Path(hf_hub_download(repository, file)).read_text("utf-8")))
-    except (
-        EntryNotFoundError,
-        OSError,
-    ):  # offline, a file that was never there is not in the cache
-        return {}
-
-
-def _fetch(repository: str, files: Sequence[str]) -> Path:
-    """The first of these files that a hub's repository has, from this machine's cache or the hub."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-    problem: Exception | None = None
-    for file in files:
-        try:
-            return Path(hf_hub_download(repository, file))
-        except EntryNotFoundError as error:
-            problem = problem or error
-        except (OSError, ValueError, HfHubHTTPError) as error:
-            problem = error
-    raise UserError(
-        f"None of {', '.join(files)} of {repository} is in this machine's cache, nor could it be fetched from the "
-        f"hub ({type(problem).__name__}). Fetch the file where there is a network and give it as ARCH@PATH."
     )
 
 
