@@ -84,6 +84,17 @@ def test_maps_of_any_size_are_nchw_at_the_stated_strides_and_channels(family: Fa
 
 
 @torch.no_grad()
+def test_an_image_of_another_size_is_padded_right_and_below_with_zeros(family: Family) -> None:
+    extractor = load(family).eval()
+    height, width = family.size[0] - 9, family.size[1] - 5
+    x = images(height, width)
+    right, below = torch.zeros(2, 3, height, 5), torch.zeros(2, 3, 9, family.size[1])
+    whole = torch.cat((torch.cat((x, right), 3), below), 2)
+    for m, padded, s in zip(extractor(x), extractor(whole), extractor.strides, strict=True):
+        torch.testing.assert_close(m, padded[..., : ceil(height / s), : ceil(width / s)])
+
+
+@torch.no_grad()
 def test_tokens_are_the_prefix_and_the_last_map_row_by_row(family: Family) -> None:
     extractor = load(family).eval()
     assert extractor.num_prefix_tokens == family.prefix
