@@ -43,7 +43,7 @@ def named(family: str) -> Callable[["State"], str | None]:
 
         weight, table = state.get("patch_embed.proj.weight"), _table(state)
         size = SIZES.get((width(state), depth(state)))
-        if table is None or weight is None or size is None:
+        if table is None or weight is None or weight.ndim != 4 or size is None:
             return None
         patches = (math.isqrt(max(table.shape[0] - 3, 0)) + 1) // 2
         images = (patches * weight.shape[-1], 224)

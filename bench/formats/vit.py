@@ -24,9 +24,9 @@ VIT = (
 
 # Attention of other families that share these names.
 OTHERS = (
-    r"blocks\.\d+\.attn\.(q_bias|q_norm|norm|rel_pos|relative_position|rope|gate|temperature)",
-    r"blocks\.\d+\.(proj|attn_block|mlp\.w1|ls1\.1)\.",
-    r"(rope|pos_embed_window|stages\.|rel_pos_bias|cls_token_embeds)",
+    r"blocks\.\d+\.attn\.(q_bias|q_norm|norm|rel_pos|relative_position|rope|gat|qk\.|proj_[lw])",
+    r"blocks\.\d+\.(proj|attn_block|mlp\.w1)\.",
+    r"(rope|reg_token|norm_pre|pos_embed_window|stages\.|rel_pos_bias|blocks_token_only)",
 )
 
 SIZES = {
@@ -40,10 +40,10 @@ SIZES = {
 }
 
 
-def named(pattern: str) -> Callable[["State"], str | None]:
+def named(pattern: str, *, exact: bool = False) -> Callable[["State"], str | None]:
     """The guess at timm's name from shapes: `pattern` with {size}, {patch} and {image} filled in.
 
-    An image size that no name has is taken as 224's; None where timm has neither.
+    An image size that no name has is taken as 224's, unless `exact`; None where timm has neither.
     """
 
     def name(state: "State") -> str | None:
@@ -75,10 +75,15 @@ def depth(state: "State") -> int:
     )
 
 
+def length(state: "State", key: str) -> int:
+    """How many tokens an embedding [1, n, D] has; 0 where it is absent or of another form."""
+    embedding = state.get(key)
+    return embedding.shape[1] if embedding is not None and embedding.ndim == 3 else 0
+
+
 def side(state: "State") -> int:
     """Patches along an image's edge, prefix tokens not counted; 0 without position embeddings."""
-    embedding = state.get("pos_embed")
-    return math.isqrt(embedding.shape[-2]) if embedding is not None and embedding.ndim == 3 else 0
+    return math.isqrt(length(state, "pos_embed"))
 
 
 def has(state: "State", expression: str) -> bool:
@@ -93,14 +98,14 @@ def pooled(state: "State") -> Mapping[str, Any]:
 
 def plain(state: "State") -> Mapping[str, Any]:
     """What timm's names leave open: MoCo v3's ViT-S has 12 heads where all others have 6."""
-    embedding = state.get("pos_embed")
-    moco = embedding is not None and width(state) == 384 and _is_moco_v3s(embedding)
+    told = width(state) == 384 and length(state, "pos_embed") == side(state) ** 2 + 1
+    moco = told and _is_moco_v3s(state["pos_embed"])
     return {**pooled(state), **({"num_heads": 12} if moco else {})}
 
 
 def moco_v3(state: "State") -> Mapping[str, Any]:
-    """12 heads whatever the width."""
-    return {**pooled(state), "num_heads": 12} if width(state) == 384 else pooled(state)
+    """Its ViT-S has 12 heads, as its ViT-B; the others have timm's number."""
+    return {**pooled(state), **({"num_heads": 12} if width(state) == 384 else {})}
 
 
 def _is_moco_v3s(embedding: "Tensor") -> bool:
@@ -110,9 +115,9 @@ def _is_moco_v3s(embedding: "Tensor") -> bool:
     """
     import torch
 
-    rows, channels = math.isqrt(embedding.shape[-2]), embedding.shape[-1] // 4
-    if embedding.shape[-2] != rows * rows + 1:
+    if embedding.is_meta:
         return False
+    rows, channels = math.isqrt(embedding.shape[1]), embedding.shape[2] // 4
     omega = 10000.0 ** -(torch.arange(channels, dtype=torch.float32) / channels)
     angles = torch.arange(rows, dtype=torch.float32)[:, None] * omega
     first = embedding[0, 1:, : 2 * channels].reshape(rows, rows, -1).float()
@@ -133,7 +138,7 @@ def dinov2(state: "State") -> Mapping[str, Any]:
     """LayerScale, register tokens, and ViT-g's gated MLP."""
     options: dict[str, Any] = {"init_values": 1e-5}
     if "reg_token" in state:
-        options |= {"reg_tokens": state["reg_token"].shape[-2], "no_embed_class": True}
+        options |= {"reg_tokens": length(state, "reg_token"), "no_embed_class": True}
     return options | gated(state)
 
 
@@ -142,9 +147,9 @@ def gated(state: "State") -> dict[str, Any]:
     from timm.layers import SwiGLUPacked
 
     inner, outer = state.get("blocks.0.mlp.fc1.bias"), state.get("blocks.0.mlp.fc2.weight")
-    if inner is None or outer is None or inner.shape[0] != 2 * outer.shape[-1]:
+    if inner is None or outer is None or outer.ndim != 2 or inner.numel() != 2 * outer.shape[1]:
         return {}
-    ratio = (inner.shape[0] + 0.5) / outer.shape[0]  # timm rounds down
+    ratio = (inner.numel() + 0.5) / outer.shape[0]  # timm rounds down
     return {"mlp_layer": SwiGLUPacked, "mlp_ratio": ratio, "act_layer": "silu"}
 
 
@@ -153,19 +158,14 @@ NAME = named("vit_{size}_patch{patch}_{image}")
 
 def dinov2_name(state: "State") -> str | None:
     """Of the weights, with or without registers; those that were trained at another patch have none."""
-    registers = f"reg{state['reg_token'].shape[-2]}_" if "reg_token" in state else ""
+    registers = f"reg{count}_" if (count := length(state, "reg_token")) else ""
     return named(f"vit_{{size}}_patch{{patch}}_{registers}dinov2")(state) or NAME(state)
 
 
 def deit3(state: "State") -> Mapping[str, Any]:
     """LayerScale; a position for each patch, none for the class token."""
-    embedding = state.get("pos_embed")
-    length = embedding.shape[-2] if embedding is not None and embedding.ndim == 3 else 0
-    return {
-        **pooled(state),
-        "init_values": 1e-6,
-        "no_embed_class": math.isqrt(length) ** 2 == length,
-    }
+    patches_alone = side(state) ** 2 == length(state, "pos_embed")
+    return {**pooled(state), "init_values": 1e-6, "no_embed_class": patches_alone}
 
 
 FORMATS = (
@@ -262,14 +262,8 @@ FORMATS = (
     Format(
         name="ViT",
         marks=VIT,
-        unlike=(
-            *OTHERS,
-            r"blocks\.\d+\.\d+\.",
-            r"norm_pre\.",
-            r"reg_token$",
-            r"blocks\.\d+\.ls1\.",
-        ),
-        arch=NAME,
+        unlike=(*OTHERS, r"blocks\.\d+\.(\d+|ls1)\."),
+        arch=named("vit_{size}_patch{patch}_{image}", exact=True),
         options=plain,
         source="vision_transformer.py of timm; DeiT, DINO, MoCo v3 and MAE give theirs out so",
     ),
