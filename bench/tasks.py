@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.backbones import Backbone
-from bench.loading import LoadReport
 from bench.datasets import Dataset
 from bench.errors import UserError, unknown
+from bench.loading import LoadReport
 from bench.results import digest
 
 FAMILIES = "adapters"
@@ -85,7 +85,7 @@ class Job:
         data: the folder of the task's data set.
         train_data: the folder of the data set trained on; the same unless the protocol has `train_on`.
         work_dir: this run's own folder; what is in it comes from the same run, cut short earlier.
-        cache: a folder that all runs share, for frozen features.
+        cache: a folder that all runs share, for what need not be found out twice.
         device: a torch device, "cpu" or "cuda" ("cuda:1", ... in a run on several GPUs).
         world_size: how many processes share this run; torch.distributed knows which this is.
         num_workers: processes that load data; never changes a number.
