@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from bench.backbones import Backbone, normalisation
 from bench.errors import UserError
 from bench.loading import LoadReport
-from bench.timm_models import OutsideContractError, create, is_plain
+from bench.timm_models import OutsideContractError, create, fixed_size, is_plain
 
 # Taps of a plain ViT, as parts of its depth: blocks 3, 5, 7, 11 of 12 (MAE's UPerNet) and 7, 11,
 # 15, 23 of 24 (BEiT-L's).
@@ -237,13 +237,9 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
     def fixed_size(self) -> tuple[int, int] | None:
         """The only (height, width) that the model takes, to which images are padded; None: any.
 
-        Hiera (not SAM 2's) and BEiT have one.
+        Hiera (not SAM 2's), BEiT and MViTv2 have one.
         """
-        if hasattr(self.model, "unroll"):  # Hiera reorders its tokens by a fixed schedule
-            (rows, columns), stride = self.model.tokens_spatial_shape, self.model.patch_stride
-            return rows * stride[0], columns * stride[1]
-        patch_embed: Any = getattr(self.model, "patch_embed", None)
-        return patch_embed.img_size if getattr(patch_embed, "strict_img_size", False) else None
+        return fixed_size(self.model)
 
     def set_input_size(self, height: int, width: int) -> None:
         """Make the model for images of another size, in place; before an optimizer is built.

@@ -69,6 +69,20 @@ def is_plain(model: nn.Module) -> bool:
     return len({stage["reduction"] for stage in getattr(model, "feature_info", ())}) == 1
 
 
+def fixed_size(model: nn.Module) -> tuple[int, int] | None:
+    """The only (height, width) of images for which a timm model is right; None: any."""
+    if hasattr(model, "unroll"):  # Hiera reorders its tokens by a fixed schedule
+        (rows, columns), stride = model.tokens_spatial_shape, model.patch_stride
+        return rows * stride[0], columns * stride[1]
+    if "mvitv2" in type(model).__module__:
+        # It takes smaller images, but reads its relative positions from the wrong end of the tables.
+        attention, stride = model.stages[0].blocks[0].attn, model.feature_info[0]["reduction"]
+        sides = [len(table) // 2 + 1 for table in (attention.rel_pos_h, attention.rel_pos_w)]
+        return sides[0] * stride, sides[1] * stride
+    patch_embed: Any = getattr(model, "patch_embed", None)
+    return patch_embed.img_size if getattr(patch_embed, "strict_img_size", False) else None
+
+
 class OutsideContractError(UserError):
     """The contract cannot be kept for an architecture."""
 

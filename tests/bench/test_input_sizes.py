@@ -167,3 +167,13 @@ def test_swins_windows_keep_their_size_and_shift_where_maps_outgrow_them() -> No
 def test_a_fixed_size_model_refuses_a_larger_image() -> None:
     with pytest.raises(UserError, match=r"128x160 is larger than 96x128.*larger img_size"):
         load(FAMILIES["Hiera"])(images(128, 160))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (128, 128)])
+def test_mvitv2_is_of_one_size_for_its_relative_positions_are(size: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        extractor = load(Family(arch="mvitv2_tiny", layers=0), img_size=size)
+        assert extractor.fixed_size == size
+        assert extractor(torch.zeros(1, 3, 90, 96))[-1].shape[2:] == (3, 3)
+        with pytest.raises(UserError, match=f"256x256 is larger than {size[0]}x{size[1]}"):
+            extractor(torch.zeros(1, 3, 256, 256))
