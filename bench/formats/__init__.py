@@ -93,6 +93,7 @@ class Format:
         marks: expressions; each is found at the start of some key of the encoder, wrappers taken off.
         unlike: expressions; none is.
         around: expressions; each is found at the start of some key of the whole file, wrappers and all.
+        holds: what numbers tell where names do not, of the encoder as the file has it.
         leftover: expressions of keys that no model has: buffers that timm computes for itself, tokens
             that only the pretraining used.
         rename: (expression, replacement), applied in this order to each key of the encoder.
@@ -110,6 +111,7 @@ class Format:
     marks: tuple[str, ...]
     unlike: tuple[str, ...] = ()
     around: tuple[str, ...] = ()
+    holds: Callable[["State"], bool] = lambda _: True
     leftover: tuple[str, ...] = ()
     rename: tuple[tuple[str, str], ...] = ()
     convert: Callable[["State"], "State"] = unchanged
@@ -118,12 +120,13 @@ class Format:
     normalisation: tuple[RGB, RGB] | None = None
     source: str
 
-    def recognises(self, inside: Collection[str], whole: Collection[str]) -> bool:
-        """Whether an encoder with the keys `inside`, in a file with the keys `whole`, is of this format."""
+    def recognises(self, inside: "State", whole: Collection[str]) -> bool:
+        """Whether the encoder `inside`, in a file with the keys `whole`, is of this format."""
         return (
             all(_some(mark, inside) for mark in self.marks)
             and all(_some(mark, whole) for mark in self.around)
             and not any(_some(mark, inside) for mark in self.unlike)
+            and self.holds(inside)
         )
 
 

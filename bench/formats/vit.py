@@ -6,13 +6,12 @@ They differ in what lies around the encoder, in a few tokens, and in what shapes
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bench.formats import IMAGENET, Format
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.formats import State
 
 # Each holds where any one key of the encoder is absent: the load report then names that key.
@@ -96,32 +95,29 @@ def pooled(state: "State") -> Mapping[str, Any]:
     return {"global_pool": "avg"} if has(state, r"fc_norm\.") else {}
 
 
-def plain(state: "State") -> Mapping[str, Any]:
-    """What timm's names leave open: MoCo v3's ViT-S has 12 heads where all others have 6."""
-    told = width(state) == 384 and length(state, "pos_embed") == side(state) ** 2 + 1
-    moco = told and _is_moco_v3s(state["pos_embed"])
-    return {**pooled(state), **({"num_heads": 12} if moco else {})}
-
-
 def moco_v3(state: "State") -> Mapping[str, Any]:
     """Its ViT-S has 12 heads, as its ViT-B; the others have timm's number."""
     return {**pooled(state), **({"num_heads": 12} if width(state) == 384 else {})}
 
 
-def _is_moco_v3s(embedding: "Tensor") -> bool:
-    """Whether a position embedding [1, 1 + n, D] is MoCo v3's fixed one: sines of the row come first.
+def sines(state: "State", *, rows_first: bool) -> bool:
+    """Whether positions are fixed: sines of the row, then of the column (MoCo v3), or the reverse (MAE).
 
-    (MAE's begins with the column.) Source: `build_2d_sincos_position_embedding` in vits.py of MoCo v3.
+    Source: `build_2d_sincos_position_embedding` in vits.py of MoCo v3, util/pos_embed.py of MAE.
     """
     import torch
 
-    if embedding.is_meta:
+    n, embedding = side(state), state.get("pos_embed")
+    if embedding is None or embedding.is_meta or length(state, "pos_embed") != n * n + 1:
         return False
-    rows, channels = math.isqrt(embedding.shape[1]), embedding.shape[2] // 4
-    omega = 10000.0 ** -(torch.arange(channels, dtype=torch.float32) / channels)
-    angles = torch.arange(rows, dtype=torch.float32)[:, None] * omega
-    first = embedding[0, 1:, : 2 * channels].reshape(rows, rows, -1).float()
-    return torch.allclose(first, torch.cat([angles.sin(), angles.cos()], 1)[:, None], atol=1e-4)
+    channels, odd = divmod(embedding.shape[2], 4)
+    omega = 10000.0 ** -(torch.arange(channels) / max(channels, 1))
+    angles = torch.arange(n)[:, None] * omega
+    table = torch.cat([angles.sin(), angles.cos()], 1)
+    first = embedding[0, 1:, : 2 * channels].float().reshape(n, n, -1)
+    return not odd and torch.allclose(
+        first, table[:, None] if rows_first else table[None], atol=1e-4
+    )
 
 
 def separate_class_token(state: "State") -> "State":
@@ -260,11 +256,34 @@ FORMATS = (
         source="models_v2.py of DeiT III",
     ),
     Format(
+        # As given out, without decoder, or with the classifier of a linear probe.
+        name="MAE, encoder",
+        method="mae",
+        marks=VIT,
+        unlike=OTHERS,
+        holds=partial(sines, rows_first=False),
+        arch=NAME,
+        options=pooled,
+        normalisation=IMAGENET,
+        source="models_mae.py and util/pos_embed.py of MAE",
+    ),
+    Format(
+        name="MoCo v3, encoder",
+        method="mocov3",
+        marks=VIT,
+        unlike=OTHERS,
+        holds=partial(sines, rows_first=True),
+        arch=NAME,
+        options=moco_v3,
+        normalisation=IMAGENET,
+        source="main_lincls.py and vits.py of MoCo v3",
+    ),
+    Format(
         name="ViT",
         marks=VIT,
         unlike=(*OTHERS, r"blocks\.\d+\.(\d+|ls1)\."),
         arch=named("vit_{size}_patch{patch}_{image}", exact=True),
-        options=plain,
+        options=pooled,
         source="vision_transformer.py of timm; DeiT, DINO, MoCo v3 and MAE give theirs out so",
     ),
 )

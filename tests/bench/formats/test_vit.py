@@ -405,13 +405,16 @@ def test_moco_v3_small_has_twelve_heads(
     assert model.blocks[0].attn.num_heads == 6
 
 
-def test_mae_s_fixed_positions_are_not_taken_for_moco_v3_s() -> None:
-    """Both are sines; MAE's begin with the column."""
+def test_fixed_positions_tell_mae_from_moco_v3() -> None:
+    """Both give out encoders alone, under the same names; MoCo v3's sines begin with the row."""
     state = ViT(dim=384, heads=6, depth=12).state_dict()
-    assert recognised(state | {"pos_embed": sines(4, 384)}).options == {"num_heads": 12}
+    assert recognised(state).format == "ViT"
+    moco = recognised(state | {"pos_embed": sines(4, 384)})
+    assert (moco.method, moco.options) == ("mocov3", {"num_heads": 12})
     swapped = sines(4, 384)[:, 1:].reshape(1, 4, 4, 384).transpose(1, 2).reshape(1, 16, 384)
-    state["pos_embed"] = torch.cat([torch.zeros(1, 1, 384), swapped], 1)
-    assert recognised(state).options == {}
+    mae = recognised(state | {"pos_embed": torch.cat([torch.zeros(1, 1, 384), swapped], 1)})
+    assert (mae.format, mae.method, mae.options) == ("MAE, encoder", "mae", {})
+    assert mae.normalisation == moco.normalisation == IMAGENET
 
 
 def recognised(state: State) -> Encoder:
