@@ -1,5 +1,7 @@
 """Swin on maps that do not divide into windows, against transformers' port of the official code."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -97,3 +99,16 @@ def test_where_windows_divide_the_map_nothing_changes() -> None:
     before = model(x)
     pad_before_shifting(model)
     assert torch.equal(before, model(x))
+
+
+@torch.no_grad()
+def test_a_copy_attends_with_its_own_weights() -> None:
+    """As an average over training does, and a model sent to another process."""
+    model, _ = create("swin_tiny_patch4_window7_224", seed=0, timm_options=SMALL)
+    x = torch.randn(1, 3, 160, 160, generator=torch.Generator().manual_seed(0))
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        before = copied.eval()(x)
+        for parameter in model.parameters():
+            parameter.mul_(2)
+        assert torch.equal(copied(x), before)
+        assert copied.layers[0].blocks[1]._attn.args[0] is copied.layers[0].blocks[1]
