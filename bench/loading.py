@@ -175,7 +175,8 @@ def _compare(
 
     def absent(key: str) -> bool:
         """Whether it is the classifier's, or of a norm before it that the file has no part of (SAM 2)."""
-        return _is(key, classifier) and _owner(key) not in owners
+        beside = [f"{pattern.split('.')[0]}.*" for pattern in classifier]
+        return _is(key, classifier) or (_is(key, beside) and _owner(key) not in owners)
 
     report = LoadReport(
         format=encoder.format,
@@ -238,7 +239,7 @@ def _classifier(model: "nn.Module") -> tuple[str, ...]:
     """Patterns of the classifier's keys, which a backbone does not need: timm names it for each model."""
     names = model.pretrained_cfg["classifier"]
     names = (names,) if isinstance(names, str) else names or ()
-    return tuple({f"{name.split('.')[0]}.*" for name in names})
+    return tuple(f"{name}.*" for name in names)
 
 
 def _norm_elsewhere(fit: _Fit) -> str:

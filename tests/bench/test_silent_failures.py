@@ -119,8 +119,11 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
 def test_half_a_norm_before_the_classifier_is_missing(arch: str, tmp_path: Path) -> None:
     """timm's own filter takes ConvNeXt's `head.norm.bias` for a classifier's once the weight is gone."""
     state = timm.create_model(arch, num_classes=5).state_dict()
-    del state["head.norm.weight"]
+    weight = state.pop("head.norm.weight")
     with pytest.raises(UserError, match=r"1 missing \(head\.norm\.weight\)"):
+        build(arch, weights=saved(state, tmp_path), num_classes=0)
+    state["head.norm.weight"] = weight[1:]
+    with pytest.raises(UserError, match=r"1 of another shape \(head\.norm\.weight"):
         build(arch, weights=saved(state, tmp_path), num_classes=0)
 
 
