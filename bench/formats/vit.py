@@ -120,6 +120,11 @@ def sines(state: "State", *, rows_first: bool) -> bool:
     )
 
 
+def plain(state: "State") -> Mapping[str, Any]:
+    """What the names of a ViT leave open, whatever pretrained it."""
+    return moco_v3(state) if sines(state, rows_first=True) else pooled(state)
+
+
 def separate_class_token(state: "State") -> "State":
     """Registers have no position: the class token's is added to it, as timm's `no_embed_class` wants."""
     token, embedding = state.get("cls_token"), state.get("pos_embed")
@@ -247,7 +252,7 @@ FORMATS = (
     Format(
         name="DeiT III",
         method="deit3",
-        marks=(*VIT, r"blocks\.\d+\.gamma_[12]$"),
+        marks=(*VIT, r"pos_embed$", r"blocks\.\d+\.gamma_[12]$"),
         unlike=OTHERS,
         rename=((r"\.gamma_(\d)$", r".ls\1.gamma"),),
         arch=named("deit3_{size}_patch{patch}_{image}"),
