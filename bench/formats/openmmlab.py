@@ -27,7 +27,7 @@ def official_order(state: "State") -> "State":
     ordered = dict(state)
     for key in filter(MERGING.fullmatch, state):
         reduction = state.get(f"{key.rpartition('.downsample.')[0]}.downsample.reduction.weight")
-        inputs = reduction.shape[-1] if reduction is not None else 0
+        inputs = reduction.shape[-1] if reduction is not None and reduction.ndim == 2 else 0
         if state[key].shape[-1:] == (inputs,) and inputs % 4 == 0:
             neighbours = state[key].unflatten(-1, (inputs // 4, 2, 2))
             ordered[key] = neighbours.movedim(-3, -1).transpose(-3, -2).flatten(-3)
@@ -36,10 +36,10 @@ def official_order(state: "State") -> "State":
 
 def vit_options(state: "State") -> Mapping[str, Any]:
     """What the names leave open: heads (MoCo v3), LayerScale, a norm before the blocks, DeiT III's positions."""
-    embedding = state.get("pos_embed")
-    patches = embedding.shape[-2] if embedding is not None and embedding.ndim == 3 else 0
+    patches = vit.length(state, "pos_embed")
+    moco = vit.sines(state, rows_first=True)
     return {
-        **vit.plain(state),
+        **(vit.moco_v3(state) if moco else vit.pooled(state)),
         **({"init_values": 1e-6} if vit.has(state, r"blocks\.\d+\.ls[12]\.") else {}),
         **({"pre_norm": True} if vit.has(state, r"norm_pre\.") else {}),
         **({"no_embed_class": True} if patches and math.isqrt(patches) ** 2 == patches else {}),
