@@ -9,6 +9,7 @@ import json
 import math
 import re
 import struct
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,8 +99,11 @@ def read(path: Path, part: str | None = None) -> "tuple[dict[str, Tensor], str, 
         content = _content(path)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, error) from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, struct.error) as error:
-        raise _unreadable(path, error) from None
+    except (
+        *(OSError, EOFError, RuntimeError, ValueError, TypeError, KeyError),
+        *(struct.error, zipfile.BadZipFile),
+    ) as error:
+        raise (_unsafe if "TorchScript" in str(error) else _unreadable)(path, error) from None
     sets = _sets(content) if isinstance(content, Mapping) else {}
     if not sets:
         raise _no_tensors(path, content)
@@ -188,6 +192,8 @@ def _unsafe(path: Path, error: Exception) -> UserError:
     """Name what the file would have called; torch's own words advise to load it all the same."""
     called = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f"it calls {called[1]}" if called else "it is a pickle of something else"
+    if "TorchScript" in str(error):
+        what = "it is a TorchScript program (as OpenAI's CLIP: model = torch.jit.load(...))"
     return UserError(
         f"The weights file {path} was refused and nothing in it was executed: it is no plain file of tensors, {what}. "
         f"Where you trust it, save its tensors alone on another machine: "

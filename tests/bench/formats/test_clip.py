@@ -191,5 +191,5 @@ def test_timm_in_open_clip(tmp_path: Path, disturb: Any, agrees: Any) -> None:
 def test_openai_s_torchscript_archive_is_refused(tmp_path: Path) -> None:
     """A program, not tensors: reading it would run it."""
     torch.jit.script(nn.Linear(2, 2)).save(str(tmp_path / "ViT-B-32.pt"))
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"TorchScript program.*model\.state_dict\(\)"):
         build("vit_base_patch32_clip_quickgelu_224", weights=tmp_path / "ViT-B-32.pt")

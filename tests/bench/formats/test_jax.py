@@ -161,3 +161,18 @@ def test_a_dropped_key_is_named(key: str, named: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "Ti_16.npz", **file)
     with pytest.raises(UserError, match=named):
         build("vit_tiny_patch16_224", weights=tmp_path / "Ti_16.npz", num_classes=0, **SMALL)
+
+
+def test_a_truncated_archive_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "Ti_16.npz"
+    np.savez(path, **arrays("vit"))
+    path.write_bytes(path.read_bytes()[:-5000])
+    with pytest.raises(UserError, match="truncated"):
+        build("vit_tiny_patch16_224", weights=path)
+
+
+def test_an_archive_of_objects_is_refused(tmp_path: Path) -> None:
+    """numpy would unpickle them."""
+    np.savez(tmp_path / "Ti_16.npz", cls=np.array([{}], dtype=object))
+    with pytest.raises(UserError, match="allow_pickle"):
+        build("vit_tiny_patch16_224", weights=tmp_path / "Ti_16.npz")
