@@ -18,7 +18,7 @@ from typing import Any
 TABLE = Path(__file__).with_name("architectures.json")
 
 # No part of the encoder: classifiers, as timm calls them, with the norms and layers in front of them.
-HEAD = re.compile(r"(head|heads|head_dist|aux_head|fc|classif|classifier|last_linear)\.")
+HEAD = re.compile(r"(head|heads|head_dist|heads_dist|aux_head|fc|classif|classifier|last_linear)\.")
 # Tensors that grow with the size of the input, by the last part of their names ...
 SIZED = re.compile(
     r"(.*\.)?((pos_embed|patch_pos|pixel_pos)\w*|position_embedding_table|attention_biases"

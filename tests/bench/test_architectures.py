@@ -9,7 +9,7 @@ import timm
 import torch
 
 from bench import supported_models
-from bench.architectures import TABLE, architectures, known, matching, signature
+from bench.architectures import HEAD, TABLE, architectures, known, matching, signature
 from bench.feature_extractor import FeatureExtractor
 from bench.timm_models import create
 
@@ -76,6 +76,13 @@ def test_neither_input_size_nor_classifier_nor_place_of_the_norm_counts(
     arch: str, options: dict[str, Any], other: str, other_options: dict[str, Any]
 ) -> None:
     assert signature(shapes_of(arch, **options)) == signature(shapes_of(other, **other_options))
+
+
+def test_every_classifier_of_timms_is_known_as_one() -> None:
+    for arch in timm.list_models():
+        names = timm.get_pretrained_cfg(arch).classifier or ()
+        for name in (names,) if isinstance(names, str) else names:
+            assert HEAD.match(f"{name}.weight"), (arch, name)
 
 
 def test_every_other_tensor_counts() -> None:
