@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bench.backbones import build
-from bench.loading import LoadReport
+from bench.errors import UserError
+from bench.formats import recognise
+from bench.loading import LoadReport, load
 
 TOLERANCE = 1e-5
+ELSEWHERE = r"(^|\.)(head|classifier|relative_\w+|attn_mask|num_batches_tracked)(\.|$)"
 
 # The adapters keep it out of OpenMMLab's sight in their process, which may be this one.
 if sys.modules.get("transformers", sys) is None:
@@ -76,3 +79,29 @@ def _outputs(model: nn.Module, blocks: Sequence[nn.Module], images: Tensor) -> l
     found.append(final if isinstance(final, Tensor) else final[0])
     tensors = [out if isinstance(out, Tensor) else out[0] for out in found]
     return [out.flatten(1, 2) if out.ndim == 4 else out for out in tensors]
+
+
+@pytest.fixture
+def swallowed() -> Callable[..., list[str]]:
+    return _swallowed
+
+
+def _swallowed(state: dict[str, Tensor], arch: str, **options: Any) -> list[str]:
+    """What a load does not refuse with the name of a key, of the damages to every tenth key of an encoder."""
+    keys = [key for key in state if not re.search(ELSEWHERE, key)]
+    found = []
+    for key in keys[:: len(keys) // 10]:
+        rest, tensor = {k: v for k, v in state.items() if k != key}, state[key]
+        damages = {"dropped": rest, "renamed": rest | {f"{key}_": tensor}}
+        damages["misshapen"] = rest | {key: torch.cat([tensor, tensor[:1]])}
+        for damage, damaged in damages.items():
+            encoder = recognise(damaged, lambda _: False)
+            assert encoder is not None, f"{key} {damage}: no format fits any more"
+            try:
+                load(arch, encoder, "w.pth", num_classes=0, **options)
+            except UserError as error:
+                if not re.search(r"\d (missing|unexpected|of another shape) \(\w", str(error)):
+                    found.append(f"{key} {damage}: {error}")
+            else:
+                found.append(f"{key} {damage}: loaded")
+    return found

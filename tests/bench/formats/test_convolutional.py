@@ -113,6 +113,19 @@ def test_resnet_of_torchvision(wrapper: str, tmp_path: Path, disturb: Any, agree
     assert inspect(tmp_path / "w.pth").archs[0] == "resnet18"
 
 
+@pytest.mark.parametrize("project", ["torchvision", "Hugging Face"])
+def test_no_damage_to_a_single_key_is_swallowed(
+    project: str, tmp_path: Path, swallowed: Any
+) -> None:
+    if project == "torchvision":
+        state = torchvision.models.resnet18().state_dict()
+        assert swallowed({k: v for k, v in state.items() if "fc." not in k}, "resnet18") == []
+    else:
+        convnext("v2").save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+        assert swallowed(state, "convnextv2_tiny", depths=DEPTHS, dims=WIDTHS) == []
+
+
 @pytest.mark.parametrize("kind", ["basic", "bottleneck"])
 def test_resnet_of_hugging_face(kind: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     sizes = (64, 128, 256, 512) if kind == "basic" else (256, 512, 1024, 2048)

@@ -165,6 +165,16 @@ def test_vit_of_mmsegmentation(tmp_path: Path, disturb: Any, agrees: Any) -> Non
     assert report.format == "OpenMMLab, ViT"
 
 
+def test_no_damage_to_a_single_key_is_swallowed(backbones: Any, swallowed: Any) -> None:
+    model = backbones.VisionTransformer(arch=VIT, img_size=64)
+    state = {f"backbone.{key}": value for key, value in model.state_dict().items()}
+    assert swallowed(state, ARCH, **OURS) == []
+    depths = {"depths": [1, 1, 1, 1]}
+    model = backbones.SwinTransformer(arch={**SWIN, **depths}, img_size=128, window_size=4)
+    state = {f"backbone.{key}": value for key, value in model.state_dict().items()}
+    assert swallowed(state, "swin_tiny_patch4_window7_224", **{**SMALL, **depths}) == []
+
+
 def test_pretraining_is_told_by_what_lies_beside(backbones: Any) -> None:
     """MoCo v3's ViT-S has 12 heads where timm's has 6, and its position embedding is no parameter's."""
     small = {"embed_dims": 384, "num_layers": 1, "num_heads": 12, "feedforward_channels": 48}

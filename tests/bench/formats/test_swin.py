@@ -229,6 +229,15 @@ def test_the_architecture_is_told_by_the_file(arch: str, tmp_path: Path) -> None
     assert inspect(tmp_path / "w.pth").archs[0] == arch
 
 
+@pytest.mark.parametrize("project", ["official", "Hugging Face"])
+def test_no_damage_to_a_single_key_is_swallowed(
+    project: str, tmp_path: Path, swallowed: Any
+) -> None:
+    state = saved(hugging_face(1, "ForImageClassification", depths=(1, 1, 1, 1)), tmp_path)
+    state = official(state) if project == "official" else state
+    assert swallowed(state, ARCH[1], **{**SMALL, "depths": (1, 1, 1, 1)}) == []
+
+
 def test_the_wrong_number_of_heads_is_refused(tmp_path: Path, disturb: Callable[..., Any]) -> None:
     model = disturb(hugging_face(1))
     torch.save(model.state_dict(), tmp_path / "w.pth")
