@@ -77,12 +77,18 @@ def test_eight_smooth_scenes_are_fitted(tmp_path: Path) -> None:
 
 
 def test_eight_rendered_scenes_are_fitted_up_to_their_edges(tmp_path: Path) -> None:
-    """The head decodes at a quarter of the resolution: that alone holds delta1 to 0.97. Measured: 0.88."""
+    """The head decodes at a quarter of the resolution: that alone holds delta1 to 0.97. Measured: 0.94."""
     world = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
-    metrics = fitted(ensure(world, tmp_path, workers=1), tmp_path / "work", epochs=300)
+    metrics = fitted(
+        ensure(world, tmp_path, workers=1),
+        tmp_path / "work",
+        epochs=320,
+        channels=64,
+        weight_decay=0.0,
+    )
 
-    assert metrics["delta1"] > 0.83
-    assert metrics["delta3"] > 0.975
+    assert metrics["delta1"] > 0.92
+    assert metrics["delta3"] > 0.99
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "frozen", "frozen-linear"])
