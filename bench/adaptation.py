@@ -7,8 +7,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def adapt(key: str, tensor: "Tensor", own: "Tensor", model: "nn.Module") -> "Tensor":
+def adapt(
+    key: str,
+    tensor: "Tensor",
+    own: "Tensor",
+    model: "nn.Module",
+    grid: tuple[int, int] | None = None,
+) -> "Tensor":
     """Resample a tensor of a file to the size of `own`, which `model` has under the same key.
+
+    `grid` is (rows, columns) of the patches that the file's position embeddings are of, where it tells.
 
     - The first convolution to another number of input channels, from three: one is their sum, more
       repeat them and are scaled by 3 / n, so that a constant image gives what it gave.
@@ -23,7 +31,7 @@ def adapt(key: str, tensor: "Tensor", own: "Tensor", model: "nn.Module") -> "Ten
     if key in _first_convolutions(model) and own.ndim == tensor.ndim == 4:
         return _patches(_channels(tensor, own.shape[1]), own)
     if key == "pos_embed" and own.ndim == tensor.ndim and own.shape[-1] == tensor.shape[-1]:
-        return _positions(tensor, own, model)
+        return _positions(tensor, own, model, grid)
     if name == "relative_position_bias_table" and own.ndim == tensor.ndim == 2:
         return _window(tensor, own, model.get_submodule(key.removesuffix(f".{name}")))
     if name in ("rel_pos_h", "rel_pos_w") and own.shape[1:] == tensor.shape[1:]:
@@ -75,11 +83,14 @@ def _patches(weight: "Tensor", own: "Tensor") -> "Tensor":
     return resample_patch_embed(weight, list(own.shape[-2:]), interpolation="bilinear")
 
 
-def _positions(embedding: "Tensor", own: "Tensor", model: Any) -> "Tensor":
+def _positions(
+    embedding: "Tensor", own: "Tensor", model: Any, grid: tuple[int, int] | None
+) -> "Tensor":
     """[1, P + h w, D] or [1, h, w, D] to the model's grid: bicubic, antialiased, the P prefix tokens kept.
 
-    The length alone does not tell a grid's sides: a square number of patches is taken as a square, also
-    where the model's grid has as many and is none; any other number only as the model's own grid.
+    The length alone does not tell a grid's sides: unless the file does, a square number of patches is
+    taken as a square, also where the model's grid has as many and is none; any other number only as the
+    model's own grid.
     """
     from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc
 
@@ -93,10 +104,11 @@ def _positions(embedding: "Tensor", own: "Tensor", model: Any) -> "Tensor":
     prefix = own.shape[1] - rows * columns
     patches = embedding.shape[1] - prefix
     side = math.isqrt(max(patches, 0))
-    if prefix < 0 or side**2 != patches or (rows, columns) == (side, side):
+    old = grid or (side, side)
+    if prefix < 0 or old[0] * old[1] != patches or (rows, columns) == old:
         return embedding
-    size, square = [rows, columns], [side, side]
-    return resample_abs_pos_embed(embedding, size, old_size=square, num_prefix_tokens=prefix)
+    size = [rows, columns]
+    return resample_abs_pos_embed(embedding, size, old_size=[*old], num_prefix_tokens=prefix)
 
 
 def _window(table: "Tensor", own: "Tensor", attention: Any) -> "Tensor":

@@ -165,7 +165,17 @@ def _encoder(arch: str, path: Path, part: str | None) -> formats.Encoder:
             f"The weights file {path} is of no known format, and its keys ({', '.join(list(state)[:3])}, ...) are "
             f"not those of {arch}. Give the architecture that it was made with, as ARCH@{path.name}."
         )
-    return encoder
+    return dataclasses.replace(encoder, grid=_grid(path, encoder))
+
+
+def _grid(path: Path, encoder: formats.Encoder) -> tuple[int, int] | None:
+    """The grid of patches of the image size that a file's header states: an export's need not be square."""
+    stated = checkpoints.header(path).get("img_size")
+    weight = encoder.state.get("patch_embed.proj.weight")
+    if stated is None or weight is None or weight.ndim != 4:
+        return None
+    height, width = json.loads(stated)
+    return height // weight.shape[2], width // weight.shape[3]
 
 
 def _shares_names(arch: str, inside: Collection[str]) -> bool:

@@ -163,7 +163,7 @@ def _compare(
 ) -> _Fit:
     """Lay tensors on a model's; `state` is the encoder's, or what timm's filter made of it."""
     own, classifier = model.state_dict(), _classifier(model)
-    adapted = {k: adapt(k, v, own[k], model) for k, v in state.items() if k in own}
+    adapted = {k: adapt(k, v, own[k], model, encoder.grid) for k, v in state.items() if k in own}
     fits = {k: v for k, v in adapted.items() if v.shape == own[k].shape}
     misfits = [k for k in adapted if k not in fits]
     missing = [k for k in own if k not in fits and not re.match(DERIVED, k)]
@@ -207,9 +207,8 @@ def _compare(
 
 def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"]) -> dict[str, str]:
     """What the model does not take, by timm's key: the file's key of it."""
-    taken = {
-        id(v) for v in state.values()
-    }  # what timm's filter dropped was in the file all the same
+    # What timm's filter dropped was in the file all the same.
+    taken = {id(v) for v in state.values()}
     dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in taken]
     over = [*(k for k in state if k not in own), *dropped]
     return {k: encoder.sources.get(k, k) for k in over} | {k: k for k in encoder.outside}

@@ -144,6 +144,7 @@ class Encoder:
         sources: the file's own key of each tensor that was only renamed, for messages.
         outside: the file's keys beside the encoder.
         leftover: the encoder's keys that no model has.
+        grid: (rows, columns) of the patches that position embeddings are of, where the file tells.
     """
 
     format: str
@@ -155,6 +156,7 @@ class Encoder:
     arch: str | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     normalisation: tuple[RGB, RGB] | None = None
+    grid: tuple[int, int] | None = None
 
 
 TIMM = Format(name="timm", marks=(), source="timm's own names")

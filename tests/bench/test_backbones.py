@@ -89,6 +89,24 @@ def test_position_embeddings_are_resampled_and_reported(tmp_path: Path) -> None:
     assert model(torch.randn(1, 3, 96, 128)).isfinite().all()
 
 
+def test_an_export_of_rectangles_says_so_in_its_header(tmp_path: Path) -> None:
+    """64 patches are a square to whoever counts them; these are 4 rows of 16."""
+    source = vit(img_size=(64, 256), num_classes=0).eval()
+    path = save(source, tmp_path / "w.safetensors", img_size="[64, 256]")
+    same, report = build("test_vit", weights=path, img_size=(64, 256), num_classes=0)
+    images = torch.randn(1, 3, 64, 256)
+    assert report.resampled == ()
+    with torch.inference_mode():
+        assert torch.equal(same.eval()(images), source(images))
+
+    wide, _ = build("test_vit", weights=path, img_size=(64, 512), num_classes=0)
+    grids = [m.pos_embed[0, 1:].detach().reshape(4, -1, 64) for m in (source, wide)]
+    between = torch.nn.functional.interpolate(
+        grids[0].permute(2, 0, 1)[None], size=(4, 32), mode="bicubic", antialias=True
+    )
+    assert torch.allclose(grids[1], between[0].permute(1, 2, 0), atol=1e-5)
+
+
 def test_half_precision_weights_become_single(tmp_path: Path) -> None:
     model, _ = build("test_vit", weights=save(vit().half(), tmp_path / "w.safetensors"))
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -92,7 +92,7 @@ def test_any_key_too_many_is_reported(tmp_path: Path, arch: str) -> None:
 def test_what_is_allowed_to_be_partial_is_and_stays_in_the_report(tmp_path: Path) -> None:
     whole = weights("test_vit")
     state = {k: v for k, v in whole.items() if not k.startswith("blocks.1.mlp.fc1")}
-    state["blocks.1.gamma_1"] = torch.ones(64)
+    state["blocks.1.extra"] = torch.ones(64)
     state["blocks.0.mlp.fc2.bias"] = torch.ones(3)
     path = save(state, tmp_path)
     allowed = ("blocks.1.*", "blocks.0.mlp.fc2.bias")
@@ -104,7 +104,7 @@ def test_what_is_allowed_to_be_partial_is_and_stays_in_the_report(tmp_path: Path
     assert set(report.missing) == {
         *("blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc1.bias", "blocks.0.mlp.fc2.bias")
     }
-    assert report.unexpected == ("blocks.1.gamma_1",)
+    assert report.unexpected == ("blocks.1.extra",)
     assert report.matched == len(whole) - 3
     found = model.state_dict()
     assert all(found[k].equal(v) for k, v in whole.items() if k not in report.missing)
