@@ -21,32 +21,19 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-MODULES = ("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional", "vit")
+MODULES = (
+    *("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional"),
+    "vit",
+)
 
 # Wrappers that keep an encoder among other modules, best first: where two lie side by side, the first is
 # the one that its authors evaluate.
 PREFIXES = (
     *("module.", "_orig_mod.", "model.", "teacher.backbone.", "teacher.", "target_encoder."),
-    *(
-        "base_encoder.",
-        "encoder_q.",
-        "backbone.",
-        "trunk.",
-        "vision_model.",
-        "visual.",
-        "vision_tower.",
-    ),
-    *("vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin.", "swinv2.", "resnet."),
-    *("convnext.", "convnextv2."),
-    *(
-        "student.backbone.",
-        "student.",
-        "image_encoder.",
-        "vision_encoder.",
-        "encoder.",
-        "net.",
-        "network.",
-    ),
+    *("base_encoder.", "encoder_q.", "backbone.", "trunk.", "vision_model.", "visual."),
+    *("vision_tower.", "vit.", "deit.", "beit.", "dinov2.", "dinov2_with_registers.", "swin."),
+    *("swinv2.", "resnet.", "convnext.", "convnextv2.", "student.backbone.", "student."),
+    *("image_encoder.", "vision_encoder.", "encoder.", "net.", "network."),
 )
 
 # What belongs to a pretraining or to a task, in whatever format; said only of keys that the model lacks.

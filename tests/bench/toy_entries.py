@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.backbones import Backbone
-from bench.loading import LoadReport
 from bench.datasets import Dataset
 from bench.errors import UserError
+from bench.loading import LoadReport
 from bench.tasks import Job, Metric, Outcome, Protocol, Selection, Task
 
 
