@@ -20,9 +20,10 @@ from timm.models._manipulate import group_with_matcher  # its public twin takes 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.backbones import Backbone, normalisation
+from bench.backbones import Backbone
 from bench.errors import UserError
 from bench.loading import LoadReport
+from bench.normalisation import normalisation
 from bench.timm_models import OutsideContractError, create, fixed_size, is_plain
 
 # Taps of a plain ViT, as parts of its depth: blocks 3, 5, 7, 11 of 12 (MAE's UPerNet) and 7, 11,

@@ -55,7 +55,8 @@ def check_weights(runs: Sequence[Run]) -> None:
 
 
 def _load(backbone: Backbone) -> None:
-    from bench.backbones import build, normalisation
+    from bench.backbones import build
+    from bench.normalisation import normalisation
 
     normalisation(backbone)
     _, report = build(

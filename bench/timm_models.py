@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from bench import backbones, shifted_windows
+from bench import backbones
 from bench.errors import UserError
 from bench.loading import LoadReport
 
@@ -52,7 +52,6 @@ def create(
         model, report = backbones.build(
             arch, weights=weights, part=part, allow_partial=allow_partial, **accepted
         )
-    shifted_windows.pad_before_shifting(model)
     return model, report
 
 

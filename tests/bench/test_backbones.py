@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from bench import backbones, checkpoints
-from bench.backbones import Backbone, architectures, build, normalisation, resolve
+from bench.backbones import Backbone, architectures, build, resolve
 from bench.errors import UserError
+from bench.normalisation import normalisation
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,10 @@ import torch
 from contract_families import FAMILIES, Family, images, lively, load
 from torch import Tensor, nn
 
-from bench.backbones import Backbone, normalisation
+from bench.backbones import Backbone
 from bench.errors import UserError
 from bench.feature_extractor import FeatureExtractor, load_backbone
+from bench.normalisation import normalisation
 from bench.timm_models import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from bench.backbones import Backbone, build, normalisation, resolve
+from bench.backbones import Backbone, build, resolve
 from bench.features import POOLED, Layer, extract
+from bench.normalisation import normalisation
 
 SHARED = Path(__file__).parents[3] / "shared"
 CUB = Path(os.environ.get("BENCH_DATA", SHARED / "data")) / "CUB_200_2011"

@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 
 from adapters.openmmlab import images
-from bench.backbones import Backbone, normalisation
+from bench.backbones import Backbone
 from bench.errors import UserError
+from bench.normalisation import normalisation
 
 CLASSES = ("ant", "bee", "cat")
 

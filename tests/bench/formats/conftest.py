@@ -13,6 +13,8 @@ from bench.errors import UserError
 from bench.formats import recognise
 from bench.loading import LoadReport, load
 
+sys.path.insert(0, str(Path(__file__).parent))  # restated_vit is shared, and no test
+
 TOLERANCE = 1e-5
 ELSEWHERE = r"(^|\.)(head|classifier|relative_\w+|attn_mask|num_batches_tracked)(\.|$)"
 
