@@ -16,8 +16,9 @@ import timm.data
 from PIL import Image
 from torch import Tensor
 
-from bench.backbones import Backbone, normalisation
+from bench.backbones import Backbone
 from bench.errors import UserError
+from bench.normalisation import normalisation
 from bench.results import digest, write_atomic
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})

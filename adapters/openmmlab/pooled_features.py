@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from adapters.openmmlab import images
-from bench.backbones import build, normalisation
+from bench.backbones import build
 from bench.errors import UserError
 from bench.features import extract
 from bench.loading import LoadReport
+from bench.normalisation import normalisation
 from bench.provenance import cache_dir
 from bench.tasks import Job
 

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any
 
 from adapters.openmmlab import compatibility
-from bench.backbones import normalisation
 from bench.errors import UserError
+from bench.normalisation import normalisation
 from bench.processes import worker_ends_with_run
 from bench.tasks import Job, Outcome, Selection
 

@@ -66,7 +66,7 @@ def test_a_files_weights_are_loaded_and_its_own_classifier_left_out(tmp_path):
     assert torch.equal(model.backbone.model.conv1[0].weight, source.conv1[0].weight)
     report = model.backbone.load_report
     assert report.missing == ()
-    assert sorted(report.unexpected) == ["fc.bias", "fc.weight"]
+    assert sorted(report.leftover) == ["fc.bias", "fc.weight"]
     model.init_weights()
     assert torch.equal(model.backbone.model.conv1[0].weight, source.conv1[0].weight)
 
@@ -125,7 +125,7 @@ def test_the_loss_falls_on_one_batch():
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     state = timm.create_model("test_convnext").state_dict()
     safetensors.torch.save_file(state, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="does not fit test_resnet"):
+    with pytest.raises(UserError, match="not those of test_resnet"):
         build("test_resnet", weights=str(tmp_path / "w.safetensors"))
 
 
