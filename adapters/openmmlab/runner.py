@@ -34,12 +34,11 @@ from torch import nn  # noqa: E402
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
 from adapters.openmmlab import (  # noqa: E402
     checkpointing,
-    handover,  # noqa: F401
     layer_decay,  # noqa: F401
     measuring,
     progress,
-    seeding,  # noqa: F401
 )
+from bench.training import handover, seeding  # noqa: E402, F401  registers what configs name
 
 CHECKPOINT_SECONDS = 60.0
 FUNCTIONS.register_module(module=worker_ends_with_run)

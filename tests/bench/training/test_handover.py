@@ -3,7 +3,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.structures import BaseDataElement, InstanceData
 from torch.utils.data import DataLoader
 
-from adapters.openmmlab.handover import collate_for_handover
+from bench.training.handover import collate_for_handover
 
 KINDS = {
     "image": torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4),
