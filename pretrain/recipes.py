@@ -1,0 +1,226 @@
+"""What is trained with: the papers' recipes at full scale, and small ones for two CPU cores.
+
+A recipe says how long, how fast and on what size of image; the method says what is learnt. Numbers are
+those of each method's own code, where `source` names it; `expected` is published, or says that it is not.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from bench.errors import UserError, unknown
+
+Precision = Literal["fp32", "bf16"]
+PROSE = ("source", "cost", "expected")  # of which no number follows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a backbone is pretrained.
+
+    Attributes:
+        source, cost, expected: where it comes from, what it takes, what is published of it.
+        img_size: height and width of a crop, in pixels.
+        epochs, warmup_epochs: passes over the data; the rate rises linearly over the first of them.
+        batch_size: images an update, over all processes and accumulated parts.
+        base_lr: the rate for 256 images an update; in proportion for more.
+        schedule: a half cosine down to `min_lr`, or a tenth of the rate after each of `milestones` (epochs).
+        min_lr: for the batch as it is.
+        weight_decay: of matrices and kernels; vectors and positions have none.
+        betas: AdamW's.
+        clip_norm: the gradient's largest norm.
+        ema: decay of an average of the weights over updates, which is then what is exported.
+        drop_path: the last block's rate of stochastic depth.
+        precision: of the forward pass; bf16 is autocast, with weights in fp32.
+        picture_epochs: epochs between two pictures of what is reconstructed.
+    """
+
+    name: str
+    source: str
+    cost: str
+    expected: str
+    img_size: int
+    epochs: int
+    warmup_epochs: float
+    batch_size: int
+    base_lr: float
+    schedule: Literal["cosine", "step"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    min_lr: float = 0.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float | None = None
+    ema: float | None = None
+    drop_path: float = 0.0
+    precision: Precision = "bf16"
+    picture_epochs: int = 10
+
+    @property
+    def peak_lr(self) -> float:
+        """The rate after warm-up: base_lr x batch / 256 (Goyal et al. 2017)."""
+        return self.base_lr * self.batch_size / 256
+
+    def learning_rate(self, epoch: float) -> float:
+        """The rate at a point of training, `epoch` counted in parts of epochs from 0."""
+        if epoch < self.warmup_epochs:
+            return self.peak_lr * epoch / self.warmup_epochs
+        if self.schedule == "step":
+            return self.peak_lr * 0.1 ** sum(epoch >= milestone for milestone in self.milestones)
+        done = (epoch - self.warmup_epochs) / (self.epochs - self.warmup_epochs)
+        return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def settings(self) -> dict[str, Any]:
+        """All of it that a number can depend on, as JSON values."""
+        values = dataclasses.asdict(self)
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if name not in PROSE
+        }
+
+
+IMAGENET = 1_281_167  # training images of ImageNet-1k; costs below are of passes over them
+
+
+def _hours(epochs: int, rate: int) -> str:
+    return f"{epochs * IMAGENET / rate / 3600:.0f} device-hours at {rate} images/s on ImageNet-1k"
+
+
+MAE = Recipe(
+    name="mae-1600",
+    source="MAE (He et al. 2022), its code.",
+    cost=_hours(1600, 5000),
+    expected="ViT-B on ImageNet-1k 83.5 fine-tuned, 67.1 linear (mmpretrain's run of it)",
+    img_size=224,
+    epochs=1600,
+    warmup_epochs=40,
+    batch_size=4096,
+    base_lr=1.5e-4,
+)
+RELAXMIM = dataclasses.replace(
+    MAE,
+    name="relaxmim-100",
+    source="RelaxMIM (Kong & Zhang 2023) follows MAE; 100 epochs for its ablations are remembered, not verified.",
+    cost=_hours(100, 5000),
+    expected="not published where we could read it",
+    epochs=100,
+)
+SIMMIM = Recipe(
+    name="simmim-800",
+    source="SimMIM (Xie et al. 2022), its code, for ViT-B: 1e-4 x batch / 512, a tenth after epoch 700.",
+    cost=_hours(800, 2500),
+    expected="ViT-B on ImageNet-1k 83.8 fine-tuned",
+    img_size=224,
+    epochs=800,
+    warmup_epochs=10,
+    batch_size=2048,
+    base_lr=5e-5,
+    schedule="step",
+    milestones=(700,),
+    betas=(0.9, 0.999),
+    clip_norm=5.0,
+    drop_path=0.1,
+)
+SIMMIM_SWIN = dataclasses.replace(
+    SIMMIM,
+    name="simmim-swin-800",
+    source="SimMIM (Xie et al. 2022), its code, for Swin-B: at 192 pixels, without drop path.",
+    expected="Swin-B on ImageNet-1k 84.0 fine-tuned",
+    img_size=192,
+    drop_path=0.0,
+)
+SIMMIM_SWINV2 = dataclasses.replace(
+    SIMMIM,
+    name="simmim-swinv2-800",
+    source="SimMIM (Xie et al. 2022), Swin's code, for SwinV2-B: at 192 pixels.",
+    expected="SwinV2-B on ImageNet-1k 85.04 fine-tuned, of 500 thousand iterations",
+    img_size=192,
+)
+MOCO = Recipe(
+    name="moco-v3-300",
+    source="MoCo v3 (Chen et al. 2021), its code for ViT-B; these values are remembered, not verified.",
+    cost=_hours(300, 1200),
+    expected="ViT-B on ImageNet-1k 83.2 fine-tuned, 76.7 linear",
+    img_size=224,
+    epochs=300,
+    warmup_epochs=40,
+    batch_size=4096,
+    base_lr=1.5e-4,
+    weight_decay=0.1,
+    betas=(0.9, 0.999),
+)
+DEIT = Recipe(
+    name="deit-300",
+    source="DeiT (Touvron et al. 2021), its code; these values are remembered, not verified. Without distillation.",
+    cost=_hours(300, 1800),
+    expected="ViT-B on ImageNet-1k 81.8",
+    img_size=224,
+    epochs=300,
+    warmup_epochs=5,
+    batch_size=1024,
+    base_lr=2.5e-4,
+    min_lr=1e-5,
+    betas=(0.9, 0.999),
+    drop_path=0.1,
+)
+SCENES = Recipe(
+    name="scenes",
+    source="This project: MAE's, scaled to the embedded world and two CPU cores. Not tuned.",
+    cost="minutes on two CPU cores with a ViT-Ti of 8-pixel patches",
+    expected="nothing: it is no published recipe",
+    img_size=64,
+    epochs=100,
+    warmup_epochs=10,
+    batch_size=64,
+    base_lr=1e-3,
+    weight_decay=0.05,
+    clip_norm=5.0,
+)
+SMOKE = dataclasses.replace(
+    SCENES,
+    name="smoke",
+    source="This project: does it run at all?",
+    cost="seconds on a CPU core with a ViT-Ti",
+    img_size=32,
+    epochs=2,
+    warmup_epochs=1,
+    batch_size=16,
+    picture_epochs=1,
+)
+RECIPES: Mapping[str, Recipe] = {
+    entry.name: entry
+    for entry in (
+        *(MAE, RELAXMIM, SIMMIM, SIMMIM_SWIN, SIMMIM_SWINV2, MOCO, DEIT),
+        *(SCENES, SMOKE),
+    )
+}
+
+
+def recipe(
+    name: str,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    precision: Precision | None = None,
+) -> Recipe:
+    """A recipe by name; other `epochs` stretch its warm-up and milestones with them. Raises UserError."""
+    if name not in RECIPES:
+        raise unknown("recipe", name, RECIPES)
+    found = RECIPES[name]
+    for option, value in (("--epochs", epochs), ("--batch-size", batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{option} {value}: at least 1 is needed. {name} has {_said(found)}.")
+    stretch = (epochs or found.epochs) / found.epochs
+    return dataclasses.replace(
+        found,
+        epochs=epochs or found.epochs,
+        warmup_epochs=found.warmup_epochs * stretch,
+        milestones=tuple(milestone * stretch for milestone in found.milestones),
+        batch_size=batch_size or found.batch_size,
+        precision=precision or found.precision,
+    )
+
+
+def _said(found: Recipe) -> str:
+    return f"{found.epochs} epochs with a batch of {found.batch_size}"

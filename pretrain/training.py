@@ -1,0 +1,320 @@
+"""A siamese network trained through mmengine's Runner, such that a killed run goes on bit for bit.
+
+Whatever a step draws or is set to follows from its position: the images and the masks from (seed,
+iteration), the learning rate from the iteration. So a checkpoint holds weights and the optimiser's state,
+no generator's, and nothing is replayed on resuming.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
+from mmengine.registry import LOOPS
+from mmengine.runner.base_loop import BaseLoop
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bench.errors import UserError
+from bench.training.runner import DeviceRunner
+from bench.training.seeding import MODEL, seed_everything
+from pretrain import checkpointing
+from pretrain.data import Batch
+from pretrain.recipes import Recipe
+from pretrain.siamese import Siamese
+
+Augmentation = Callable[[Any, tuple[int, ...]], Batch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    """Where batches come from: those of iteration i, i + 1, ... on, for any i.
+
+    Attributes:
+        dataset: the images, named and counted.
+        starting_at: raw batches from an iteration on, without end or until the last.
+        augment: what makes of a raw batch and its position a method's batch, on the device.
+    """
+
+    dataset: Any
+    starting_at: Callable[[int], Iterable[Any]]
+    augment: Augmentation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """A recipe counted in iterations; an update has `accumulate` of them."""
+
+    recipe: Recipe
+    updates_per_epoch: int
+    accumulate: int = 1
+
+    @property
+    def iterations(self) -> int:
+        """All of them."""
+        return self.recipe.epochs * self.updates_per_epoch * self.accumulate
+
+    def epoch(self, iteration: int) -> float:
+        """The epochs done before an iteration; within an update it stands still."""
+        return iteration // self.accumulate / self.updates_per_epoch
+
+    def learning_rate(self, iteration: int) -> float:
+        """Of the update that the iteration is part of: the first one's is not 0, it would be lost."""
+        return self.recipe.learning_rate(self.epoch(iteration) + 1 / self.updates_per_epoch)
+
+
+class Pretraining(BaseModel):  # type: ignore[misc]  # mmengine is untyped
+    """The siamese network as mmengine trains it: in the recipe's precision, and averaged if it says so."""
+
+    def __init__(self, siamese: Siamese, recipe: Recipe) -> None:
+        """Wrap, without a change of weights."""
+        super().__init__()
+        self.siamese = siamese
+        self.bf16 = recipe.precision == "bf16"
+        self.average: AveragedModel | None = None
+        if recipe.ema is not None:
+            average = get_ema_multi_avg_fn(recipe.ema)
+            self.average = AveragedModel(siamese.encoder, multi_avg_fn=average)
+            self.average.requires_grad_(False)
+
+    def init_weights(self) -> None:
+        """Leave the weights: mmengine would call timm's own `init_weights`."""
+
+    def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:
+        """The losses by name."""
+        assert mode == "loss"
+        with self.autocast(batch.images.device):
+            losses: dict[str, Tensor] = self.siamese(batch)
+        return losses
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The recipe's precision. bf16 has fp32's range, so its gradients need no scaling."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Their sum, whatever their names; mmengine's own sums those with "loss" in them."""
+        total = torch.stack([value.float() for value in losses.values()]).sum()
+        return total, {**losses, "loss": total}
+
+    def after_step(self, progress: float) -> None:
+        """After an update of the weights, at `progress` of all training."""
+        self.siamese.after_step(progress)
+        if self.average is not None:
+            self.average.update_parameters(self.siamese.encoder)
+
+    def encoder(self) -> nn.Module:
+        """What is exported: the average where there is one."""
+        return self.siamese.encoder if self.average is None else self.average.module
+
+
+@LOOPS.register_module()
+class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
+    """Trains from the iteration that the runner is at; a step is a function of it and the weights."""
+
+    max_epochs = 1  # mmengine asks
+
+    def __init__(self, runner: Any, dataloader: Batches, schedule: Schedule, seed: int) -> None:
+        """Take what each step follows from."""
+        super().__init__(runner, dataloader)
+        self.schedule, self.seed = schedule, seed
+        self.waited = 0.0  # seconds, for batches
+        self._epoch = self._iter = 0  # mmengine sets both on resuming
+
+    @property
+    def epoch(self) -> int:
+        """mmengine's; ours is `schedule.epoch(iter)`."""
+        return self._epoch
+
+    @property
+    def iter(self) -> int:
+        """The iteration at work, or to come."""
+        return self._iter
+
+    @property
+    def max_iters(self) -> int:
+        """All of them."""
+        return self.schedule.iterations
+
+    def run(self) -> nn.Module:
+        """Train to the end; returns the model."""
+        self.runner.call_hook("before_train")
+        self.runner.model.train()
+        if self._iter < self.max_iters:  # else no worker need start
+            for raw in self._raw_batches():
+                self._step(raw)
+                self._iter += 1
+                if self._iter == self.max_iters:
+                    break
+        assert self._iter == self.max_iters, "the data ended before training did"
+        self.runner.call_hook("after_train")
+        return self.runner.model
+
+    def _raw_batches(self) -> Iterator[Any]:
+        batches = iter(self.dataloader.starting_at(self._iter))
+        while True:
+            start = time.perf_counter()
+            try:
+                raw = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.perf_counter() - start
+            yield raw
+
+    def _step(self, raw: Any) -> None:
+        runner, rank = self.runner, [self.runner.rank] if self.runner.rank else []
+        for group in runner.optim_wrapper.param_groups:
+            group["lr"] = self.schedule.learning_rate(self._iter)
+        batch = self.dataloader.augment(raw, (self.seed, self._iter))
+        seed_everything(self.seed, MODEL, self._iter, *rank)  # masks and the like
+        runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
+        outputs = runner.model.train_step({"batch": batch}, optim_wrapper=runner.optim_wrapper)
+        if (self._iter + 1) % self.schedule.accumulate == 0:
+            trained(runner).after_step((self._iter + 1) / self.max_iters)
+        runner.call_hook(
+            "after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs
+        )
+
+
+def trained(runner: Any) -> Pretraining:
+    """The model inside of what distributes it."""
+    model = getattr(runner.model, "module", runner.model)
+    assert isinstance(model, Pretraining)
+    return model
+
+
+def train(
+    siamese: Siamese,
+    batches: Batches,
+    schedule: Schedule,
+    *,
+    seed: int,
+    out: Path,
+    device: torch.device,
+    hooks: Sequence[Hook] = (),
+    compiled: bool = False,
+    wandb: bool = False,
+) -> nn.Module:
+    """Train `siamese`, from `out`'s newest whole checkpoint if there is one; returns the encoder.
+
+    `hooks` are mmengine's; one of them has to write the checkpoints (`checkpointing.Checkpoints`).
+    Raises UserError when the loss is no number any more, or a checkpoint cannot be written.
+    """
+    model = Pretraining(siamese, schedule.recipe).to(device)
+    if compiled:
+        _compile(siamese)
+    checkpoint = checkpointing.newest(out)
+    runner = DeviceRunner(
+        model=model,
+        work_dir=str(out),
+        train_dataloader=batches,
+        train_cfg={"type": "PositionLoop", "schedule": schedule, "seed": seed},
+        optim_wrapper=_optimiser(siamese, schedule, device),
+        default_hooks=dict.fromkeys(
+            ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
+        ),
+        custom_hooks=[FiniteLoss(), *hooks],
+        visualizer={"type": "Visualizer", "vis_backends": _writers(wandb), "save_dir": str(out)},
+        randomness={"seed": seed},
+        experiment_name=str(out),  # mmengine's global loggers go by this name
+        resume=checkpoint is not None,
+        load_from=str(checkpoint) if checkpoint else None,
+        cfg=Config({"device": str(device)}),
+    )
+    runner.train()
+    runner.visualizer.close()
+    return trained(runner).encoder()
+
+
+def _optimiser(siamese: Siamese, schedule: Schedule, device: torch.device) -> OptimWrapper:
+    recipe = schedule.recipe
+    groups = param_groups_weight_decay(
+        siamese, recipe.weight_decay, no_weight_decay_list=siamese.no_weight_decay()
+    )
+    return OptimWrapper(
+        torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True),
+        accumulative_counts=schedule.accumulate,
+        clip_grad={"max_norm": recipe.clip_norm} if recipe.clip_norm else None,
+    )
+
+
+def _writers(wandb: bool) -> list[dict[str, Any]]:
+    return [
+        {"type": "TensorboardVisBackend"},
+        *([{"type": "WandbVisBackend", "init_kwargs": {"project": "mim-bench"}}] if wandb else []),
+    ]
+
+
+def _compile(siamese: Siamese) -> None:
+    """Compile in place: the keys of the weights stay. Masks are drawn as without it."""
+    import torch._inductor.config as inductor
+
+    inductor.fallback_random = True
+    siamese.compile()
+
+
+class FiniteLoss(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Stops at a loss that is no number, and names its iteration.
+
+    The loss is looked at where it is, on the device, and asked for every `interval` iterations: to ask
+    makes a GPU wait.
+    """
+
+    priority = "HIGH"  # before a checkpoint is written
+
+    def __init__(self, interval: int = 10) -> None:
+        """Ask every `interval` iterations; on a CPU, every one."""
+        self.interval = interval
+        self.first_bad: Tensor | None = None
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Raise UserError if a loss since the last look was no number."""
+        loss = outputs["loss"].detach()
+        if self.first_bad is None:
+            self.first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
+        self.first_bad = torch.where(bad, runner.iter, self.first_bad)
+        if loss.device.type == "cpu" or (runner.iter + 1) % self.interval == 0:
+            self._stop_if_bad(runner)
+
+    def after_train(self, runner: Any) -> None:
+        """Look once more."""
+        if self.first_bad is not None:
+            self._stop_if_bad(runner)
+
+    def _stop_if_bad(self, runner: Any) -> None:
+        assert self.first_bad is not None
+        iteration = int(self.first_bad)
+        if iteration < 0:
+            return
+        schedule = runner.train_loop.schedule
+        last = checkpointing.newest(Path(runner.work_dir))
+        raise UserError(
+            f"The loss is no number in iteration {iteration + 1} of {schedule.iterations} (epoch "
+            f"{schedule.epoch(iteration):.2f}, learning rate {schedule.learning_rate(iteration):.3g}): training "
+            f"stopped. The last good checkpoint is {last or 'none, for none was written before'}. The same command "
+            f"would come to the same number: look at the images, or take --precision fp32 or a recipe with a lower "
+            f"rate, into another --out."
+        )
+
+
+def place() -> torch.device:
+    """This process's device; joins the process group that torchrun says it is of."""
+    cuda = torch.cuda.is_available()
+    device = (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+    )
+    if cuda:
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    return device
