@@ -1,0 +1,254 @@
+"""Batches of images for pretraining: which image and which crop, decoded in workers.
+
+    raw = loader(source("scenes"), batch_size=256, img_size=224, seed=0, start_iteration=1000)
+
+Which images a batch has, and where they are cropped, follows from (seed, iteration, slot) alone, a slot
+being an image's place in the batch. So a resumed run replays nothing, and workers and processes
+change nothing. Flips, colours and normalisation are drawn and done on the device: `pretrain.augment`.
+"""
+
+import dataclasses
+import functools
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from bench.errors import UserError
+from pretrain.decoding import Unusable, crops_of, draw_box
+from pretrain.sources import ImageSource, source
+
+__all__ = ["Batch", "ImageSource", "RawBatch", "loader", "source"]
+
+ORDER, CROP = 6, 7  # streams of random numbers, see bench.training.seeding
+ALLOWED = 0.01  # the part of a source's images that may be unusable
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a method sees, on its device.
+
+    Args:
+        images: float32 [N, 3, H, W], normalised: the first crop of every image.
+        others: a second crop of the same images, for views that need two.
+        labels: int64 [N].
+        occluders: bool [N, H, W], True where the first crop shows what stands in front.
+    """
+
+    images: Tensor
+    others: Tensor | None = None
+    labels: Tensor | None = None
+    occluders: Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RawBatch:
+    """What a worker hands over: crops in bytes.
+
+    Args:
+        images, others: uint8 [N, 3, S, S].
+        slots: int64 [N], the images' places in the step's batch, of which this process has its part.
+        batch_size: images of the step's batch, over all processes.
+        skipped: (name, reason) of the images that could not be used, and were replaced by the next.
+    """
+
+    images: Tensor
+    others: Tensor | None
+    labels: Tensor | None
+    occluders: Tensor | None
+    slots: Tensor
+    batch_size: int
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "RawBatch":
+        """The same batch with its crops on a device; `slots` are read by the CPU and stay there."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "RawBatch":
+        """The same batch in memory that a GPU reads without waiting; torch's loader calls this."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Any) -> "RawBatch":
+        names = ("images", "others", "labels", "occluders")
+        there = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return dataclasses.replace(self, **{name: change(value) for name, value in there.items()})
+
+
+@dataclasses.dataclass(kw_only=True)
+class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
+    """A source's batches by iteration, made in the process that asks; see `loader` for the fields."""
+
+    source: ImageSource
+    batch_size: int
+    img_size: int
+    seed: int
+    crops: int
+    scale: tuple[float, float]
+    occluders: bool
+    smallest: int
+    rank: int
+    world_size: int
+    unusable: dict[int, str] = dataclasses.field(default_factory=dict)  # found by this process
+
+    def __getitem__(self, iteration: int) -> RawBatch | UserError:
+        """The batch of an iteration; a user's mistake is handed over, not raised through torch's loader."""
+        slots = range(self.rank, self.batch_size, self.world_size)
+        try:
+            samples = [self._sample(iteration, slot) for slot in slots]
+        except UserError as error:
+            return error
+        images, others, occluders, indices, skipped = zip(*samples, strict=True)
+        labels = self.source.labels
+        return RawBatch(
+            images=_stacked(images),
+            others=_stacked(others) if self.crops == 2 else None,
+            labels=None if labels is None else torch.from_numpy(labels[list(indices)]),
+            occluders=torch.from_numpy(np.stack(occluders)) if self.occluders else None,
+            slots=torch.tensor(slots),
+            batch_size=self.batch_size,
+            skipped=tuple(dict.fromkeys(one for some in skipped for one in some)),
+        )
+
+    def _sample(self, iteration: int, slot: int) -> tuple[Any, ...]:
+        """Two crops (or one twice), occluders or None, the image's number, what was skipped."""
+        place = image_of(self.seed, iteration * self.batch_size + slot, len(self.source))
+        skipped: list[tuple[str, str]] = []
+        while True:
+            index = int(self.source.chosen[place])
+            try:
+                pixels, occluders = self._cropped(index, iteration, slot)
+                return pixels[0], pixels[-1], occluders, index, skipped
+            except (OSError, Unusable) as error:
+                self.unusable[index] = str(error).splitlines()[0]
+                skipped.append((self.source.storage.where(index), self.unusable[index]))
+                refuse(self.source, len(self.unusable), skipped[-1])
+                place = (place + 1) % len(self.source)
+
+    def _cropped(self, index: int, iteration: int, slot: int) -> tuple[Any, Any]:
+        """The crops of an image, uint8 [S, S, 3], and the first one's occluders, bool [S, S]."""
+        if index in self.unusable:
+            raise Unusable(self.unusable[index])
+        random = np.random.default_rng([self.seed, CROP, iteration, slot])
+        draw = functools.partial(draw_box, random, self.scale)
+        occluders = self.source.occluders
+        return crops_of(
+            self.source.storage.read(index),
+            draw=lambda width, height: [draw(width, height) for _ in range(self.crops)],
+            size=self.img_size,
+            smallest=self.smallest,
+            mask=occluders(index) if occluders and self.occluders else None,
+        )
+
+
+def _stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+@functools.lru_cache(maxsize=2)
+def order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
+    """The order of an epoch's images."""
+    return np.random.default_rng([seed, ORDER, epoch, 0]).permutation(length)
+
+
+def image_of(seed: int, position: int, length: int) -> int:
+    """The image at a position of the endless sequence of shuffled epochs."""
+    return int(order(seed, position // length, length)[position % length])
+
+
+def refuse(source: ImageSource, unusable: int, last: tuple[str, str]) -> None:
+    """Raise UserError when too many of a source's images cannot be used."""
+    if unusable <= ALLOWED * len(source):
+        return
+    raise UserError(
+        f"{unusable} of the {len(source):,} images of {source.name} cannot be used, more than the "
+        f"{ALLOWED:.0%} that are passed over; the last is {last[0]}: {last[1]}. Restore or remove the bad images, "
+        f"and run the same command again."
+    )
+
+
+class BatchLoader(DataLoader):  # type: ignore[misc]  # torch is not followed
+    """torch's loader over `Batches`: raises a worker's UserError, and tells of skipped images once."""
+
+    def __iter__(self) -> Iterator[RawBatch]:
+        """The batches, iteration after iteration."""
+        for batch in super().__iter__():
+            if isinstance(batch, UserError):
+                raise batch
+            note(self.dataset.source, batch.skipped)
+            yield batch
+
+
+def note(source: ImageSource, skipped: Sequence[tuple[str, str]]) -> None:
+    """Count, name and, beyond the allowed, refuse the images that could not be used."""
+    for name, reason in skipped:
+        if name in source.skipped:
+            continue
+        source.skipped[name] = reason
+        log.warning("Skipped %s: %s (%d so far).", name, reason, len(source.skipped))
+        refuse(source, len(source.skipped), (name, reason))
+
+
+def loader(
+    source: ImageSource,
+    *,
+    batch_size: int,
+    img_size: int,
+    seed: int,
+    start_iteration: int = 0,
+    iterations: int | None = None,
+    num_workers: int = 0,
+    crops: int = 1,
+    scale: tuple[float, float] = (0.2, 1.0),
+    occluders: bool = False,
+    smallest: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> BatchLoader:
+    """Load the batches of iterations start_iteration to iterations - 1; without an end where None.
+
+    Args:
+        batch_size: images of one step over all processes; this one gets its share.
+        crops: 1 or 2 random crops of every image, of `scale` parts of its area, resized to img_size.
+        occluders: also give what stands in front, which only the embedded world knows.
+        smallest: an image with a side of fewer pixels, such as the patch's, is skipped.
+
+    Raises:
+        UserError: occluders of a source that has none, or, on iteration, too many unusable images.
+    """
+    assert batch_size % world_size == 0
+    assert crops in (1, 2)
+    if occluders and source.occluders is None:
+        raise UserError(
+            f"Masking by occluders needs to know what stands in front of what, and {source.name} does not tell. Use "
+            f"--data scenes or species, or another masking."
+        )
+    batches = Batches(
+        source=source,
+        batch_size=batch_size,
+        img_size=img_size,
+        seed=seed,
+        crops=crops,
+        scale=scale,
+        occluders=occluders,
+        smallest=smallest,
+        rank=rank,
+        world_size=world_size,
+    )
+    return BatchLoader(
+        batches,
+        sampler=range(start_iteration, sys.maxsize if iterations is None else iterations),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        # Otherwise torch draws a number that nothing uses from the generator that the model uses.
+        generator=torch.Generator().manual_seed(seed),
+    )
