@@ -171,7 +171,7 @@ def _ensure(cache: str) -> tuple[str, int]:
 def test_two_processes_make_one_world_and_leave_nothing_behind(tmp_path):
     stale = tmp_path / "scenes"
     with multiprocessing.get_context("spawn").Pool(2) as pool:
-        first, second = pool.map(_ensure, [str(tmp_path)] * 2, chunksize=1)
+        first, second = pool.map_async(_ensure, [str(tmp_path)] * 2, chunksize=1).get(timeout=300)
     assert first == second
     visible = [p.name for p in stale.iterdir() if not p.name.endswith(".lock")]
     assert visible == [Path(first[0]).name]
