@@ -3,13 +3,11 @@
 import contextlib
 import logging
 import os
-import sys
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 
 from bench.errors import UserError
@@ -23,7 +21,7 @@ class Checkpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Writes the training state every `interval` seconds and at the end, and keeps the last `keep`.
 
     Since resuming is exact, when it writes changes no number. Written is after an update of the weights
-    only, and only when all weights are numbers. Raises UserError when it cannot write.
+    only. Raises UserError when it cannot write.
     """
 
     priority = "VERY_LOW"  # after all that an iteration does
@@ -42,7 +40,6 @@ class Checkpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
         if runner.rank or done % loop.schedule.accumulate:
             return
         if done == loop.max_iters or time.monotonic() - self.written >= self.interval:
-            _check_weights(runner)
             write(runner, Path(runner.work_dir) / f"checkpoint-{done:09d}.pth")
             for old in _newest_first(Path(runner.work_dir))[self.keep :]:
                 old.unlink()
@@ -85,8 +82,6 @@ def newest(folder: Path) -> Path | None:
         if damage is None:
             return path
         logger.warning("%s is damaged (%s): going on from the one before", path, damage)
-        if int(os.environ.get("RANK", 0)) == 0:
-            sys.stderr.write(f"{path} is damaged ({damage}): going on from the one before.\n")
     return None
 
 
@@ -102,17 +97,3 @@ def _damage(path: Path) -> str | None:
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         return str(error)
     return f"{part} is not what was written" if part else None
-
-
-def _check_weights(runner: Any) -> None:
-    """A loss can be a number, and its gradient none: the weights are lost one step before it shows."""
-    bad = [
-        name for name, value in runner.model.named_parameters() if not torch.isfinite(value).all()
-    ]
-    if bad:
-        raise UserError(
-            f"Training diverged by iteration {runner.iter + 1}: {len(bad)} weights, {bad[0]} among them, are no "
-            f"numbers any more, and no checkpoint is written of them. The last good one is "
-            f"{newest(Path(runner.work_dir)) or 'none'}. Look at the images, or take --precision fp32 or a recipe with "
-            f"a lower rate, into another --out."
-        )

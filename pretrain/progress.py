@@ -1,18 +1,14 @@
 """What a waiting user sees of pretraining: loss, images a second, the share of waiting, time left."""
 
 import datetime
-import logging
 import sys
 import time
 from typing import Any
 
-import torch
 from mmengine.hooks import Hook
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
-
-logger = logging.getLogger(__name__)
 
 
 class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
@@ -65,8 +61,9 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         seconds = time.perf_counter() - self.begin
         waited = runner.train_loop.waited / seconds
         self._line(
+            runner,
             f"{iterations} iterations in {_clock(seconds)}: {iterations * self.images / seconds:.0f} images/s, "
-            f"waited {waited:.1%}"
+            f"waited {waited:.1%}",
         )
 
     def close(self) -> None:
@@ -92,24 +89,15 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         )
         self.bar.update(self.task, completed=done, note=note)
         if not self.terminal and (now - self.said >= self.seconds or done == self.first + 1):
-            self._line(f"iteration {done}/{runner.max_iters} {note}")
+            self._line(runner, f"iteration {done}/{runner.max_iters} {note}")
             self.said = now
         self.sums, self.since, self.last, self.waited = {}, now, done, loop.waited
 
-    def _line(self, text: str) -> None:
+    def _line(self, runner: Any, text: str) -> None:
         if not self.quiet:
-            logger.info("%s: %s", self.title, text)
+            runner.logger.info(text)
             sys.stderr.write(f"{self.title}: {text}\n")
 
 
 def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
-
-
-def memory(device: torch.device) -> int:
-    """Bytes that the process held at its peak: on the GPU, or on a CPU of main memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -23,11 +23,11 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.errors import UserError
 from bench.training.runner import DeviceRunner
 from bench.training.seeding import MODEL, seed_everything
 from pretrain import checkpointing
 from pretrain.data import Batch
+from pretrain.divergence import FiniteLoss
 from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
@@ -260,53 +260,6 @@ def _compile(siamese: Siamese) -> None:
     siamese.compile()
 
 
-class FiniteLoss(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Stops at a loss that is no number, and names its iteration.
-
-    The loss is looked at where it is, on the device, and asked for every `interval` iterations: to ask
-    makes a GPU wait.
-    """
-
-    priority = "HIGH"  # before a checkpoint is written
-
-    def __init__(self, interval: int = 10) -> None:
-        """Ask every `interval` iterations; on a CPU, every one."""
-        self.interval = interval
-        self.first_bad: Tensor | None = None
-
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Raise UserError if a loss since the last look was no number."""
-        loss = outputs["loss"].detach()
-        if self.first_bad is None:
-            self.first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
-        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
-        self.first_bad = torch.where(bad, runner.iter, self.first_bad)
-        if loss.device.type == "cpu" or (runner.iter + 1) % self.interval == 0:
-            self._stop_if_bad(runner)
-
-    def after_train(self, runner: Any) -> None:
-        """Look once more."""
-        if self.first_bad is not None:
-            self._stop_if_bad(runner)
-
-    def _stop_if_bad(self, runner: Any) -> None:
-        assert self.first_bad is not None
-        iteration = int(self.first_bad)
-        if iteration < 0:
-            return
-        schedule = runner.train_loop.schedule
-        last = checkpointing.newest(Path(runner.work_dir))
-        raise UserError(
-            f"The loss is no number in iteration {iteration + 1} of {schedule.iterations} (epoch "
-            f"{schedule.epoch(iteration):.2f}, learning rate {schedule.learning_rate(iteration):.3g}): training "
-            f"stopped. The last good checkpoint is {last or 'none, for none was written before'}. The same command "
-            f"would come to the same number: look at the images, or take --precision fp32 or a recipe with a lower "
-            f"rate, into another --out."
-        )
-
-
 def place() -> torch.device:
     """This process's device; joins the process group that torchrun says it is of."""
     cuda = torch.cuda.is_available()
@@ -318,3 +271,10 @@ def place() -> torch.device:
     if "RANK" in os.environ and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if cuda else "gloo")
     return device
+
+
+def ranks() -> tuple[int, int]:
+    """This process's number, and how many there are."""
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()

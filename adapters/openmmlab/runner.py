@@ -9,10 +9,8 @@ the digest.
 
 import contextlib
 import copy
-import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -24,12 +22,8 @@ from bench.tasks import Job, Outcome, Selection
 
 compatibility.prepare()
 
-import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm  # noqa: E402
 from mmengine.registry import FUNCTIONS  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
-from torch import nn  # noqa: E402
 
 from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
 from adapters.openmmlab import (  # noqa: E402
@@ -39,13 +33,14 @@ from adapters.openmmlab import (  # noqa: E402
     progress,
 )
 from bench.training import handover, seeding  # noqa: E402, F401  registers what configs name
+from bench.training.runner import DeviceRunner  # noqa: E402
 
 CHECKPOINT_SECONDS = 60.0
 FUNCTIONS.register_module(module=worker_ends_with_run)
 
 
-class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
-    """A Runner that keeps to its job's device and writes its log to a file, not to the terminal."""
+class JobRunner(DeviceRunner):
+    """Counts the seconds of training, and gathers what the ranks found."""
 
     earlier_seconds = 0.0  # of training, in the processes that this one goes on from
     started = 0.0
@@ -58,41 +53,6 @@ class JobRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
     def train_seconds(self) -> float:
         """Wall-clock seconds of training so far, over all processes; what a kill lost is not in it."""
         return self.earlier_seconds + time.perf_counter() - self.started
-
-    def load_checkpoint(self, filename: str, **settings: Any) -> Any:
-        """Refuse a checkpoint of another model; mmengine would only log what does not fit."""
-        with contextlib.redirect_stdout(None):  # it prints where from
-            return super().load_checkpoint(filename, **{**settings, "strict": True})
-
-    def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> Any:
-        """One `run.log` a run, resumed parts appended; the terminal hears of errors alone."""
-        name = "run.log" if self.rank == 0 else f"run-rank{self.rank}.log"
-        log = super().build_logger(log_level, str(Path(self.work_dir) / name), **kwargs)
-        for handler in log.handlers:
-            if not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.ERROR)
-        return log
-
-    def dump_config(self) -> None:
-        """Under one name, so that a resumed run leaves one."""
-        if self.rank == 0:
-            self.cfg.dump(Path(self.work_dir) / "config.py")
-
-    def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """mmengine takes CUDA wherever there is one; a single process has no batches to synchronise."""
-        assert model_wrapper_cfg is None
-        device = torch.device(self.cfg.device)
-        if self.world_size == 1:
-            return revert_sync_batchnorm(model).to(device)
-        cuda = device.type == "cuda"
-        if cuda:  # statistics of the whole batch; torch has no such layer for a CPU
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return MMDistributedDataParallel(
-            module=model.to(device),
-            device_ids=[device.index] if cuda else None,
-            broadcast_buffers=not cuda,
-            find_unused_parameters=True,  # a batch without an object trains no mask head
-        )
 
     def build_test_loop(self, loop: Any) -> Any:
         """Gather what the ranks found over their process group, each example once."""

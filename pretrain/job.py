@@ -1,0 +1,225 @@
+"""One pretraining run from its request to its weights file."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.processes import worker_ends_with_run
+from bench.provenance import git
+from pretrain import ownership
+from pretrain.methods import Method
+from pretrain.recipes import Recipe
+
+if TYPE_CHECKING:
+    from pretrain.siamese import Siamese
+    from pretrain.sources import ImageSource
+    from pretrain.training import Batches, Schedule
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as all the papers have it
+AUGMENTATION_OF = {
+    "visible-pixels": "mae",
+    "masked-pixels": "simmim",
+    "mask-complement": "mae",
+    "two-crops": "moco",
+    "image-label": "supervised",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """A pretraining run: all that its weights follow from, and how it is carried out."""
+
+    method: Method
+    arch: str
+    recipe: Recipe
+    data: str
+    images: int | None
+    subset_seed: int
+    seed: int
+    accumulate: int
+    out: Path
+    data_root: Path | None
+    compiled: bool
+    wandb: bool
+    workers: int
+    checkpoint_seconds: float
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the weights follow from, as JSON values; where the images lie is no part of it."""
+        told = dataclasses.asdict(self.method)
+        return {
+            "method": {key: told[key] for key in told if key not in ("source", "expected")},
+            "arch": self.arch,
+            "recipe": self.recipe.settings(),
+            "data": Path(self.data).name,
+            "images": self.images,
+            "subset_seed": self.subset_seed if self.images is not None else None,
+            "seed": self.seed,
+            "accumulate": self.accumulate,
+        }
+
+
+def pretrain(request: Request) -> None:
+    """Train and export; goes on where a killed process was. Raises UserError."""
+    from pretrain import training
+    from pretrain.export import NAME, export
+
+    device = training.place()
+    rank, world_size = training.ranks()
+    target = request.out / NAME
+    claimed: Any = contextlib.nullcontext()
+    if rank == 0:
+        claimed = ownership.claim(request.out, request.identity)
+    with claimed:
+        if target.is_file():
+            _say(rank, f"{target} is there already.")
+            return
+        images = _images(request)
+        siamese = _siamese(request, images)
+        schedule = _schedule(request, images, world_size)
+        batches = _batches(request, images, siamese, rank, world_size, device)
+        encoder = training.train(
+            siamese,
+            batches,
+            schedule,
+            seed=request.seed,
+            out=request.out,
+            device=device,
+            hooks=_hooks(request),
+            compiled=request.compiled,
+            wandb=request.wandb,
+        )
+        if rank == 0:
+            export(encoder, target, _header(request, images))
+    skipped = f"; {len(images.skipped)} images were skipped" if images.skipped else ""
+    _say(
+        rank, f"{target} is there{skipped}. Try: python -m bench.run --backbone {target} --task all"
+    )
+
+
+def _say(rank: int, text: str) -> None:
+    if rank == 0:
+        sys.stdout.write(f"{text}\n")
+
+
+def _images(request: Request) -> "ImageSource":
+    from pretrain.sources import source
+
+    return source(
+        request.data,
+        images=request.images,
+        subset_seed=request.subset_seed,
+        data_root=request.data_root,
+    )
+
+
+def _siamese(request: Request, images: "ImageSource") -> "Siamese":
+    from pretrain.siamese import build
+
+    supervised = request.method.views == "image-label"
+    if supervised and images.labels is None:
+        raise UserError(
+            f"The views {request.method.views} need labels, and {images.name} has none. Give a folder with one folder "
+            f"a class, or --data species."
+        )
+    drop_path = {"drop_path_rate": request.recipe.drop_path} if request.recipe.drop_path else {}
+    return build(
+        request.method,
+        request.arch,
+        img_size=request.recipe.img_size,
+        num_classes=len(images.classes) if supervised else 0,
+        seed=request.seed,
+        **drop_path,
+    )
+
+
+def _schedule(request: Request, images: "ImageSource", world_size: int) -> "Schedule":
+    from pretrain.training import Schedule
+
+    batch, parts = request.recipe.batch_size, request.accumulate * world_size
+    if batch % parts:
+        raise UserError(
+            f"A batch of {batch} cannot be shared equally among {world_size} processes with {request.accumulate} parts "
+            f"each. Give --batch-size a multiple of {parts}, or another --accumulate."
+        )
+    return Schedule(
+        recipe=request.recipe,
+        updates_per_epoch=max(1, images.images_per_epoch // batch),
+        accumulate=request.accumulate,
+    )
+
+
+def _batches(
+    request: Request,
+    images: "ImageSource",
+    siamese: "Siamese",
+    rank: int,
+    world_size: int,
+    device: Any,
+) -> "Batches":
+    from pretrain.augment import Augment, augmentation
+    from pretrain.data import loader
+    from pretrain.training import Batches
+
+    chosen = augmentation(AUGMENTATION_OF[request.method.views])
+    augment = Augment(chosen, mean=MEAN, std=STD).to(device)
+
+    def starting_at(iteration: int) -> Any:
+        batches = loader(
+            images,
+            batch_size=request.recipe.batch_size // request.accumulate,
+            img_size=request.recipe.img_size,
+            seed=request.seed,
+            start_iteration=iteration,
+            num_workers=request.workers,
+            crops=siamese.crops,
+            scale=chosen.scale,
+            occluders=siamese.needs_occluders,
+            rank=rank,
+            world_size=world_size,
+            pin_memory=device.type == "cuda",
+        )
+        batches.worker_init_fn = worker_ends_with_run if request.workers else None
+        return batches
+
+    return Batches(
+        dataset=images,
+        starting_at=starting_at,
+        augment=lambda raw, position: augment(raw.to(device, non_blocking=True), position),
+    )
+
+
+def _hooks(request: Request) -> list[Any]:
+    from pretrain.checkpointing import Checkpoints
+    from pretrain.pictures import Pictures
+    from pretrain.progress import ProgressHook
+
+    title = f"{request.method.name} {request.arch}"
+    return [
+        ProgressHook(title, images=request.recipe.batch_size // request.accumulate),
+        Pictures(),
+        Checkpoints(request.checkpoint_seconds),
+    ]
+
+
+def _header(request: Request, images: "ImageSource") -> dict[str, str]:
+    """What the weights file says of itself: strings, JSON where they are no plain text."""
+    size = request.recipe.img_size
+    return {
+        "arch": request.arch,
+        "method": request.method.name,
+        "recipe": request.recipe.name,
+        "data": images.name,
+        "data_fingerprint": images.fingerprint,
+        "epochs": str(request.recipe.epochs),
+        "mean": json.dumps(MEAN),
+        "std": json.dumps(STD),
+        "img_size": json.dumps([size, size]),
+        "commit": str(git()["commit"]),
+        "pretraining": json.dumps(request.identity),
+    }

@@ -1,0 +1,144 @@
+"""Pretrain a backbone: a method, an architecture, a recipe and images -> a weights file.
+
+    python -m pretrain.run --method mae --arch vit_tiny_patch16_224 --recipe scenes --data scenes --out OUT
+
+leaves OUT/backbone.safetensors for `python -m bench.run --backbone`, with curves for TensorBoard and
+pictures beside it. The same command goes on with a run that was killed. Several GPUs: torchrun -m
+pretrain.run ..., under Slurm through srun.
+"""
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import backbones
+from bench.errors import UserError, unknown
+from pretrain import recipes
+from pretrain.job import Request, pretrain
+from pretrain.methods import METHODS, Method, method
+
+DONE, WRONG, INTERRUPTED = 0, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, train, export; return the exit status (0 done, 2 wrong request or stopped training)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        request = _request(arguments)
+        if arguments.dry_run:
+            sys.stdout.write(_described(request))
+        else:
+            pretrain(request)
+        return DONE
+    except UserError as error:
+        sys.stderr.write(f"pretrain.run: {error}\n")
+        return WRONG
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. The same command goes on from the last checkpoint.\n")
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pretrain.run",
+        description="Pretrain a backbone and export it for python -m bench.run.",
+        epilog="Exit status: 0 the backbone is there, 2 wrong request or training that had to stop.",
+    )
+    add = parser.add_argument
+    add("--method", required=True, metavar="M", help=", ".join(m.name for m in METHODS))
+    add("--arch", required=True, metavar="ARCH", help="a timm architecture")
+    add("--recipe", required=True, metavar="RECIPE", help=", ".join(recipes.RECIPES))
+    add("--data", required=True, metavar="NAME|DIR", help="scenes, species, or a folder")
+    add("--out", required=True, type=Path, metavar="DIR", help="one folder a run")
+    add("--images", type=int, metavar="N", help="few images, repeated to the same number of steps")
+    add("--subset-seed", type=int, default=0, metavar="S", help="which few (default 0)")
+    add("--seed", type=int, default=0, metavar="K", help="of weights, order, masks (default 0)")
+    add("--epochs", type=int, metavar="E", help="stretches the recipe's schedule")
+    add("--batch-size", type=int, metavar="B", help="images an update; the rate is in proportion")
+    add("--precision", choices=("fp32", "bf16"), help="of the forward pass (default: the recipe's)")
+    add("--accumulate", type=int, default=1, metavar="A", help="parts of a batch (default 1)")
+    add("--compile", action="store_true", help="torch.compile")
+    add("--wandb", action="store_true", help="also write to Weights & Biases")
+    add("--workers", type=int, metavar="N", help="processes that decode (default: half the cores)")
+    add("--checkpoint-seconds", type=float, default=120.0, metavar="T", help="default 120")
+    add("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
+    add("--dry-run", action="store_true", help="say what would be done")
+    _add_method_fields(parser)
+    return parser
+
+
+def _add_method_fields(parser: argparse.ArgumentParser) -> None:
+    """An option for each of a method's fields, so that an ablation is a loop over this command."""
+    group = parser.add_argument_group("a method's own fields, changed (see pretrain/methods.py)")
+    for field in _method_fields():
+        option = f"--{field.name.replace('_', '-')}"
+        if field.type is bool:
+            group.add_argument(option, action=argparse.BooleanOptionalAction)
+        else:
+            kind = field.type if field.type in (int, float) else str
+            group.add_argument(option, type=kind, metavar=field.name.upper())
+
+
+def _method_fields() -> list[dataclasses.Field[Any]]:
+    prose = ("name", "source", "expected")
+    return [field for field in dataclasses.fields(Method) if field.name not in prose]
+
+
+def _request(arguments: argparse.Namespace) -> Request:
+    """Check what argparse cannot; raises UserError."""
+    if arguments.arch not in (known := backbones.architectures()):
+        raise unknown("backbone", arguments.arch, known)
+    for option in ("accumulate", "seed", "subset_seed", "workers"):
+        least = 1 if option == "accumulate" else 0
+        given = getattr(arguments, option)
+        if given is not None and given < least:
+            raise UserError(f"--{option.replace('_', '-')} {given}: the least is {least}.")
+    data_root = arguments.data_root or os.environ.get("BENCH_DATA")
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return Request(
+        method=method(
+            arguments.method, **{f.name: getattr(arguments, f.name) for f in _method_fields()}
+        ),
+        arch=arguments.arch,
+        recipe=recipes.recipe(
+            arguments.recipe,
+            epochs=arguments.epochs,
+            batch_size=arguments.batch_size,
+            precision=arguments.precision,
+        ),
+        data=arguments.data,
+        images=arguments.images,
+        subset_seed=arguments.subset_seed,
+        seed=arguments.seed,
+        accumulate=arguments.accumulate,
+        out=arguments.out,
+        data_root=Path(data_root) if data_root else None,
+        compiled=arguments.compile,
+        wandb=arguments.wandb,
+        workers=max(1, cores // 2) if arguments.workers is None else arguments.workers,
+        checkpoint_seconds=arguments.checkpoint_seconds,
+    )
+
+
+def _described(request: Request) -> str:
+    recipe = request.recipe
+    chosen = request.method
+    lines = [
+        f"method   {chosen.name}: {chosen.views} x {chosen.similarity}. {chosen.source}",
+        f"arch     {request.arch}, {recipe.img_size} pixels",
+        f"recipe   {recipe.name}: {recipe.epochs} epochs, batch {recipe.batch_size}, rate {recipe.peak_lr:.3g}, "
+        f"{recipe.precision}. {recipe.source}",
+        f"cost     {recipe.cost}",
+        f"expected {recipe.expected}",
+        f"data     {request.data}" + (f", {request.images} images" if request.images else ""),
+        f"out      {request.out}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
