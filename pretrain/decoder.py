@@ -1,0 +1,136 @@
+"""What stands on the encoder and is thrown away afterwards: decoders, projectors, heads.
+
+Each is a part of the similarity. An `Embedding` makes of an encoder's features what is compared, at
+the positions asked for.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.nn import functional as collective
+from torch.nn import functional as F
+
+from pretrain.encoder import initialise_linear, sincos_positions
+from pretrain.views import View, patchify, take
+
+
+class Decoder(nn.Module):
+    """MAE's decoder: mask tokens at the places of the patches that the encoder did not see, then blocks."""
+
+    def __init__(
+        self, width: int, grid: tuple[int, int], num_prefix: int, dim: int, depth: int, heads: int
+    ) -> None:
+        """Take tokens of `width`, of a grid of patches with `num_prefix` more before them."""
+        super().__init__()
+        self.num_prefix = num_prefix
+        self.embed = nn.Linear(width, dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.register_buffer("positions", sincos_positions(grid, dim)[None], persistent=False)
+        self.blocks = nn.Sequential(*[Block(dim, heads, qkv_bias=True) for _ in range(depth)])
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        initialise_linear(self)
+        nn.init.normal_(self.mask_token, std=0.02)
+
+    def forward(self, features: Tensor, shown: Tensor | None, at: Tensor) -> Tensor:
+        """[N, P + K, width], of the patches at [N, K] (None: all), to [N, M, dim] at the positions [N, M]."""
+        tokens = self.embed(features)
+        prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
+        if shown is not None:
+            places = shown[:, :, None].expand(-1, -1, patches.shape[2])
+            empty = self.mask_token.to(tokens.dtype).expand(
+                len(tokens), self.positions.shape[1], -1
+            )
+            patches = empty.scatter(1, places, patches)
+        tokens = torch.cat([prefix, (patches + self.positions).to(prefix.dtype)], 1)
+        return self.norm(take(self.blocks(tokens)[:, self.num_prefix :], at))
+
+
+class Embedding(nn.Module):
+    """An encoder's features as they are compared: through a decoder, if there is one, and a head."""
+
+    def __init__(self, decoder: Decoder | None, head: nn.Module) -> None:
+        """Without decoder, features are taken as they come."""
+        super().__init__()
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
+        """Features of a view to [N, M, dim] at the positions [N, M], or of any shape to the head's."""
+        if self.decoder is not None:
+            assert at is not None
+            features = self.decoder(features, None if view.replaced else view.shown, at)
+        return self.head(features)
+
+
+class PixelHead(nn.Module):
+    """SimMIM's head: a linear layer from a map of features to all pixels under each (a 1 x 1 convolution
+    with a pixel shuffle)."""
+
+    def __init__(
+        self, encoder: Any, patch_size: tuple[int, int], img_size: tuple[int, int]
+    ) -> None:
+        """Predict the encoder's input, in its patches."""
+        super().__init__()
+        self.patch_size = patch_size
+        self.stride = encoder.feature_info[-1]["reduction"]
+        self.grid = (img_size[0] // self.stride, img_size[1] // self.stride)
+        self.predict = nn.Conv2d(encoder.num_features, 3 * self.stride**2, 1)
+
+    def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
+        """Features [N, P + L, D] or [N, h, w, D] to the patches [N, M, 3 p q] at [N, M]."""
+        assert at is not None
+        rows, columns = self.grid
+        tokens = features.flatten(1, -2)[:, -rows * columns :]
+        maps = tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+        pixels = F.pixel_shuffle(self.predict(maps), self.stride)
+        return take(patchify(pixels, self.patch_size), at)
+
+
+class JoinedBatchNorm(nn.BatchNorm1d):
+    """Batch norm of [N, C] over all processes' batches, on any device, as if they were one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise by mean and variance over every process in training."""
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        if world == 1 or not self.training:
+            return super().forward(input)
+        values = input.float()
+        mean = collective.all_reduce(values.mean(0)) / world
+        variance = collective.all_reduce((values - mean).square().mean(0)) / world
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            count = len(values) * world
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        normed = (values - mean) * (variance + self.eps).rsqrt()
+        return normed if self.weight is None else normed * self.weight + self.bias
+
+
+class Perceptron(nn.Module):
+    """A projector or predictor: linear layers with batch norm and ReLU between, on the last axis."""
+
+    def __init__(self, widths: Sequence[int], last_norm: bool) -> None:
+        """Layers between these widths; `last_norm` ends in a batch norm without scale (MoCo v3)."""
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width, following in itertools.pairwise(widths[:-1]):
+            layers += [
+                nn.Linear(width, following, bias=False),
+                JoinedBatchNorm(following),
+                nn.ReLU(),
+            ]
+        layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
+        if last_norm:
+            layers.append(JoinedBatchNorm(widths[-1], affine=False))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[N, M, widths[0]] to [N, M, widths[-1]]."""
+        return self.layers(tokens.flatten(0, 1)).view(*tokens.shape[:2], -1)

@@ -1,0 +1,246 @@
+"""The methods: each is a pair of views and a similarity; MIM and contrastive methods differ in nothing else.
+
+    minimise E_x similarity( f(T1(x)), f(T2(x)) )          (Kong & Zhang, arXiv 2208.04164)
+
+`views` names (T1, T2) and `similarity` what compares their encodings; what the similarity learns with
+the encoder (a decoder, a projector, a predictor) is part of it. In masked image modelling T2(x) is
+pixels, which stand for their own encoding.
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+from bench.errors import UserError, unknown
+
+# Which similarities have a sense for which views.
+COMBINATIONS = {
+    "visible-pixels": ("pixel-l2",),
+    "masked-pixels": ("pixel-l1", "pixel-l2"),
+    "mask-complement": ("relaxed-l2", "infonce", "cosine"),
+    "two-crops": ("infonce", "cosine"),
+    "image-label": ("cross-entropy",),
+}
+REASONS = {
+    "visible-pixels": "the encoder never sees a masked patch, so only a decoder can say its pixels",
+    "masked-pixels": "the second view is pixels, which only a distance of pixels compares with",
+    "mask-complement": "both views are encoded, and need a similarity of two encodings",
+    "two-crops": "the patches of two crops do not lie on each other, so only what is pooled is alike",
+    "image-label": "the second view is a class",
+}
+MASKED = ("visible-pixels", "masked-pixels", "mask-complement")
+MASKINGS = ("random", "block", "grid", "occluders")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """All that defines a method but its architecture and recipe.
+
+    Attributes:
+        name: what it is called on the command line.
+        views, similarity: the pair, as `COMBINATIONS` has them.
+        target: encodes the second view: the encoder itself ("shared") or its moving average ("ema").
+        level: encodings are compared "tokens" by tokens at hidden positions, or "pooled" as the model pools.
+        masking, mask_ratio, mask_unit: which patches are hidden, their share, the side of a unit in pixels
+            (0: a patch).
+        init: "mae" and "moco" have fixed sin-cos positions and their papers' initialisation, "timm" its own.
+        symmetric: the views change places, and the two losses are averaged.
+        stop_gradient: nothing is learnt from the second view's side of the comparison.
+        freeze_patch_embed: the patch embedding stays random (MoCo v3, section 4).
+        norm_pix_loss: the target is normalised by each patch's own mean and deviation (MAE).
+        norm_window: the target is normalised in windows of so many pixels (SimMIM for SwinV2: 47; 0: not).
+        reconstruction_weight: lambda of R-MAE.
+        temperature, momentum: of InfoNCE; of the moving average at the start, which rises to 1 by a cosine.
+        decoder_dim, decoder_depth, decoder_heads: of the decoder, where the similarity has one.
+        projector_dim, projection_dim: hidden width of the projector and predictor (0: four times the
+            width of what goes in), and of what is compared.
+        label_smoothing: of the cross-entropy.
+        source: of the definition; `expected`: ImageNet-1k top-1 of ViT-B fine-tuned, where it is published.
+    """
+
+    name: str
+    views: str
+    similarity: str
+    target: Literal["shared", "ema"] = "shared"
+    level: Literal["tokens", "pooled"] = "tokens"
+    masking: str = "random"
+    mask_ratio: float = 0.75
+    mask_unit: int = 0
+    init: Literal["mae", "moco", "timm"] = "mae"
+    symmetric: bool = False
+    stop_gradient: bool = False
+    freeze_patch_embed: bool = False
+    norm_pix_loss: bool = True
+    norm_window: int = 0
+    reconstruction_weight: float = 1.0
+    temperature: float = 0.2
+    momentum: float = 0.99
+    decoder_dim: int = 512
+    decoder_depth: int = 8
+    decoder_heads: int = 16
+    projector_dim: int = 0
+    projection_dim: int = 256
+    label_smoothing: float = 0.1
+    source: str = ""
+    expected: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what makes no sense."""
+        if self.views not in COMBINATIONS:
+            raise unknown("pair of views", self.views, COMBINATIONS)
+        if self.similarity not in {name for names in COMBINATIONS.values() for name in names}:
+            raise unknown(
+                "similarity", self.similarity, {s for n in COMBINATIONS.values() for s in n}
+            )
+        if self.similarity not in COMBINATIONS[self.views]:
+            raise _senseless(self)
+        if self.views in MASKED:
+            _check_masking(self)
+        for field, choices in CHOICES.items():
+            if (given := getattr(self, field)) not in choices:
+                raise unknown(field, str(given), choices)
+        for field, (low, high) in RANGES.items():
+            if not low <= getattr(self, field) <= high:
+                raise UserError(
+                    f"The {field} of a method is between {low} and {high}, and {getattr(self, field)} was given."
+                )
+        if self.views == "two-crops" and self.level == "tokens":
+            raise UserError(
+                "Two crops cannot be compared token by token: their patches do not lie on each other. "
+                "Give the level pooled, or the views mask-complement."
+            )
+
+    @property
+    def masks(self) -> bool:
+        """Whether patches are hidden."""
+        return self.views in MASKED
+
+
+CHOICES = {
+    "target": ("shared", "ema"),
+    "level": ("tokens", "pooled"),
+    "init": ("mae", "moco", "timm"),
+}
+RANGES = {
+    "temperature": (1e-3, 100.0),
+    "momentum": (0.0, 1.0),
+    "reconstruction_weight": (0.0, 1e6),
+    "label_smoothing": (0.0, 1.0),
+    "decoder_depth": (0, 64),
+}
+
+
+def _check_masking(given: Method) -> None:
+    if not 0 < given.mask_ratio < 1:
+        raise UserError(
+            f"A mask ratio of {given.mask_ratio} was given: at 0 nothing is hidden and nothing is to be learnt, at 1 "
+            f"the encoder sees nothing. Give a share between them: 0.75 for MAE, 0.6 for SimMIM."
+        )
+    if given.masking not in MASKINGS:
+        raise unknown("masking", given.masking, MASKINGS)
+
+
+def _senseless(given: Method) -> UserError:
+    """The views and the similarity do not go together; name the ones that do."""
+    pairs = "; ".join(f"{views}: {', '.join(names)}" for views, names in COMBINATIONS.items())
+    return UserError(
+        f"The views {given.views} and the similarity {given.similarity} make no method: "
+        f"{REASONS[given.views]}. What goes together is {pairs}."
+    )
+
+
+METHODS = (
+    Method(
+        name="mae",
+        views="visible-pixels",
+        similarity="pixel-l2",
+        source="He et al., arXiv 2111.06377",
+        expected="83.3 after 400 epochs, 83.5 after 1600 (mmpretrain)",
+    ),
+    Method(
+        name="r-mae",
+        views="mask-complement",
+        similarity="relaxed-l2",
+        source="Kong & Zhang, arXiv 2208.04164, equations 4-6; lambda and stop-gradient are our reading",
+    ),
+    Method(
+        name="c-mae",
+        views="mask-complement",
+        similarity="infonce",
+        target="ema",
+        decoder_depth=2,
+        source="Kong & Zhang, arXiv 2208.04164; temperature, target and heads after MoCo v3, our reading",
+    ),
+    Method(
+        name="simmim",
+        views="masked-pixels",
+        similarity="pixel-l1",
+        mask_ratio=0.6,
+        mask_unit=32,
+        init="timm",
+        norm_pix_loss=False,
+        source="Xie et al., arXiv 2111.09886",
+        expected="83.8 after 800 epochs (SimMIM, with relative position bias)",
+    ),
+    Method(
+        name="moco",
+        views="two-crops",
+        similarity="infonce",
+        target="ema",
+        level="pooled",
+        init="moco",
+        symmetric=True,
+        freeze_patch_embed=True,
+        projector_dim=4096,
+        source="Chen, Xie, He, arXiv 2104.02057 (MoCo v3)",
+    ),
+    Method(
+        name="simsiam-mask",
+        views="mask-complement",
+        similarity="cosine",
+        level="pooled",
+        mask_ratio=0.5,
+        symmetric=True,
+        stop_gradient=True,
+        source="the framework's fourth corner; SimSiam (Chen & He, arXiv 2011.10566) on masks",
+    ),
+    Method(
+        name="supervised",
+        views="image-label",
+        similarity="cross-entropy",
+        level="pooled",
+        init="timm",
+        source="Touvron et al., arXiv 2012.12877 (DeiT)",
+    ),
+)
+
+# What follows from a changed pair unless it is given as well.
+CONSEQUENCES: dict[str, dict[str, Any]] = {
+    "two-crops": {"level": "pooled"},
+    "image-label": {"level": "pooled"},
+    "cosine": {"stop_gradient": True},
+}
+
+
+def method(name: str, **changes: Any) -> Method:
+    """A method of the table with fields changed, None being no change; raises UserError.
+
+    Two crops and labels are compared pooled, and the cosine with a stopped gradient, unless the changes
+    say otherwise.
+    """
+    table = {entry.name: entry for entry in METHODS}
+    if name not in table:
+        raise unknown("method", name, table)
+    changes = {field: value for field, value in changes.items() if value is not None}
+    fields = {field.name for field in dataclasses.fields(Method)} - {"name", "source", "expected"}
+    for field in changes:
+        if field not in fields:
+            raise unknown("field of a method", field, fields)
+    followed = {k: v for new in changes.values() for k, v in CONSEQUENCES.get(str(new), {}).items()}
+    made = dataclasses.replace(table[name], **{**followed, **changes})
+    pointless = [field for field in ("masking", "mask_ratio", "mask_unit") if field in changes]
+    if pointless and not made.masks:
+        raise UserError(
+            f"The views {made.views} hide nothing, so {' and '.join(pointless)} would change nothing. "
+            f"Views that mask: {', '.join(MASKED)}."
+        )
+    return made

@@ -1,0 +1,103 @@
+"""The pairs of views: what is shown to the encoder, and what its encoding is compared with."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pretrain.data import Batch
+
+Draw = Callable[[], tuple[Tensor, Tensor]]  # -> positions of shown and hidden patches
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class View:
+    """Images, or a part of them, for the encoder.
+
+    Attributes:
+        images: [N, 3, H, W].
+        shown, hidden: int64 [N, K] and [N, M], positions of patches; None: all are shown.
+        replaced: a mask token stands for each hidden patch; else they are left out.
+    """
+
+    images: Tensor
+    shown: Tensor | None = None
+    hidden: Tensor | None = None
+    replaced: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """A view that stands for its own encoding: images [N, 3, H, W], of which the hidden patches count."""
+
+    images: Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The view of an image that only says what it shows: int64 [N]."""
+
+    labels: Tensor
+
+
+Pair = tuple[View, View | Pixels | Labels]
+
+
+def _visible_pixels(batch: "Batch", draw: Draw) -> Pair:
+    shown, hidden = draw()
+    return View(images=batch.images, shown=shown, hidden=hidden), Pixels(images=batch.images)
+
+
+def _masked_pixels(batch: "Batch", draw: Draw) -> Pair:
+    shown, hidden = draw()
+    masked = View(images=batch.images, shown=shown, hidden=hidden, replaced=True)
+    return masked, Pixels(images=batch.images)
+
+
+def _mask_complement(batch: "Batch", draw: Draw) -> Pair:
+    shown, hidden = draw()
+    return (
+        View(images=batch.images, shown=shown, hidden=hidden),
+        View(images=batch.images, shown=hidden, hidden=shown),
+    )
+
+
+def _two_crops(batch: "Batch", draw: Draw) -> Pair:
+    assert batch.others is not None, "the loader was not asked for two crops"
+    return View(images=batch.images), View(images=batch.others)
+
+
+def _image_label(batch: "Batch", draw: Draw) -> Pair:
+    assert batch.labels is not None, "the loader was not asked for labels"
+    return View(images=batch.images), Labels(labels=batch.labels)
+
+
+VIEWS: dict[str, Callable[["Batch", Draw], Pair]] = {
+    "visible-pixels": _visible_pixels,
+    "masked-pixels": _masked_pixels,
+    "mask-complement": _mask_complement,
+    "two-crops": _two_crops,
+    "image-label": _image_label,
+}
+
+
+def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
+    """[N, C, H, W] to [N, L, C p q], a patch's values in the order of a convolution's weights."""
+    (p, q), (n, c, height, width) = patch_size, images.shape
+    patches = images.reshape(n, c, height // p, p, width // q, q)
+    return patches.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c * p * q)
+
+
+def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify`, for a grid of so many rows and columns."""
+    (p, q), (rows, columns), n = patch_size, grid, len(patches)
+    pixels = patches.reshape(n, rows, columns, -1, p, q).permute(0, 3, 1, 4, 2, 5)
+    return pixels.reshape(n, -1, rows * p, columns * q)
+
+
+def take(tokens: Tensor, positions: Tensor) -> Tensor:
+    """[N, L, D] at int64 [N, K] to [N, K, D]; one row of tokens serves all images."""
+    tokens = tokens.expand(len(positions), -1, -1)
+    return tokens.gather(1, positions[:, :, None].expand(-1, -1, tokens.shape[2]))
