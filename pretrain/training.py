@@ -216,7 +216,7 @@ def train(
         work_dir=str(out),
         train_dataloader=batches,
         train_cfg={"type": "PositionLoop", "schedule": schedule, "seed": seed},
-        optim_wrapper=_optimiser(siamese, schedule, device),
+        optim_wrapper=optimiser(siamese, schedule),
         default_hooks=dict.fromkeys(
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         ),
@@ -233,7 +233,8 @@ def train(
     return trained(runner).encoder()
 
 
-def _optimiser(siamese: Siamese, schedule: Schedule, device: torch.device) -> OptimWrapper:
+def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
+    """The recipe's, over the network's parameters; vectors, positions and tokens are not decayed."""
     recipe = schedule.recipe
     groups = param_groups_weight_decay(
         siamese, recipe.weight_decay, no_weight_decay_list=siamese.no_weight_decay()

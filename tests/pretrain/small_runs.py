@@ -1,0 +1,80 @@
+"""A few random pictures and a tiny ViT: what tests of training share."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.hooks import Hook
+from PIL import Image
+
+from pretrain import training
+from pretrain.augment import Augment, augmentation
+from pretrain.checkpointing import Checkpoints
+from pretrain.data import loader
+from pretrain.methods import method
+from pretrain.recipes import RECIPES, Recipe
+from pretrain.siamese import Siamese, build
+from pretrain.sources import source
+
+SMALL = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
+RECIPE = dataclasses.replace(
+    RECIPES["smoke"], batch_size=4, epochs=2, base_lr=0.1, picture_epochs=1, ema=0.5
+)
+
+
+def pictures(folder: Path, count: int = 12) -> Path:
+    """So many random PNGs in two class folders."""
+    random = np.random.default_rng(0)
+    for k in range(count):
+        path = folder / f"class{k % 2}" / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (5, 5, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((80, 80)).save(path)
+    return folder
+
+
+def network(name: str = "mae", seed: int = 0, **changes: Any) -> Siamese:
+    classes = 2 if name == "supervised" else 0
+    chosen = method(name, **{**SMALL, **changes})
+    return build(chosen, "test_vit", img_size=64, num_classes=classes, seed=seed)
+
+
+def batches(images: Path, recipe: Recipe, accumulate: int = 1) -> training.Batches:
+    """Of the folder's pictures, read by this process."""
+    found = source(images)
+    augment = Augment(augmentation("mae"), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+    def starting_at(iteration: int) -> Any:
+        size = recipe.batch_size // accumulate
+        return loader(found, batch_size=size, img_size=64, seed=0, start_iteration=iteration)
+
+    return training.Batches(dataset=found, starting_at=starting_at, augment=augment)
+
+
+def train(
+    images: Path,
+    out: Path,
+    *,
+    siamese: Siamese | None = None,
+    recipe: Recipe = RECIPE,
+    accumulate: int = 1,
+    seconds: float = 0.0,
+    keep: int = 2,
+    hooks: Sequence[Hook] = (),
+    change: Callable[[training.Batches], training.Batches] = lambda given: given,
+) -> dict[str, torch.Tensor]:
+    """Train the tiny ViT on the CPU, a checkpoint every so many seconds; returns the encoder's weights."""
+    schedule = training.Schedule(recipe=recipe, updates_per_epoch=3, accumulate=accumulate)
+    encoder = training.train(
+        network() if siamese is None else siamese,
+        change(batches(images, recipe, accumulate)),
+        schedule,
+        seed=0,
+        out=out,
+        device=torch.device("cpu"),
+        hooks=[*hooks, Checkpoints(seconds, keep)],
+    )
+    return encoder.state_dict()

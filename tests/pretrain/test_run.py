@@ -1,0 +1,170 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from small_runs import pictures
+
+from pretrain import ownership, run
+from pretrain.methods import METHODS
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--arch", "test_vit", "--recipe", "smoke", "--batch-size", "4", "--workers", "0"]
+DECODER = ["--decoder-dim", "32", "--decoder-depth", "1", "--decoder-heads", "2"]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("images"))
+
+
+def words(images: Path, out: Path, *more: str, method: str = "mae") -> list[str]:
+    given = ["--method", method, *SMALL, *DECODER, "--data", str(images), "--out", str(out)]
+    return [*given, *more]
+
+
+@pytest.mark.parametrize("name", [method.name for method in METHODS])
+def test_every_method_leaves_a_backbone(name: str, images: Path, tmp_path: Path) -> None:
+    small = ["--epochs", "1", *(["--projector-dim", "32"] if name == "moco" else [])]
+    assert run.main(words(images, tmp_path, *small, method=name)) == run.DONE
+    with safe_open(tmp_path / "backbone.safetensors", "pt") as file:
+        header = file.metadata()
+        assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118
+    assert (header["arch"], header["method"], header["recipe"]) == ("test_vit", name, "smoke")
+    assert (header["epochs"], header["img_size"]) == ("1", "[64, 64]")
+    assert len(header["data_fingerprint"]) == 64
+    assert json.loads(header["pretraining"])["method"]["decoder_dim"] == 32
+
+
+def test_any_view_and_similarity_that_go_together(images: Path, tmp_path: Path) -> None:
+    pair = ["--views", "mask-complement", "--similarity", "cosine", "--epochs", "1"]
+    assert run.main(words(images, tmp_path, *pair)) == run.DONE
+
+
+def test_few_images_make_as_many_steps(images: Path, tmp_path: Path) -> None:
+    one = words(images, tmp_path, "--images", "1", "--epochs", "1", "--checkpoint-seconds", "0")
+    assert run.main(one) == run.DONE
+    assert (tmp_path / "checkpoint-000000003.pth").is_file()  # 12 images, 4 a batch
+
+
+def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
+    """By SIGKILL from outside, with a worker that decodes; wherever the process happens to be."""
+    command = [sys.executable, "-m", "pretrain.run"]
+    there = words(images, tmp_path / "killed", "--checkpoint-seconds", "0", "--epochs", "30")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, *there, "--workers", "1"], cwd=ROOT, env=environment, stderr=subprocess.PIPE
+    )
+    while not list((tmp_path / "killed").glob("checkpoint-*")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed" / "backbone.safetensors").exists()
+    assert run.main(there) == run.DONE
+    assert run.main(words(images, tmp_path / "whole", "--epochs", "30")) == run.DONE
+    one, two = (load_file(tmp_path / n / "backbone.safetensors") for n in ("killed", "whole"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_finished_run_is_left_alone(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "backbone.safetensors").write_bytes(b"weights")
+    assert run.main(words(images, tmp_path)) == run.DONE
+    assert "is there already" in capsys.readouterr().out
+    assert (tmp_path / "backbone.safetensors").read_bytes() == b"weights"
+
+
+def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert run.main(given) == run.WRONG
+    said = capsys.readouterr().err
+    assert said.startswith("pretrain.run: ")
+    assert said.count("\n") == 1  # one paragraph
+    return said
+
+
+def test_another_runs_folder_is_refused(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ownership.claim(tmp_path, {"seed": 0, "recipe": {"epochs": 1, "name": "a"}}):
+        pass
+    before = (tmp_path / "run.json").read_text()
+    said = refused(words(images, tmp_path), capsys)
+    assert "recipe.epochs is 1 there and 2 here" in said
+    assert "recipe.name" in said
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_another_seed_is_another_run(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
+    said = refused(words(images, tmp_path, "--epochs", "1", "--seed", "3"), capsys)
+    assert "seed is 0 there and 3 here" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--arch", "test_vitt"], "Did you mean test_vit"),
+        (["--method", "mea"], "Did you mean mae"),
+        (["--recipe", "smok"], "Did you mean smoke"),
+        (["--accumulate", "3"], "A batch of 4 cannot be shared equally"),
+        (["--accumulate", "0"], "--accumulate 0: the least is 1"),
+        (["--seed", "-1"], "--seed -1: the least is 0"),
+        (["--mask-ratio", "1"], "mask ratio of 1.0"),
+        (["--similarity", "cross-entropy"], "make no method"),
+        (["--images", "13"], "--images 13"),
+    ],
+)
+def test_a_wrong_request_is_one_paragraph(
+    given: list[str],
+    said: str,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert said in refused(words(images, tmp_path, *given), capsys)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_labels_that_are_not_there(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = images / "class0"
+    said = refused(words(flat, tmp_path, method="supervised"), capsys)
+    assert "need labels, and class0 has none" in said
+
+
+def test_a_dry_run_makes_nothing(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(words(images, tmp_path / "out", "--dry-run")) == run.DONE
+    said = capsys.readouterr().out
+    assert "visible-pixels x pixel-l2" in said
+    assert "rate 1.56e-05" in said  # 1e-3 x 4 / 256
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    with ownership.claim(tmp_path, {}):
+        held = subprocess.run(
+            [sys.executable, "-c", f"from pretrain import ownership as o; from pathlib import Path; "
+             f"o.claim(Path({str(tmp_path)!r}), {{}})"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+    assert "Another process trains in" in held.stderr

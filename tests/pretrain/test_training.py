@@ -1,0 +1,306 @@
+import dataclasses
+import logging
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from PIL import Image
+from small_runs import RECIPE, network, pictures, train
+
+from bench.errors import UserError
+from pretrain import checkpointing, training
+from pretrain.pictures import GAP, Pictures, grid
+from pretrain.progress import ProgressHook
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Weights = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    one_thread: None, images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Weights:
+    """Of a run that writes one checkpoint, in the end."""
+    return train(images, tmp_path_factory.mktemp("undisturbed"), accumulate=2, seconds=1e9)
+
+
+def equal(one: Weights, two: Weights) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def die(*_: Any, **__: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dying(Hook):
+    """Ends the process, by SIGKILL, at a point of an iteration."""
+
+    def __init__(self, iteration: int, point: str) -> None:
+        self.iteration = iteration
+        setattr(self, point, self._at)
+
+    def _at(self, runner: Any, **_: Any) -> None:
+        if runner.iter != self.iteration:
+            return
+        die()
+
+
+def dies_before_rename(iteration: int) -> None:
+    """The file of that checkpoint is written, and has no name yet."""
+    settle = checkpointing.settle
+
+    def dying(temporary: Path, path: Path) -> None:
+        die() if f"{iteration:09d}" in path.name else settle(temporary, path)
+
+    checkpointing.settle = dying
+
+
+def dies_within_write(iteration: int) -> None:
+    """Half of the file of that checkpoint is written."""
+    save = Runner.save_checkpoint
+
+    def dying(self: Any, folder: str, name: str, **settings: Any) -> None:
+        save(self, folder, name, **settings)
+        if f"{iteration:09d}" in name:
+            path = Path(folder) / name
+            os.truncate(path, path.stat().st_size // 2)
+            die()
+
+    Runner.save_checkpoint = dying
+
+
+def killed(function: Callable[[], object]) -> None:
+    """Run in a process of its own, which has to die by SIGKILL."""
+    process = multiprocessing.get_context("fork").Process(target=function)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [
+        lambda: [Dying(0, "before_train_iter")],
+        lambda: [Dying(5, "before_train_iter")],  # within an update of two parts
+        lambda: [Dying(6, "after_train_iter")],
+        lambda: dies_within_write(4),
+        lambda: dies_before_rename(8),
+    ],
+    ids=["before anything", "within an update", "after a step", "half a file", "nameless file"],
+)
+def test_a_killed_run_ends_with_the_same_weights(
+    kills: Callable[[], list[Hook] | None], images: Path, tmp_path: Path, undisturbed: Weights
+) -> None:
+    killed(lambda: train(images, tmp_path, accumulate=2, hooks=kills() or ()))
+    assert equal(train(images, tmp_path, accumulate=2), undisturbed)
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(
+    images: Path, tmp_path: Path, undisturbed: Weights
+) -> None:
+    for iteration in (3, 4, 9, 11):
+        hooks = [Dying(iteration, "after_train_iter")]
+        killed(lambda hooks=hooks: train(images, tmp_path, accumulate=2, hooks=hooks))
+    assert equal(train(images, tmp_path, accumulate=2), undisturbed)
+
+
+def torn(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [torn, flipped, empty])
+def test_a_damaged_newest_checkpoint_is_passed_over(
+    damage: Callable[[Path], None],
+    images: Path,
+    tmp_path: Path,
+    undisturbed: Weights,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    killed(lambda: train(images, tmp_path, accumulate=2, hooks=[Dying(8, "before_train_iter")]))
+    damage(tmp_path / "checkpoint-000000008.pth")
+    with caplog.at_level(logging.WARNING, "pretrain.checkpointing"):
+        assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000006.pth"
+    assert "checkpoint-000000008.pth is damaged" in caplog.text
+    assert equal(train(images, tmp_path, accumulate=2), undisturbed)
+
+
+def test_the_last_checkpoints_are_kept(images: Path, tmp_path: Path) -> None:
+    train(images, tmp_path, keep=3)
+    names = sorted(path.name for path in tmp_path.glob("*checkpoint*"))
+    assert names == [f"checkpoint-{k:09d}.pth" for k in (4, 5, 6)]
+
+
+def spoilt(iteration: int) -> Callable[[training.Batches], training.Batches]:
+    """From an iteration on, pixels are no numbers."""
+
+    def change(given: training.Batches) -> training.Batches:
+        def augment(raw: Any, position: tuple[int, ...]) -> Any:
+            batch = given.augment(raw, position)
+            bad = float("nan") if position[1] >= iteration else 1.0
+            return dataclasses.replace(batch, images=batch.images * bad)
+
+        return dataclasses.replace(given, augment=augment)
+
+    return change
+
+
+def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
+    images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"in iteration 4 of 6.*checkpoint-000000003\.pth"):
+        train(images, tmp_path, change=spoilt(3))
+    last = checkpointing.newest(tmp_path)
+    assert last is not None
+    weights = torch.load(last, weights_only=False)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+class Poison(Hook):
+    """The loss stays a number, and the weights do not."""
+
+    def after_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        if batch_idx == 2:
+            training.trained(runner).siamese.encoder.patch_embed.proj.bias.data[0] = torch.nan
+
+
+def test_weights_that_are_no_numbers_are_never_saved(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="are no numbers after iteration 3 of 6"):
+        train(images, tmp_path, hooks=[Poison()])
+    assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000002.pth"
+
+
+class Spy(Hook):
+    """Keeps what each iteration has."""
+
+    priority = "VERY_LOW"
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.biases: list[torch.Tensor] = []
+        self.losses: list[float] = []
+
+    def after_train_iter(self, runner: Any, outputs: Any = None, **_: Any) -> None:
+        self.rates.append(runner.optim_wrapper.param_groups[0]["lr"])
+        encoder = training.trained(runner).siamese.encoder
+        self.biases.append(encoder.blocks[0].mlp.fc1.bias.detach().clone())
+        self.losses.append(float(outputs["loss"].detach()))
+
+
+def test_rates_are_the_recipes_and_the_average_is_the_closed_form(
+    images: Path, tmp_path: Path
+) -> None:
+    spy = Spy()
+    weights = train(images, tmp_path, hooks=[spy])
+    expected = [RECIPE.learning_rate((k + 1) / 3) for k in range(6)]
+    assert spy.rates == pytest.approx(expected)
+    average = spy.biases[0]  # the first update's weights; then half old, half new
+    for bias in spy.biases[1:]:
+        average = 0.5 * average + 0.5 * bias
+    assert torch.allclose(weights["blocks.0.mlp.fc1.bias"], average, atol=1e-7)
+    assert not torch.equal(spy.biases[0], spy.biases[5])
+
+
+def test_parts_of_a_batch_make_the_whole(images: Path, tmp_path: Path) -> None:
+    """Labels need no mask, so the loss of a batch is the mean of its parts'; the loader's order is one."""
+    recipe = dataclasses.replace(RECIPE, ema=None, precision="fp32", base_lr=1e-2)
+    whole, parts = (
+        train(
+            images,
+            tmp_path / str(accumulate),
+            siamese=network("supervised"),
+            recipe=recipe,
+            accumulate=accumulate,
+            change=centred,
+        )
+        for accumulate in (1, 2)
+    )
+    assert all(torch.allclose(whole[key], parts[key], atol=1e-4) for key in whole)
+
+
+def centred(given: training.Batches) -> training.Batches:
+    """The same pixels whatever the crop: each image's mean colour."""
+
+    def augment(raw: Any, position: tuple[int, ...]) -> Any:
+        batch = given.augment(raw, position)
+        constant = batch.labels[:, None, None, None] * torch.ones_like(batch.images)
+        return dataclasses.replace(batch, images=constant)
+
+    return dataclasses.replace(given, augment=augment)
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_the_forward_pass_has_the_recipes_precision(
+    precision: Any, dtype: torch.dtype, images: Path, tmp_path: Path
+) -> None:
+    siamese, seen = network(), set()
+    siamese.encoder.blocks[0].mlp.fc1.register_forward_hook(lambda *a: seen.add(a[2].dtype))
+    weights = train(
+        images, tmp_path, siamese=siamese, recipe=dataclasses.replace(RECIPE, precision=precision)
+    )
+    assert seen == {dtype}
+    assert weights["blocks.0.mlp.fc1.weight"].dtype == torch.float32
+
+
+def test_vectors_and_positions_are_not_decayed() -> None:
+    siamese = network()
+    schedule = training.Schedule(recipe=RECIPE, updates_per_epoch=3)
+    wrapper = training.optimiser(siamese, schedule)
+    decayed = {id(p) for g in wrapper.param_groups if g["weight_decay"] for p in g["params"]}
+    names = {name for name, p in siamese.named_parameters() if id(p) in decayed}
+    assert "encoder.blocks.0.mlp.fc1.weight" in names
+    assert not {n for n in names if n.endswith("bias") or "norm" in n or "pos_embed" in n}
+    assert "encoder.cls_token" not in names
+
+
+def test_curves_and_pictures_are_there(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(images, tmp_path, hooks=[ProgressHook("mae test_vit", images=4), Pictures(images=3)])
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+    for epoch in (1, 2):
+        with Image.open(tmp_path / "pictures" / f"epoch-{epoch:04d}.png") as picture:
+            assert picture.size == (3 * 64 + 2 * GAP, 3 * 64 + 2 * GAP)
+    said = capsys.readouterr().err
+    assert "mae test_vit: iteration 1/6 epoch 0.33/2 loss" in said
+    assert "images/s, waited" in said
+
+
+def test_pictures_change_no_weight(images: Path, tmp_path: Path) -> None:
+    one = train(images, tmp_path / "with", hooks=[Pictures()])
+    assert equal(one, train(images, tmp_path / "without"))
+
+
+def test_a_picture_has_a_column_an_image() -> None:
+    panels = torch.zeros(2, 3, 3, 4, 5)
+    panels[1, 2, 0] = 1  # the second image's third panel is red
+    picture = grid(panels)
+    assert picture.shape == (3 * 4 + 2 * GAP, 2 * 5 + GAP, 3)
+    corner = picture[2 * (4 + GAP) :, 5 + GAP :]
+    assert np.array_equal(corner, np.broadcast_to([255, 0, 0], (4, 5, 3)))
+    assert (picture[4 : 4 + GAP] == 255).all()
+    assert (picture[:4, :5] == 0).all()
