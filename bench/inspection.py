@@ -25,7 +25,7 @@ class Inspection:
             format tells it.
         options: of `timm.create_model`, that the weights need beside.
         img_size, patch_size: (height, width) in pixels that position embeddings and patch embedding tell.
-        parameters: of the encoder.
+        parameters: of the encoder, its batch statistics included.
         normalisation: (mean, std) of images in 0-1, where the format settles it.
         leftover: how many tensors belong to the pretraining or task.
         keys: the first of the file's keys, for a file of no known format.
@@ -109,7 +109,7 @@ def _inspect(path: Path, part: str | None, sha256: str) -> Inspection:
         patch_size=patch,
         img_size=patch and _img_size(encoder.state, patch),
         parameters=sum(
-            v.numel() for k, v in encoder.state.items() if not formats.belongs_elsewhere(k)
+            v.numel() for k, v in encoder.state.items() if not architectures.HEAD.match(k)
         ),
         normalisation=encoder.normalisation,
         leftover=len(encoder.leftover) + len(encoder.outside),
@@ -121,8 +121,11 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _patch_size(state: Mapping[str, Any]) -> tuple[int, int] | None:
+    """That of the patch embedding; a kernel of odd size (Hiera's) overlaps, and cuts no patches."""
     weight = state.get("patch_embed.proj.weight")
-    return None if weight is None or weight.ndim != 4 else tuple(weight.shape[-2:])
+    if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
+        return None
+    return tuple(weight.shape[-2:])
 
 
 def _img_size(state: Mapping[str, Any], patch: tuple[int, int]) -> tuple[int, int] | None:

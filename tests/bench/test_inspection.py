@@ -59,6 +59,15 @@ def test_a_file_whose_shapes_are_one_architectures_needs_no_name(tmp_path: Path)
     )
 
 
+def test_an_encoders_own_head_counts_and_its_classifier_does_not(tmp_path: Path) -> None:
+    """EfficientNet's `conv_head` is a layer like others."""
+    found = inspect(save("test_efficientnet", tmp_path / "mine.pth"))
+    bare = timm.create_model("test_efficientnet", num_classes=0)
+    assert found.parameters == sum(
+        v.numel() for v in bare.state_dict().values() if v.is_floating_point()
+    )
+
+
 def test_several_architectures_of_the_same_shapes_are_named(tmp_path: Path) -> None:
     path = save("resnet18", tmp_path / "mine.pth")
     same = inspect(path).archs
