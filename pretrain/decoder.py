@@ -19,7 +19,7 @@ from pretrain.encoder import initialise_linear, sincos_positions
 from pretrain.views import View, patchify, take
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
     """MAE's decoder: mask tokens at the places of the patches that the encoder did not see, then blocks."""
 
     def __init__(
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
         return self.norm(take(self.blocks(tokens)[:, self.num_prefix :], at))
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Module):  # type: ignore[misc]  # torch is not followed
     """An encoder's features as they are compared: through a decoder, if there is one, and a head."""
 
     def __init__(self, decoder: Decoder | None, head: nn.Module) -> None:
@@ -67,7 +67,7 @@ class Embedding(nn.Module):
         return self.head(features)
 
 
-class PixelHead(nn.Module):
+class PixelHead(nn.Module):  # type: ignore[misc]  # torch is not followed
     """SimMIM's head: a linear layer from a map of features to all pixels under each (a 1 x 1 convolution
     with a pixel shuffle)."""
 
@@ -91,7 +91,7 @@ class PixelHead(nn.Module):
         return take(patchify(pixels, self.patch_size), at)
 
 
-class JoinedBatchNorm(nn.BatchNorm1d):
+class JoinedBatchNorm(nn.BatchNorm1d):  # type: ignore[misc]  # torch is not followed
     """Batch norm of [N, C] over all processes' batches, on any device, as if they were one."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class JoinedBatchNorm(nn.BatchNorm1d):
         return normed if self.weight is None else normed * self.weight + self.bias
 
 
-class Perceptron(nn.Module):
+class Perceptron(nn.Module):  # type: ignore[misc]  # torch is not followed
     """A projector or predictor: linear layers with batch norm and ReLU between, on the last axis."""
 
     def __init__(self, widths: Sequence[int], last_norm: bool) -> None:

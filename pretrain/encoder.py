@@ -79,7 +79,7 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], 1).float()
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]  # torch is not followed
 def _initialise(encoder: Any, how: str) -> None:
     """Initialise as MAE's or MoCo v3's code does, with fixed positions."""
     if encoder.pos_embed is not None:

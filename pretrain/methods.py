@@ -8,6 +8,7 @@ pixels, which stand for their own encoding.
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 from bench.errors import UserError, unknown
@@ -26,6 +27,26 @@ REASONS = {
     "mask-complement": "both views are encoded, and need a similarity of two encodings",
     "two-crops": "the patches of two crops do not lie on each other, so only what is pooled is alike",
     "image-label": "the second view is a class",
+    "pixel-l1": "it compares the pixels of patches, which need no target encoder",
+    "pixel-l2": "it compares the pixels of patches, which need no target encoder",
+    "relaxed-l2": "one encoder and one decoder make pixels of both views",
+    "cross-entropy": "one class is said of a whole image",
+}
+# What a pair of views or a similarity is not without.
+NEEDED = {
+    "two-crops": {"level": "pooled"},
+    "pixel-l1": {"level": "tokens", "target": "shared"},
+    "pixel-l2": {"level": "tokens", "target": "shared"},
+    "relaxed-l2": {"level": "tokens", "target": "shared"},
+    "cross-entropy": {"level": "pooled", "target": "shared"},
+}
+# What else a change to it changes with it, unless that is given too.
+USUAL: dict[str, dict[str, Any]] = {
+    "pixel-l1": {"symmetric": False, "stop_gradient": False},
+    "pixel-l2": {"symmetric": False, "stop_gradient": False},
+    "relaxed-l2": {"symmetric": False, "stop_gradient": False},
+    "infonce": {"stop_gradient": False},
+    "cosine": {"stop_gradient": True},
 }
 MASKED = ("visible-pixels", "masked-pixels", "mask-complement")
 MASKINGS = ("random", "block", "grid", "occluders")
@@ -85,29 +106,23 @@ class Method:
 
     def __post_init__(self) -> None:
         """Raise UserError for what makes no sense."""
+        similarities = {name for names in COMBINATIONS.values() for name in names}
         if self.views not in COMBINATIONS:
             raise unknown("pair of views", self.views, COMBINATIONS)
-        if self.similarity not in {name for names in COMBINATIONS.values() for name in names}:
-            raise unknown(
-                "similarity", self.similarity, {s for n in COMBINATIONS.values() for s in n}
-            )
+        if self.similarity not in similarities:
+            raise unknown("similarity", self.similarity, similarities)
         if self.similarity not in COMBINATIONS[self.views]:
             raise _senseless(self)
-        if self.views in MASKED:
+        _check_values(self)
+        if self.masks:
             _check_masking(self)
-        for field, choices in CHOICES.items():
-            if (given := getattr(self, field)) not in choices:
-                raise unknown(field, str(given), choices)
-        for field, (low, high) in RANGES.items():
-            if not low <= getattr(self, field) <= high:
-                raise UserError(
-                    f"The {field} of a method is between {low} and {high}, and {getattr(self, field)} was given."
-                )
-        if self.views == "two-crops" and self.level == "tokens":
-            raise UserError(
-                "Two crops cannot be compared token by token: their patches do not lie on each other. "
-                "Give the level pooled, or the views mask-complement."
-            )
+        for given in (self.views, self.similarity):
+            for field, needed in NEEDED.get(given, {}).items():
+                if getattr(self, field) != needed:
+                    raise UserError(
+                        f"The {field} of {given} is {needed}, and {getattr(self, field)} was given: {REASONS[given]}. "
+                        f"Leave it out, or take other views or another similarity."
+                    )
 
     @property
     def masks(self) -> bool:
@@ -121,12 +136,39 @@ CHOICES = {
     "init": ("mae", "moco", "timm"),
 }
 RANGES = {
-    "temperature": (1e-3, 100.0),
-    "momentum": (0.0, 1.0),
-    "reconstruction_weight": (0.0, 1e6),
-    "label_smoothing": (0.0, 1.0),
+    "mask_unit": (0, 4096),
+    "norm_window": (0, 4096),
+    "reconstruction_weight": (0, 1e6),
+    "temperature": (1e-3, 100),
+    "momentum": (0, 1),
+    "decoder_dim": (4, 65536),
     "decoder_depth": (0, 64),
+    "decoder_heads": (1, 256),
+    "projector_dim": (0, 65536),
+    "projection_dim": (4, 65536),
+    "label_smoothing": (0, 1),
 }
+
+
+def _check_values(given: Method) -> None:
+    for field, choices in CHOICES.items():
+        if (value := getattr(given, field)) not in choices:
+            raise unknown(field, str(value), choices)
+    for field, (low, high) in RANGES.items():
+        if not low <= (number := getattr(given, field)) <= high:
+            raise UserError(
+                f"The {field} of a method is from {low} to {high}, and {number} was given."
+            )
+    if given.norm_window and given.norm_window % 2 == 0:
+        raise UserError(
+            f"The norm_window is {given.norm_window}: a window around a pixel has an odd side, as SimMIM's 47. Give "
+            f"an odd number, or 0 for none."
+        )
+    if given.decoder_dim % math.lcm(4, given.decoder_heads):
+        raise UserError(
+            f"A decoder of {given.decoder_dim} channels does not divide into {given.decoder_heads} heads and the four "
+            f"parts of a sin-cos position. Give a decoder_dim that is a multiple of both."
+        )
 
 
 def _check_masking(given: Method) -> None:
@@ -213,19 +255,12 @@ METHODS = (
     ),
 )
 
-# What follows from a changed pair unless it is given as well.
-CONSEQUENCES: dict[str, dict[str, Any]] = {
-    "two-crops": {"level": "pooled"},
-    "image-label": {"level": "pooled"},
-    "cosine": {"stop_gradient": True},
-}
-
 
 def method(name: str, **changes: Any) -> Method:
     """A method of the table with fields changed, None being no change; raises UserError.
 
-    Two crops and labels are compared pooled, and the cosine with a stopped gradient, unless the changes
-    say otherwise.
+    With new views or a new similarity comes what they need (`NEEDED`) and usually have (`USUAL`), so that
+    every pair of `COMBINATIONS` is two changes away from every method.
     """
     table = {entry.name: entry for entry in METHODS}
     if name not in table:
@@ -235,7 +270,10 @@ def method(name: str, **changes: Any) -> Method:
     for field in changes:
         if field not in fields:
             raise unknown("field of a method", field, fields)
-    followed = {k: v for new in changes.values() for k, v in CONSEQUENCES.get(str(new), {}).items()}
+    pair = [changes[field] for field in ("views", "similarity") if field in changes]
+    followed: dict[str, Any] = {}
+    for new in pair:
+        followed |= {**USUAL.get(new, {}), **NEEDED.get(new, {})}
     made = dataclasses.replace(table[name], **{**followed, **changes})
     pointless = [field for field in ("masking", "mask_ratio", "mask_unit") if field in changes]
     if pointless and not made.masks:

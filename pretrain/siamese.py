@@ -54,7 +54,7 @@ def build(
         )
 
 
-class Siamese(nn.Module):
+class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
     """The encoder with its method.
 
     Attributes:
@@ -96,6 +96,12 @@ class Siamese(nn.Module):
         self._check_batch(len(batch.images) * num_processes())
         return self._compare_encodings(first, second)
 
+    @property
+    def _is_constant(self) -> bool:
+        """Whether no gradient comes from the second view's side; R-MAE's reconstruction has one."""
+        stopped = self.target is not None or self.method.stop_gradient
+        return stopped and not isinstance(self.similarity, Relaxed)
+
     def _check_batch(self, number: int) -> None:
         """Raise UserError for a single image where images are told apart or normalised over the batch."""
         name, level = self.method.similarity, self.method.level
@@ -108,11 +114,12 @@ class Siamese(nn.Module):
     def _compare_encodings(self, first: View, second: View) -> dict[str, Tensor]:
         """Encode both views, each by what has to learn from it and by what is the target."""
         one = self._features(first)
-        constant = self.method.stop_gradient and not isinstance(self.similarity, Relaxed)
-        alone = constant and not self.method.symmetric  # nothing learns from the second view
+        alone = (
+            self._is_constant and not self.method.symmetric
+        )  # nothing learns from the second view
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
-            shared = self.target is None
-            two = self._features(second) if shared or self.method.symmetric else None
+            needed = self.target is None or self.method.symmetric
+            two = self._features(second) if needed else None
         losses = self._compare(one, first, self._target_features(two, second), second)
         if self.method.symmetric:
             assert two is not None
@@ -123,12 +130,11 @@ class Siamese(nn.Module):
     def _compare(self, one: Tensor, first: View, two: Tensor, second: View) -> dict[str, Tensor]:
         """Compare what is predicted from the first view's features with the target's of the second."""
         at = first.hidden if self.method.level == "tokens" else None
+        # The query comes first: autocast keeps its casts of weights, and those made without gradient have none.
         query = self._embed(one, first, at)
-        if self.target is None:
-            key = self._embed(two, second, at)
-        else:
-            with torch.no_grad():
-                key = self.target["embedding"](two, second, at)
+        embedding = self.embedding if self.target is None else self.target["embedding"]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_constant):
+            key = embedding(two, second, at)
         pixels = self._true(first.images, first) if isinstance(self.similarity, Relaxed) else None
         return self.similarity(query, key, at, pixels)
 
@@ -161,7 +167,7 @@ class Siamese(nn.Module):
         assert first.hidden is not None
         return self.pixels(images, first.hidden)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def after_step(self, progress: float) -> None:
         """Move the target towards the encoder; `progress` of the training is from 0 to 1 (MoCo v3: a cosine)."""
         if self.target is None:
@@ -171,7 +177,7 @@ class Siamese(nn.Module):
         mine = list(self.target.parameters())
         torch._foreach_lerp_(mine, [p.detach() for p in online.parameters()], 1 - momentum)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def picture(
         self,
         batch: "Batch",

@@ -19,7 +19,7 @@ from pretrain.views import patchify, take
 EPSILON = 1e-6  # added to variances (MAE, SimMIM)
 
 
-class PixelTarget(nn.Module):
+class PixelTarget(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Images as what a decoder has to say: patches, normalised or not."""
 
     def __init__(self, method: Method, patch_size: tuple[int, int]) -> None:
@@ -56,7 +56,7 @@ def normalised_in_windows(images: Tensor, side: int) -> Tensor:
     return (images - middle) / (variance + EPSILON).sqrt()
 
 
-class PixelDistance(nn.Module):
+class PixelDistance(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Mean of |difference| ** power over hidden pixels: MAE (2) and SimMIM (1)."""
 
     def __init__(self, power: int) -> None:
@@ -72,7 +72,7 @@ class PixelDistance(nn.Module):
         return {"loss_reconstruction": loss}
 
 
-class Relaxed(nn.Module):
+class Relaxed(nn.Module):  # type: ignore[misc]  # torch is not followed
     """R-MAE's: decoded views are alike, and the second one's is the image.
 
     mean ||D(z1) - D(z2)||^2 + lambda mean ||D(z2) - x||^2   (papers: arXiv 2208.04164, equations 4-6)
@@ -95,7 +95,7 @@ class Relaxed(nn.Module):
         }
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Each query's key among the keys of all images, over all processes, at the query's position."""
 
     def __init__(self, method: Method, num_positions: int, predictor: nn.Module) -> None:
@@ -162,7 +162,7 @@ def _at_positions(tokens: Tensor, positions: Tensor, number: int) -> tuple[Tenso
     return spread, present.scatter(1, positions, True)
 
 
-class Cosine(nn.Module):
+class Cosine(nn.Module):  # type: ignore[misc]  # torch is not followed
     """SimSiam's: the negative cosine of what is predicted from the first view with the second (equation 1)."""
 
     def __init__(self, predictor: nn.Module, stop_gradient: bool) -> None:
@@ -178,7 +178,7 @@ class Cosine(nn.Module):
         return {"loss_cosine": -cosine.mean()}
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Of the logits [N, 1, classes] with the labels [N]."""
 
     def __init__(self, label_smoothing: float) -> None:
