@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels
 RATIO = (3 / 4, 4 / 3)
@@ -69,6 +69,8 @@ def crops_of(
                 rgb.resize((size, size), Image.Resampling.BICUBIC, box=_divided(box, shrunk, rgb))
                 for box in boxes
             ]
+    except UnidentifiedImageError as error:
+        raise Unusable(f"its {len(content):,} bytes are no image of a known kind") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise Unusable(f"{error or type(error).__name__}") from error
     return [np.asarray(crop) for crop in crops], _cropped_mask(mask, boxes[0], size)

@@ -183,8 +183,8 @@ def _check_sizes(folder: Path) -> None:
         )
 
 
-def write(whole: ImageSource, out: Path, *, megabytes: int = 1000) -> None:
-    """Write a source's images into tar files; goes on where an earlier call was stopped.
+def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
+    """Write a source's images into tar files of about `limit` bytes; goes on where a call was stopped.
 
     Raises:
         UserError: `out` holds other images.
@@ -203,7 +203,7 @@ def write(whole: ImageSource, out: Path, *, megabytes: int = 1000) -> None:
         if done == len(whole):
             return
         path = out / f"{number:06d}.tar"
-        images = _write_tar(path, whole, done, megabytes * 1_000_000)
+        images = _write_tar(path, whole, done, limit)
         done += images
         about = {"bytes": path.stat().st_size, "images": images, "sha256": file_sha256(path)}
         manifest["tars"][path.name] = about
@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give OUT, or --check; and at least one megabyte")
     try:
         check(given.folder) if given.check else write(
-            sources.source(given.folder), given.out, megabytes=given.megabytes
+            sources.source(given.folder), given.out, limit=given.megabytes * 1_000_000
         )
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
