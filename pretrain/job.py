@@ -71,21 +71,19 @@ def pretrain(request: Request) -> None:
 
     device = training.place()
     rank, world_size = training.ranks()
+    images = _images(request)
+    siamese = _siamese(request, images)
+    schedule = _schedule(request, images, world_size)
     target = request.out / NAME
-    claimed: Any = contextlib.nullcontext()
-    if rank == 0:
-        claimed = ownership.claim(request.out, request.identity)
-    with claimed:
+    held: Any = contextlib.nullcontext()
+    if rank == 0:  # the request is known to be right: from here on the folder is this run's
+        held = ownership.claim(request.out, request.identity)
+    with held:
         if target.is_file():
-            _say(rank, f"{target} is there already.")
-            return
-        images = _images(request)
-        siamese = _siamese(request, images)
-        schedule = _schedule(request, images, world_size)
-        batches = _batches(request, images, siamese, rank, world_size, device)
+            return _say(rank, f"{target} is there already.")
         encoder = training.train(
             siamese,
-            batches,
+            _batches(request, images, siamese, rank, world_size, device),
             schedule,
             seed=request.seed,
             out=request.out,

@@ -10,13 +10,14 @@ from bench.errors import UserError
 from bench.results import write_atomic
 
 NAME, LOCK = "run.json", ".lock"
+WORK = ("checkpoint-*.pth", "*.safetensors")
 
 
 def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
     """Take the folder for a run, new or gone on with; it is held until the returned file is closed.
 
     `identity` is all that the weights follow from, as JSON values. Raises UserError when the folder holds
-    another run, or another process works in it.
+    another run's checkpoints or backbone, or another process works in it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -32,9 +33,12 @@ def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
             f"Another process trains in {out} at this moment. Wait for it, end it, or give another --out."
         ) from None
     there = out / NAME
-    if not there.is_file():
+    work = [path for pattern in WORK for path in out.glob(pattern)]
+    before = json.loads(there.read_text("utf-8")) if there.is_file() else {}
+    differences = list(_differences(before, identity))
+    if not work:
         write_atomic(there, json.dumps(identity, indent=1) + "\n")
-    elif differences := list(_differences(json.loads(there.read_text("utf-8")), identity)):
+    elif differences:
         raise UserError(
             f"{out} holds another run: {'; '.join(differences)}. Give the settings of that run to go on with it, or "
             f"another --out for this one."

@@ -5,6 +5,7 @@ iteration), the learning rate from the iteration. So a checkpoint holds weights 
 no generator's, and nothing is replayed on resuming.
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -228,6 +229,8 @@ def train(
         load_from=str(checkpoint) if checkpoint else None,
         cfg=Config({"device": str(device)}),
     )
+    with contextlib.suppress(OSError):
+        Path(runner.log_dir).rmdir()  # mmengine's, empty: the log lies beside the checkpoints
     runner.train()
     runner.visualizer.close()
     return trained(runner).encoder()

@@ -81,8 +81,9 @@ def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Pat
 def test_a_finished_run_is_left_alone(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     (tmp_path / "backbone.safetensors").write_bytes(b"weights")
-    assert run.main(words(images, tmp_path)) == run.DONE
+    assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     assert "is there already" in capsys.readouterr().out
     assert (tmp_path / "backbone.safetensors").read_bytes() == b"weights"
 
@@ -99,12 +100,19 @@ def test_another_runs_folder_is_refused(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ownership.claim(tmp_path, {"seed": 0, "recipe": {"epochs": 1, "name": "a"}}):
-        pass
+        (tmp_path / "checkpoint-000000001.pth").touch()
     before = (tmp_path / "run.json").read_text()
     said = refused(words(images, tmp_path), capsys)
     assert "recipe.epochs is 1 there and 2 here" in said
     assert "recipe.name" in said
     assert (tmp_path / "run.json").read_text() == before
+
+
+def test_a_request_that_came_to_nothing_leaves_the_folder_free(tmp_path: Path) -> None:
+    with ownership.claim(tmp_path, {"seed": 0}):
+        pass
+    with ownership.claim(tmp_path, {"seed": 1}):
+        assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
 
 
 def test_another_seed_is_another_run(
