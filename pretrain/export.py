@@ -8,6 +8,7 @@ just works, since the header names the architecture and how images are normalise
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -40,7 +41,7 @@ def export(encoder: nn.Module, path: Path, header: Mapping[str, str]) -> None:
     try:
         save_file(state, temporary, metadata=dict(header))
         settle(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise UserError(
             f"The backbone {path} cannot be written ({error}). Training is done and its last checkpoint lies beside "
             f"it: free space or mend the folder, and run the same command again."

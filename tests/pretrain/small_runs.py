@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from PIL import Image
 
-from pretrain import training
+from pretrain import run, training
 from pretrain.augment import Augment, augmentation
 from pretrain.checkpointing import Checkpoints
 from pretrain.data import loader
@@ -19,6 +19,7 @@ from pretrain.recipes import RECIPES, Recipe
 from pretrain.siamese import Siamese, build
 from pretrain.sources import source
 
+Weights = dict[str, torch.Tensor]
 SMALL = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
 RECIPE = dataclasses.replace(
     RECIPES["smoke"], batch_size=4, epochs=2, base_lr=0.1, picture_epochs=1, ema=0.5
@@ -65,7 +66,7 @@ def train(
     keep: int = 2,
     hooks: Sequence[Hook] = (),
     change: Callable[[training.Batches], training.Batches] = lambda given: given,
-) -> dict[str, torch.Tensor]:
+) -> Weights:
     """Train the tiny ViT on the CPU, a checkpoint every so many seconds; returns the encoder's weights."""
     schedule = training.Schedule(recipe=recipe, updates_per_epoch=3, accumulate=accumulate)
     encoder = training.train(
@@ -78,3 +79,20 @@ def train(
         hooks=[*hooks, Checkpoints(seconds, keep)],
     )
     return encoder.state_dict()
+
+
+def command_on_rank(words: list[str], rank: int) -> int:
+    """The command, as one of several processes."""
+    torch.set_num_threads(1)
+    return run.main(words)
+
+
+def moved_apart(one: Weights, two: Weights, start: Weights) -> float:
+    """How far two runs' weights are from each other, in parts of the way that one has come."""
+    keys = [key for key in one if one[key].is_floating_point()]
+
+    def distance(a: Weights, b: Weights) -> float:
+        return float(sum(((a[key] - b[key]) ** 2).sum() for key in keys)) ** 0.5
+
+    assert distance(one, start) > 0
+    return distance(one, two) / distance(one, start)

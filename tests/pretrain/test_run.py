@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import signal
@@ -10,8 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import pictures
+from small_runs import command_on_rank, moved_apart, network, pictures
 
+from bench import ranks
 from pretrain import ownership, run
 from pretrain.methods import METHODS
 
@@ -76,6 +78,17 @@ def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Pat
     one, two = (load_file(tmp_path / n / "backbone.safetensors") for n in ("killed", "whole"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
+    """Over gloo. Without masks, which each process draws for itself, the weights are those of one."""
+    given = ["--precision", "fp32", "--epochs", "1"]
+    alone = words(images, tmp_path / "alone", *given, method="supervised")
+    shared = words(images, tmp_path / "shared", *given, method="supervised")
+    assert run.main(alone) == run.DONE
+    assert ranks.call(functools.partial(command_on_rank, shared), 2) == run.DONE
+    one, two = (load_file(tmp_path / n / "backbone.safetensors") for n in ("alone", "shared"))
+    assert moved_apart(one, two, network("supervised").encoder.state_dict()) < 0.01
 
 
 def test_a_finished_run_is_left_alone(
@@ -167,12 +180,9 @@ def test_a_dry_run_makes_nothing(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
+    code = "import sys, pathlib; from pretrain.ownership import claim; claim(pathlib.Path(sys.argv[1]), {})"
     with ownership.claim(tmp_path, {}):
-        held = subprocess.run(
-            [sys.executable, "-c", f"from pretrain import ownership as o; from pathlib import Path; "
-             f"o.claim(Path({str(tmp_path)!r}), {{}})"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )  # fmt: skip
-    assert "Another process trains in" in held.stderr
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+        )
+    assert "Another process trains in" in other.stderr
