@@ -108,8 +108,8 @@ class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
         images, others, occluders, indices, skipped = zip(*samples, strict=True)
         labels = self.source.labels
         return RawBatch(
-            images=_stacked(images),
-            others=_stacked(others) if self.crops == 2 else None,
+            images=torch.stack(images),
+            others=torch.stack(others) if self.crops == 2 else None,
             labels=None if labels is None else torch.from_numpy(labels[list(indices)]),
             occluders=torch.from_numpy(np.stack(occluders)) if self.occluders else None,
             slots=torch.tensor(slots),
@@ -133,7 +133,7 @@ class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
                 place = (place + 1) % len(self.source)
 
     def _cropped(self, index: int, iteration: int, slot: int) -> tuple[Any, Any]:
-        """The crops of an image, uint8 [S, S, 3], and the first one's occluders, bool [S, S]."""
+        """The crops of an image, uint8 [3, S, S], and the first one's occluders, bool [S, S]."""
         if index in self.unusable:
             raise Unusable(self.unusable[index])
         random = np.random.default_rng([self.seed, CROP, iteration, slot])
@@ -146,10 +146,6 @@ class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
             smallest=self.smallest,
             mask=occluders(index) if occluders and self.occluders else None,
         )
-
-
-def _stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 @functools.lru_cache(maxsize=2)

@@ -5,8 +5,11 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels
 RATIO = (3 / 4, 4 / 3)
@@ -45,7 +48,7 @@ def crops_of(
     size: int,
     smallest: int = 1,
     mask: NDArray[np.bool_] | None = None,
-) -> tuple[list[NDArray[np.uint8]], NDArray[np.bool_] | None]:
+) -> tuple[list[Tensor], NDArray[np.bool_] | None]:
     """Decode an image, crop it and resize the crops (bicubic).
 
     Args:
@@ -55,7 +58,7 @@ def crops_of(
         mask: bool [height, width], cropped and resized as the first crop.
 
     Returns:
-        Crops, uint8 [size, size, 3], and the first crop of the mask, bool [size, size].
+        Crops, uint8 [3, size, size], and the first crop of the mask, bool [size, size].
 
     Raises:
         Unusable: the bytes are no whole image, or too small a one.
@@ -65,15 +68,12 @@ def crops_of(
             boxes = draw(*_measured(image, smallest))
             shrunk = _shrink(image, boxes, size)
             rgb = as_rgb(image)
-            crops = [
-                rgb.resize((size, size), Image.Resampling.BICUBIC, box=_divided(box, shrunk, rgb))
-                for box in boxes
-            ]
+            crops = [_resized(rgb.crop(_divided(box, shrunk, rgb)), size) for box in boxes]
     except UnidentifiedImageError as error:
         raise Unusable(f"its {len(content):,} bytes are no image of a known kind") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise Unusable(f"{error or type(error).__name__}") from error
-    return [np.asarray(crop) for crop in crops], _cropped_mask(mask, boxes[0], size)
+    return crops, _cropped_mask(mask, boxes[0], size)
 
 
 def _measured(image: Image.Image, smallest: int) -> tuple[int, int]:
@@ -96,9 +96,16 @@ def _shrink(image: Image.Image, boxes: list[Box], size: int) -> float:
     return width / drafted[1][2] if drafted else 1.0
 
 
-def _divided(box: Box, factor: float, image: Image.Image) -> tuple[float, float, float, float]:
-    left, upper, right, lower = (edge / factor for edge in box)
+def _divided(box: Box, factor: float, image: Image.Image) -> Box:
+    """The box in an image that is so many times smaller, to the nearest pixel."""
+    left, upper, right, lower = (round(edge / factor) for edge in box)
     return left, upper, min(right, image.width), min(lower, image.height)
+
+
+def _resized(crop: Image.Image, size: int) -> Tensor:
+    """The crop as uint8 [3, size, size]: torch's own kernel for bytes takes a quarter of PIL's time."""
+    pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None]
+    return functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

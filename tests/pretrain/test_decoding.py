@@ -63,9 +63,8 @@ def test_an_image_of_any_shape_has_a_box(width, height):
 def test_a_crop_is_the_box_of_the_image_resized():
     image = smooth(200, 150)
     (crop,), _ = crops_of(encoded(image), draw=lambda *_: [(20, 10, 120, 110)], size=100)
-    assert (crop == np.asarray(image)[10:110, 20:120]).all(), (
-        "at its own size nothing is interpolated"
-    )
+    expected = torch.from_numpy(np.array(image)[10:110, 20:120]).permute(2, 0, 1)
+    assert crop.equal(expected), "at its own size nothing is interpolated"
 
 
 def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
@@ -80,7 +79,9 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
     full = Image.open(io.BytesIO(content)).convert("RGB")
     for crop, box in zip(crops, boxes, strict=True):
         expected = np.asarray(full.resize((224, 224), Image.Resampling.BICUBIC, box=box))
-        assert np.abs(crop.astype(int) - expected).max() <= 4
+        error = np.abs(crop.permute(1, 2, 0).numpy().astype(int) - expected)
+        assert error.mean() < 0.7
+        assert error.max() <= 7, "half a pixel of the smaller image, where it changes most"
 
 
 def test_a_crop_that_needs_all_pixels_keeps_the_image_whole():
@@ -106,11 +107,11 @@ KINDS = {
 def test_every_kind_of_image_becomes_rgb(kind):
     image, format = KINDS[kind]
     (crop,), _ = crops_of(encoded(image, format), draw=whole, size=8)
-    assert crop.shape == (8, 8, 3)
-    assert crop.dtype == np.uint8
+    assert crop.shape == (3, 8, 8)
+    assert crop.dtype == torch.uint8
     expected = {"greyscale-jpeg": 77, "cmyk": 100, "bilevel": (GREY > 100) * 255}.get(kind, GREY)
-    expected = np.broadcast_to(expected, (8, 8))[..., None].astype(int)
-    assert np.abs(crop - expected).max() <= 1
+    expected = np.broadcast_to(expected, (3, 8, 8)).astype(int)
+    assert np.abs(crop.numpy() - expected).max() <= 1
 
 
 JPEG = encoded(smooth(64, 64), "JPEG")
@@ -141,5 +142,5 @@ def test_a_mask_is_cropped_as_its_image():
     (crop,), cropped = crops_of(
         encoded(image), draw=lambda *_: [(10, 5, 100, 85)], size=40, mask=mask
     )
-    assert ((crop[..., 0] > 127) == cropped).mean() > 0.99
+    assert ((crop[0].numpy() > 127) == cropped).mean() > 0.99
     assert 0.3 < cropped.mean() < 0.6
