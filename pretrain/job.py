@@ -83,7 +83,7 @@ def pretrain(request: Request) -> None:
             return _say(rank, f"{target} is there already.")
         encoder = training.train(
             siamese,
-            _batches(request, images, siamese, rank, world_size, device),
+            _batches(request, images, siamese, schedule, device),
             schedule,
             seed=request.seed,
             out=request.out,
@@ -153,19 +153,16 @@ def _schedule(request: Request, images: "ImageSource", world_size: int) -> "Sche
 
 
 def _batches(
-    request: Request,
-    images: "ImageSource",
-    siamese: "Siamese",
-    rank: int,
-    world_size: int,
-    device: Any,
+    request: Request, images: "ImageSource", siamese: "Siamese", schedule: "Schedule", device: Any
 ) -> "Batches":
     from pretrain.augment import Augment, augmentation
     from pretrain.data import loader
-    from pretrain.training import Batches
+    from pretrain.training import Batches, ranks
 
+    rank, world_size = ranks()
     chosen = augmentation(AUGMENTATION_OF[request.method.views])
     augment = Augment(chosen, mean=MEAN, std=STD).to(device)
+    patches = getattr(siamese.encoder, "patch_embed", None)
 
     def starting_at(iteration: int) -> Any:
         batches = loader(
@@ -174,10 +171,12 @@ def _batches(
             img_size=request.recipe.img_size,
             seed=request.seed,
             start_iteration=iteration,
+            iterations=schedule.iterations,
             num_workers=request.workers,
             crops=siamese.crops,
             scale=chosen.scale,
             occluders=siamese.needs_occluders,
+            smallest=max(getattr(patches, "patch_size", (1,))),
             rank=rank,
             world_size=world_size,
             pin_memory=device.type == "cuda",
@@ -218,6 +217,12 @@ def _header(request: Request, images: "ImageSource") -> dict[str, str]:
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
         "img_size": json.dumps([size, size]),
-        "commit": str(git()["commit"]),
+        "commit": _commit(),
         "pretraining": json.dumps(request.identity),
     }
+
+
+def _commit() -> str:
+    """What the weights were made with; marked where the files were not the commit's."""
+    found = git()
+    return f"{found['commit'] or 'unknown'}{'+changes' if found['dirty'] else ''}"

@@ -9,6 +9,7 @@ pretrain.run ..., under Slurm through srun.
 
 import argparse
 import dataclasses
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -97,6 +98,11 @@ def _request(arguments: argparse.Namespace) -> Request:
         given = getattr(arguments, option)
         if given is not None and given < least:
             raise UserError(f"--{option.replace('_', '-')} {given}: the least is {least}.")
+    if arguments.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError(
+            "--wandb needs the package wandb, which is not installed: python -m pip install wandb. Curves for "
+            "TensorBoard are written without it."
+        )
     data_root = arguments.data_root or os.environ.get("BENCH_DATA")
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Request(
