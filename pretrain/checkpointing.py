@@ -32,6 +32,12 @@ class Checkpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.interval, self.keep = interval, keep
         self.written = time.monotonic()
 
+    def before_train(self, runner: Any) -> None:
+        """Remove what a process left that was killed while it wrote."""
+        if runner.rank == 0:
+            for path in Path(runner.work_dir).glob(f".{PATTERN}"):
+                path.unlink()
+
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:

@@ -61,7 +61,7 @@ def test_few_images_make_as_many_steps(images: Path, tmp_path: Path) -> None:
 def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
     """By SIGKILL from outside, with a worker that decodes; wherever the process happens to be."""
     command = [sys.executable, "-m", "pretrain.run"]
-    there = words(images, tmp_path / "killed", "--checkpoint-seconds", "0", "--epochs", "30")
+    there = words(images, tmp_path / "killed", "--checkpoint-seconds", "0", "--epochs", "12")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [*command, *there, "--workers", "1"], cwd=ROOT, env=environment, stderr=subprocess.PIPE
@@ -74,7 +74,7 @@ def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Pat
     process.communicate()
     assert not (tmp_path / "killed" / "backbone.safetensors").exists()
     assert run.main(there) == run.DONE
-    assert run.main(words(images, tmp_path / "whole", "--epochs", "30")) == run.DONE
+    assert run.main(words(images, tmp_path / "whole", "--epochs", "12")) == run.DONE
     one, two = (load_file(tmp_path / n / "backbone.safetensors") for n in ("killed", "whole"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)

@@ -105,6 +105,7 @@ def test_a_killed_run_ends_with_the_same_weights(
 ) -> None:
     killed(lambda: train(images, tmp_path, accumulate=2, hooks=kills() or ()))
     assert equal(train(images, tmp_path, accumulate=2), undisturbed)
+    assert not list(tmp_path.glob(".checkpoint-*"))
 
 
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(
