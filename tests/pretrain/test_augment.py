@@ -56,6 +56,19 @@ def test_what_an_image_gets_follows_from_seed_iteration_and_slot(name):
         assert not build(name)(raw(), other).images.equal(whole.images)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", [a.name for a in augment.AUGMENTATIONS])
+def test_a_gpu_draws_the_same_and_gives_the_same(name):
+    here = build(name)(raw(), (3, 7))
+    there = build(name).to("cuda")(raw().to("cuda"), (3, 7))
+    assert there.occluders.cpu().equal(here.occluders)
+    for value in ("images", "others"):
+        torch.testing.assert_close(
+            getattr(there, value).cpu(), getattr(here, value), atol=1e-4, rtol=0
+        )
+
+
 def test_it_leaves_the_generator_of_the_model_alone():
     before = torch.get_rng_state()
     build("supervised")(raw(), (0, 0))

@@ -80,7 +80,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
     for crop, box in zip(crops, boxes, strict=True):
         expected = np.asarray(full.resize((224, 224), Image.Resampling.BICUBIC, box=box))
         error = np.abs(crop.permute(1, 2, 0).numpy().astype(int) - expected)
-        assert error.mean() < 0.7
+        assert error.mean() < 1.5
         assert error.max() <= 7, "half a pixel of the smaller image, where it changes most"
 
 

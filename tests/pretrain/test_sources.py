@@ -1,5 +1,6 @@
 """Where images come from: layouts, labels, few images, fingerprints, the embedded world's occluders."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from bench.scenes.labels import visible_fraction
 from bench.scenes.render import render
 from bench.scenes.things import CATEGORIES
 from bench.scenes.world import World
+from pretrain.data import loader
 from pretrain.scenes import hides
 from pretrain.sources import ImageSource, source
 
@@ -148,6 +150,23 @@ def test_the_crops_occluders_are_those_of_the_whole_image(world):
         width, height = crop.shape[::-1]
         assert width <= WORLD.size
         assert height <= WORLD.size
+
+
+DATA = Path(os.environ.get("BENCH_DATA") or Path(__file__).parents[3] / "shared/data")
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "images", "classes"), [("imagenet-samples", 1000, 0), ("tiny-imagenet-200", 3200, 200)]
+)
+def test_real_photographs_are_all_usable(name, images, classes):
+    if not (DATA / name).is_dir():
+        pytest.skip(f"no real images: {DATA / name} does not exist (set BENCH_DATA)")
+    found = source(name, data_root=DATA)
+    assert (len(found), len(found.classes)) == (images, classes)
+    for _ in loader(found, batch_size=100, img_size=32, seed=0, iterations=images // 100):
+        pass
+    assert not found.skipped
 
 
 def thing(box: tuple[int, int, int, int], distance: float, visible: float) -> dict[str, object]:
