@@ -1,0 +1,378 @@
+"""Methods at work: MAE against its equations, what each learns, the moving average, several processes."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.errors import UserError
+from bench.ranks import call
+from pretrain.data import Batch
+from pretrain.masking import Masking
+from pretrain.methods import METHODS, method
+from pretrain.siamese import Siamese, build
+
+SMALL: dict[str, Any] = {
+    "decoder_dim": 64,
+    "decoder_depth": 1,
+    "decoder_heads": 4,
+    "projector_dim": 64,
+}
+
+
+def small(name: str, arch: str = "test_vit", **changes: Any) -> Siamese:
+    classes = 8 if name == "supervised" else 0
+    return build(method(name, **SMALL | changes), arch, img_size=64, num_classes=classes, seed=0)
+
+
+def eight() -> Batch:
+    """Smooth images, another crop of each, each of a class of its own, and the right half in front."""
+    generator = torch.Generator().manual_seed(0)
+    images = F.interpolate(torch.randn(8, 3, 5, 5, generator=generator), 72, mode="bicubic")
+    front = torch.zeros(8, 64, 64, dtype=torch.bool)
+    front[:, :, 32:] = True
+    return Batch(
+        images=images[:, :, :64, :64],
+        others=images[:, :, 8:, 8:].flip(3),
+        labels=torch.arange(8),
+        occluders=front,
+    )
+
+
+def part(batch: Batch, rank: int, world: int) -> Batch:
+    tensors = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
+    return Batch(**{name: value.chunk(world)[rank] for name, value in tensors.items()})
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    return torch.stack(list(losses.values())).sum()
+
+
+# MAE, stated from its equations: nothing below uses the modules, only their weights.
+
+
+def layer_norm(x: Tensor, p: Mapping[str, Tensor], name: str) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    deviation = ((x - mean) ** 2).mean(-1, keepdim=True).add(1e-6) ** 0.5
+    return (x - mean) / deviation * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+
+def linear(x: Tensor, p: Mapping[str, Tensor], name: str) -> Tensor:
+    return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
+
+
+def transformer(x: Tensor, p: Mapping[str, Tensor], name: str, depth: int, heads: int) -> Tensor:
+    for i in range(depth):
+        block = f"{name}.{i}"
+        normed = linear(layer_norm(x, p, f"{block}.norm1"), p, f"{block}.attn.qkv")
+        n, length, _ = normed.shape
+        q, k, v = normed.view(n, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(-1)
+        mixed = (weights @ v).transpose(1, 2).reshape(n, length, -1)
+        x = x + linear(mixed, p, f"{block}.attn.proj")
+        inner = linear(layer_norm(x, p, f"{block}.norm2"), p, f"{block}.mlp.fc1")
+        inner = inner * (1 + torch.erf(inner / math.sqrt(2))) / 2
+        x = x + linear(inner, p, f"{block}.mlp.fc2")
+    return x
+
+
+def positions(rows: int, columns: int, dim: int) -> Tensor:
+    table = torch.zeros(rows * columns, dim, dtype=torch.float64)
+    for index in range(rows * columns):
+        row, column = divmod(index, columns)
+        for i in range(dim // 4):
+            rate = 10000 ** (-4 * i / dim)
+            for quarter, angle in enumerate((column, column, row, row)):
+                value = math.cos(angle * rate) if quarter % 2 else math.sin(angle * rate)
+                table[index, quarter * dim // 4 + i] = value
+    return table
+
+
+def mae_loss(p: Mapping[str, Tensor], images: Tensor, mask: Tensor, heads: int) -> Tensor:
+    """Loss of MAE on 64 x 64 images in patches of 16, for bool masks [N, 16]."""
+    patches = F.unfold(images, 16, stride=16).transpose(1, 2)
+    weight = p["encoder.patch_embed.proj.weight"]
+    tokens = patches @ weight.reshape(len(weight), -1).T + p["encoder.patch_embed.proj.bias"]
+    tokens = tokens + positions(4, 4, len(weight))
+    visible = torch.stack([t[~m] for t, m in zip(tokens, mask, strict=True)])
+    x = torch.cat([p["encoder.cls_token"].expand(len(images), -1, -1), visible], 1)
+    x = layer_norm(transformer(x, p, "encoder.blocks", 6, heads), p, "encoder.norm")
+
+    decoder = "embedding.decoder"
+    x = linear(x, p, f"{decoder}.embed")
+    full = []
+    for latent, hidden in zip(x, mask, strict=True):
+        seen = iter(latent[1:])
+        rows = [p[f"{decoder}.mask_token"][0, 0] if h else next(seen) for h in hidden]
+        full.append(torch.cat([latent[:1], torch.stack(rows) + positions(4, 4, 64)]))
+    y = transformer(torch.stack(full), p, f"{decoder}.blocks", 1, 4)
+    said = linear(layer_norm(y, p, f"{decoder}.norm")[:, 1:], p, "embedding.head")
+
+    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+    target = (patches - mean) / (variance + 1e-6) ** 0.5
+    each = ((said - target) ** 2).mean(-1)
+    return (each * mask).sum() / mask.sum()
+
+
+def test_mae_is_its_equations() -> None:
+    siamese = small("mae").double()
+    batch = eight()
+    images = batch.images.double()
+    torch.manual_seed(5)
+    losses = siamese(Batch(images=images))
+    total(losses).backward()
+    torch.manual_seed(5)
+    assert siamese.masking is not None
+    _, hidden = siamese.masking(8, images.device)
+    mask = torch.zeros(8, 16, dtype=torch.bool).scatter(1, hidden, True)
+    assert int(mask.sum()) == 8 * 12
+
+    stated = {k: v.detach().clone().requires_grad_() for k, v in siamese.named_parameters()}
+    heads = siamese.encoder.blocks[0].attn.num_heads
+    loss = mae_loss(stated, images, mask, heads)
+    loss.backward()
+    assert float(loss) == pytest.approx(float(losses["loss_reconstruction"]), rel=1e-5)
+    trained = {k: p for k, p in siamese.named_parameters() if p.requires_grad}
+    assert set(stated) - set(trained) == {"encoder.pos_embed"}
+    for name, parameter in trained.items():
+        torch.testing.assert_close(
+            parameter.grad, stated[name].grad, rtol=1e-5, atol=1e-7, msg=name
+        )
+
+
+# What every method is.
+
+
+@pytest.mark.parametrize("name", [m.name for m in METHODS])
+def test_the_encoder_has_timm_s_own_keys(name: str) -> None:
+    siamese = small(name)
+    encoder = {k for k in siamese.state_dict() if k.startswith("encoder.")}
+    own = timm.create_model("test_vit", num_classes=0).state_dict()
+    assert encoder == {f"encoder.{key}" for key in own}
+    assert siamese.crops == (2 if name == "moco" else 1)
+    assert siamese.needs_labels == (name == "supervised")
+    assert siamese.no_weight_decay() >= {"encoder.cls_token", "encoder.pos_embed"}
+
+
+def test_weights_and_masks_follow_from_seeds() -> None:
+    before = torch.random.get_rng_state()
+    first, again = small("c-mae"), small("c-mae")
+    other = build(method("c-mae", **SMALL), "test_vit", img_size=64, seed=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert not torch.equal(
+        first.encoder.blocks[0].attn.qkv.weight, other.encoder.blocks[0].attn.qkv.weight
+    )
+    losses = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        losses.append(float(total(first(eight()))))
+    assert losses[0] == losses[1]
+
+
+LEARNT = {  # the loss, of 8 images with one mask, that it gets below; the lowest is 0, or -1 of the cosine
+    "mae": 0.1,
+    "r-mae": 0.1,
+    "c-mae": 0.02,
+    "simmim": 0.1,
+    "moco": 0.05,
+    "simsiam-mask": -0.9,
+    "supervised": 0.6,  # 0.1 smoothing: no less than 0.48
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_each_overfits_eight_images(name: str) -> None:
+    siamese = small(name)
+    batch = eight()
+    trained = [p for p in siamese.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.0)
+    steps, losses = 120, []
+    for step in range(steps):
+        torch.manual_seed(0)
+        loss = total(siamese(batch))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        siamese.after_step(step / steps)
+        losses.append(loss.item())
+        if losses[-1] < LEARNT[name]:
+            break
+    assert losses[-1] < LEARNT[name] < losses[0], losses[::20]
+    assert _spread(siamese, batch) > 1e-3  # features of different images differ: no collapse
+
+
+@torch.no_grad()
+def _spread(siamese: Siamese, batch: Batch) -> float:
+    """The part of the features' energy that tells images apart."""
+    features = siamese.encoder.forward_features(batch.images)[:, 1:].mean(1)
+    return float(features.var(0).sum() / features.square().sum(1).mean())
+
+
+def test_r_mae_collapses_without_reconstruction() -> None:
+    """At lambda 0 all images are decoded to the same pixels; at lambda 1 they are not."""
+    spreads = {}
+    for weight in (0.0, 1.0):
+        siamese = small("r-mae", reconstruction_weight=weight)
+        optimiser = torch.optim.AdamW((p for p in siamese.parameters() if p.requires_grad), lr=1e-3)
+        said: list[Tensor] = []
+        siamese.embedding.register_forward_hook(
+            lambda _, __, output, said=said: said.append(output)
+        )
+        for step in range(60):
+            torch.manual_seed(step)
+            losses = siamese(eight())
+            optimiser.zero_grad()
+            total(losses).backward()
+            optimiser.step()
+        spreads[weight] = float(said[-1].detach().var(0).mean())
+        if weight == 0:
+            assert float(losses["loss_similarity"]) < 1e-3
+    assert spreads[0.0] < 1e-3 < 0.02 < spreads[1.0], spreads
+
+
+def test_momentum_0_copies_and_momentum_1_keeps() -> None:
+    for momentum, progress, kept in (
+        (0.0, 0.0, 0.0),
+        (1.0, 0.0, 1.0),
+        (0.99, 1.0, 1.0),
+        (0.9, 0.5, 0.95),
+    ):
+        siamese = small("moco", momentum=momentum)
+        assert siamese.target is not None
+        online, target = siamese.encoder.norm.bias, siamese.target["encoder"].norm.bias
+        assert torch.equal(online, target)
+        with torch.no_grad():
+            online.add_(1.0)
+            siamese.embedding.head.layers[0].weight.zero_()
+        siamese.after_step(progress)
+        torch.testing.assert_close(target, online - kept)
+        projector = siamese.target["embedding"].head.layers[0].weight
+        assert bool(projector.any()) == (kept > 0)
+        assert not any(p.requires_grad for p in siamese.target.parameters())
+
+
+def test_masks_by_true_occluders() -> None:
+    siamese = small("mae", masking="occluders", mask_ratio=0.5)
+    assert siamese.needs_occluders
+    picture = siamese.picture(eight())
+    assert picture is not None
+    assert float(picture[:, 0, :, :, 32:].std()) < 1e-6  # the right half is grey
+    with pytest.raises(UserError, match="only scenes have"):
+        siamese(Batch(images=eight().images))
+
+
+@pytest.mark.parametrize("name", ["mae", "r-mae", "simmim"])
+def test_pictures_show_the_mask_and_the_target(name: str) -> None:
+    mean, std = (0.4, 0.5, 0.6), (0.1, 0.2, 0.3)
+    picture = small(name, mask_ratio=0.5).picture(eight(), mean=mean, std=std)
+    assert picture is not None
+    assert picture.shape == (8, 3, 3, 64, 64)
+    assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
+    colours = [torch.tensor(c).view(1, 3, 1, 1) for c in (mean, std)]
+    torch.testing.assert_close(
+        picture[:, 2], (eight().images * colours[1] + colours[0]).clamp(0, 1)
+    )
+    masked, said, true = picture.unbind(1)
+    grey = (masked - 0.5).abs().amax(1) < 1e-5
+    assert float(grey.float().mean()) == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(said.movedim(1, -1)[~grey], true.movedim(1, -1)[~grey])
+    assert small("moco").picture(eight()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("moco", {}, "infonce of pooled views .* the batch has one image"),
+        ("c-mae", {}, "infonce of tokens views .* the batch has one image"),
+        ("simsiam-mask", {}, "cosine of pooled views"),
+    ],
+)
+def test_a_batch_of_one_is_refused(name: str, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        small(name, **changes)(part(eight(), 0, 8))
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(UserError, match="the data has 0 classes"):
+        build(method("supervised"), "test_vit", img_size=64, seed=0)
+    with pytest.raises(UserError, match="mask unit of 24 pixels is no multiple of the patch of 16"):
+        small("simmim", mask_unit=24)
+    swin = "swin_tiny_patch4_window7_224"
+    with pytest.raises(UserError, match="A decoder stands on the tokens of a plain ViT"):
+        build(method("simmim", similarity="pixel-l2"), swin, img_size=64, seed=0)
+
+
+def test_simmim_on_swin_learns_from_hidden_pixels_alone() -> None:
+    options = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 6)}
+    swin = build(
+        method("simmim", mask_ratio=0.5), "swinv2_tiny_window8_256", img_size=64, seed=0, **options
+    )
+    batch, images = eight(), eight().images
+    said: list[Tensor] = []
+    assert swin.embedding.predict.out_channels == 3 * 32**2
+    swin.embedding.predict.register_forward_hook(lambda *x: said.append(F.pixel_shuffle(x[2], 32)))
+    torch.manual_seed(2)
+    loss = float(total(swin(batch)))
+    torch.manual_seed(2)
+    _, hidden = swin.masking(8, images.device)
+    mask = torch.zeros(8, 256).scatter(1, hidden, 1.0).view(8, 1, 16, 16)
+    mask = mask.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert mask.mean() == 0.5
+    stated = ((said[0] - images).abs() * mask).sum() / (mask.sum() * 3)
+    assert loss == pytest.approx(float(stated), rel=1e-5)
+
+
+# Several processes: the gradients are those of one on the joint batch.
+
+
+class PartOfMasks:
+    """The masks that this rank's images have in the joint batch."""
+
+    def __init__(self, joint: Masking, rank: int, world: int) -> None:
+        self.grid, self.rank, self.world, self.joint = joint.grid, rank, world, joint
+
+    def __call__(self, number: int, *given: Any) -> tuple[Tensor, ...]:
+        torch.manual_seed(11)
+        masks = self.joint(number * self.world, *given[:1])
+        return tuple(m.chunk(self.world)[self.rank] for m in masks)
+
+
+def gradients(rank: int, world: int, name: str) -> dict[str, Tensor]:
+    siamese: Any = small(name)
+    if siamese.masking is not None:
+        siamese.masking = PartOfMasks(siamese.masking, rank, world)
+    total(siamese(part(eight(), rank, world))).backward()
+    return {k: p.grad / world for k, p in siamese.named_parameters() if p.grad is not None}
+
+
+def gradients_of_two(rank: int) -> dict[str, dict[str, Tensor]]:
+    found = {}
+    for name in ("moco", "c-mae", "simsiam-mask"):
+        found[name] = gradients(rank, 2, name)
+        for gradient in found[name].values():
+            torch.distributed.all_reduce(gradient)
+    return {n: {k: g.tolist() for k, g in gs.items()} for n, gs in found.items()}
+
+
+def test_gradients_of_two_processes_are_those_of_one() -> None:
+    two = call(gradients_of_two, 2)
+    for name, found in two.items():
+        one = gradients(0, 1, name)
+        assert set(found) == set(one)
+        scale = max(float(g.abs().max()) for g in one.values())
+        for key, gradient in one.items():
+            torch.testing.assert_close(
+                torch.tensor(found[key]),
+                gradient,
+                rtol=1e-3,
+                atol=1e-5 * scale,
+                msg=f"{name} {key}",
+            )
