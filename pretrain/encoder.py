@@ -145,17 +145,28 @@ def final_norm(encoder: Any) -> nn.Module:
 
 def _encode_replaced(encoder: Any, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor:
     """The encoder's own forward pass, with the mask token put in the place of embeddings."""
+    embedded = encoder.patch_embed(images)
+    tokens = embedded.flatten(1, -2)
+    places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+    places = places.scatter(1, hidden, True)[:, :, None]
+    tokens = torch.where(places, mask_token.to(tokens.dtype), tokens)
+    return encoder.norm(_blocks(encoder, tokens.view_as(embedded)))
 
-    def replace(_: nn.Module, __: Any, embedded: Tensor) -> Tensor:
-        tokens = embedded.flatten(1, -2)
-        places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        places.scatter_(1, hidden, True)
-        return torch.where(places[:, :, None], mask_token.to(tokens.dtype), tokens).view_as(
-            embedded
-        )
 
-    hook = encoder.patch_embed.register_forward_hook(replace)
-    try:
-        return encoder.forward_features(images)
-    finally:
-        hook.remove()
+def _blocks(encoder: Any, embedded: Tensor) -> Tensor:
+    """What timm's `forward_features` does between the patch embedding and the last norm.
+
+    Spelled out, as a hook that changes the embedding would be compiled anew in each step.
+    """
+    if isinstance(encoder, VisionTransformer):
+        return encoder.blocks(encoder.norm_pre(encoder._pos_embed(embedded)))
+    if not isinstance(encoder, Beit):
+        return encoder.layers(embedded)
+    tokens = torch.cat([encoder.cls_token.expand(len(embedded), -1, -1), embedded], 1)
+    if encoder.pos_embed is not None:
+        tokens = tokens + encoder.pos_embed
+    tokens = encoder.pos_drop(tokens)
+    bias = None if encoder.rel_pos_bias is None else encoder.rel_pos_bias()
+    for block in encoder.blocks:
+        tokens = block(tokens, shared_rel_pos_bias=bias)
+    return tokens

@@ -137,7 +137,7 @@ def test_mae_is_its_equations() -> None:
     heads = siamese.encoder.blocks[0].attn.num_heads
     loss = mae_loss(stated, images, mask, heads)
     loss.backward()
-    assert float(loss) == pytest.approx(float(losses["loss_reconstruction"]), rel=1e-5)
+    assert loss.item() == pytest.approx(losses["loss_reconstruction"].item(), rel=1e-5)
     trained = {k: p for k, p in siamese.named_parameters() if p.requires_grad}
     assert set(stated) - set(trained) == {"encoder.pos_embed"}
     for name, parameter in trained.items():
@@ -177,24 +177,23 @@ def test_weights_and_masks_follow_from_seeds() -> None:
     assert losses[0] == losses[1]
 
 
-LEARNT = {  # the loss, of 8 images with one mask, that it gets below; the lowest is 0, or -1 of the cosine
-    "mae": 0.1,
-    "r-mae": 0.1,
-    "c-mae": 0.02,
-    "simmim": 0.1,
-    "moco": 0.05,
-    "simsiam-mask": -0.9,
-    "supervised": 0.6,  # 0.1 smoothing: no less than 0.48
+LEARNT = {  # learning rate, and what the loss of 8 images with one mask gets below
+    "mae": (4e-3, 0.1),
+    "r-mae": (4e-3, 0.1),
+    "c-mae": (2e-3, 0.05),
+    "simmim": (2e-3, 0.15),
+    "moco": (2e-3, 0.03),
+    "simsiam-mask": (2e-3, -0.95),  # -1 at best
+    "supervised": (2e-3, 0.48),  # 0.466 at best, with smoothed labels
 }
 
 
 @pytest.mark.parametrize("name", LEARNT)
 def test_each_overfits_eight_images(name: str) -> None:
-    siamese = small(name)
-    batch = eight()
+    (rate, enough), steps = LEARNT[name], 240
+    siamese, batch, losses = small(name), eight(), []
     trained = [p for p in siamese.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=2e-3, weight_decay=0.0)
-    steps, losses = 120, []
+    optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
     for step in range(steps):
         torch.manual_seed(0)
         loss = total(siamese(batch))
@@ -203,10 +202,10 @@ def test_each_overfits_eight_images(name: str) -> None:
         optimiser.step()
         siamese.after_step(step / steps)
         losses.append(loss.item())
-        if losses[-1] < LEARNT[name]:
+        if losses[-1] < enough:
             break
-    assert losses[-1] < LEARNT[name] < losses[0], losses[::20]
-    assert _spread(siamese, batch) > 1e-3  # features of different images differ: no collapse
+    assert losses[-1] < enough < 0.5 * abs(losses[0]), losses[::20]
+    assert _spread(siamese, batch) > 0.05  # features of different images differ: no collapse
 
 
 @torch.no_grad()
@@ -234,7 +233,7 @@ def test_r_mae_collapses_without_reconstruction() -> None:
             optimiser.step()
         spreads[weight] = float(said[-1].detach().var(0).mean())
         if weight == 0:
-            assert float(losses["loss_similarity"]) < 1e-3
+            assert losses["loss_similarity"].item() < 1e-3
     assert spreads[0.0] < 1e-3 < 0.02 < spreads[1.0], spreads
 
 
