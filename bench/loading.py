@@ -104,8 +104,23 @@ class _Fit:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Create parameters without numbers, which the file replaces; buffers get theirs."""
-    from torch import nn
+    """Create parameters without numbers, which the file replaces; buffers get theirs.
+
+    What would fill a parameter is skipped: to work out shapes of nothing takes a second for ViT-L.
+    """
+    from torch import Tensor, nn
+    from torch.overrides import TorchFunctionMode
+
+    class NothingToFill(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+        ) -> Any:
+            kwargs = kwargs or {}
+            name, first = func.__name__, args[0] if args else kwargs.get("tensor")
+            fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
+            if fills and isinstance(first, Tensor) and first.is_meta:
+                return first
+            return func(*args, **kwargs)
 
     register = nn.Module.register_parameter
 
@@ -116,7 +131,8 @@ def _parameters_on_meta() -> Iterator[None]:
 
     nn.Module.register_parameter = on_meta
     try:
-        yield
+        with NothingToFill():
+            yield
     finally:
         nn.Module.register_parameter = register
 
