@@ -46,7 +46,7 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
                 len(tokens), self.positions.shape[1], -1
             )
             patches = empty.scatter(1, places, patches)
-        tokens = torch.cat([prefix, (patches + self.positions).to(prefix.dtype)], 1)
+        tokens = torch.cat([prefix, patches + self.positions], 1)
         return self.norm(take(self.blocks(tokens)[:, self.num_prefix :], at))
 
 

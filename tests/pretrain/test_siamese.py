@@ -344,34 +344,36 @@ class PartOfMasks:
         return tuple(m.chunk(self.world)[self.rank] for m in masks)
 
 
-def gradients(rank: int, world: int, name: str) -> dict[str, Tensor]:
-    siamese: Any = small(name)
+JOINED: dict[str, dict[str, Any]] = {"moco": {}, "c-mae": {"target": "shared"}, "simsiam-mask": {}}
+
+
+def learnt(rank: int, world: int, name: str) -> dict[str, Tensor]:
+    """This rank's share of the gradients of the mean loss, and of the batch norms' statistics."""
+    siamese: Any = small(name, **JOINED[name])
     if siamese.masking is not None:
         siamese.masking = PartOfMasks(siamese.masking, rank, world)
     total(siamese(part(eight(), rank, world))).backward()
-    return {k: p.grad / world for k, p in siamese.named_parameters() if p.grad is not None}
+    gradients = {k: p.grad / world for k, p in siamese.named_parameters() if p.grad is not None}
+    running = {k: b / world for k, b in siamese.named_buffers() if "running" in k}
+    assert gradients
+    assert running
+    return gradients | running
 
 
-def gradients_of_two(rank: int) -> dict[str, dict[str, Tensor]]:
-    found = {}
-    for name in ("moco", "c-mae", "simsiam-mask"):
-        found[name] = gradients(rank, 2, name)
-        for gradient in found[name].values():
-            torch.distributed.all_reduce(gradient)
-    return {n: {k: g.tolist() for k, g in gs.items()} for n, gs in found.items()}
+def learnt_by_two(rank: int) -> dict[str, dict[str, Any]]:
+    found = {name: learnt(rank, 2, name) for name in JOINED}
+    for tensors in found.values():
+        for tensor in tensors.values():
+            torch.distributed.all_reduce(tensor)
+    return {name: {k: t.tolist() for k, t in ts.items()} for name, ts in found.items()}
 
 
-def test_gradients_of_two_processes_are_those_of_one() -> None:
-    two = call(gradients_of_two, 2)
-    for name, found in two.items():
-        one = gradients(0, 1, name)
+def test_two_processes_learn_what_one_does() -> None:
+    for name, found in call(learnt_by_two, 2).items():
+        one = learnt(0, 1, name)
         assert set(found) == set(one)
-        scale = max(float(g.abs().max()) for g in one.values())
-        for key, gradient in one.items():
+        scale = max(float(t.abs().max()) for k, t in one.items() if "running" not in k)
+        for key, tensor in one.items():
             torch.testing.assert_close(
-                torch.tensor(found[key]),
-                gradient,
-                rtol=1e-3,
-                atol=1e-5 * scale,
-                msg=f"{name} {key}",
+                torch.tensor(found[key]), tensor, rtol=1e-3, atol=1e-5 * scale, msg=f"{name} {key}"
             )

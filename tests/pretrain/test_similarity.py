@@ -1,15 +1,12 @@
-"""Similarities against closed forms, and over processes."""
+"""Similarities against closed forms; over several processes: test_siamese.py."""
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.ranks import call
-from pretrain.decoder import JoinedBatchNorm
 from pretrain.methods import method
 from pretrain.similarity import (
     Cosine,
@@ -48,51 +45,6 @@ def test_infonce_of_tokens_by_hand() -> None:
     third = 0.0  # C at 2 has no negatives
     expected = 2 * 0.5 * (first + second + third) / 6
     assert float(info_nce(queries, keys, positions, 3, 0.5)) == pytest.approx(expected, abs=1e-6)
-
-
-def halves(rank: int, world: int, *tensors: Tensor) -> list[Tensor]:
-    return [t.chunk(world)[rank].clone().requires_grad_(t.is_floating_point()) for t in tensors]
-
-
-def contrast(rank: int, world: int) -> dict[str, Tensor]:
-    """Gradients of the mean over processes, in the process's own queries and keys; a batch norm's too."""
-    torch.manual_seed(0)
-    queries, keys = torch.randn(2, 6, 4, 5)
-    positions = torch.rand(6, 7).argsort(1)[:, :4]
-    query, key, where = halves(rank, world, queries, keys, positions)
-    (info_nce(query, key, where, 7, 0.3) / world).backward()
-    norm = JoinedBatchNorm(5)
-    (values,) = halves(rank, world, torch.randn(6, 5) * 3 + 1)
-    torch.manual_seed(1)
-    (weights,) = halves(rank, world, torch.randn(6, 5))
-    (norm(values) * weights.detach()).sum().backward()
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    found = {"query": query.grad, "key": key.grad, "values": values.grad}
-    return {k: v for k, v in found.items() if v is not None} | {
-        "mean": norm.running_mean,
-        "var": norm.running_var,
-    }
-
-
-def contrast_of_two(rank: int) -> dict[str, Any]:
-    mine = contrast(rank, 2)
-    parts = {}
-    for name, value in mine.items():
-        both = [torch.empty_like(value) for _ in range(2)]
-        torch.distributed.all_gather(both, value)
-        parts[name] = [part.tolist() for part in both]
-    return parts
-
-
-def test_gradients_of_two_processes_are_those_of_one() -> None:
-    one, two = contrast(0, 1), call(contrast_of_two, 2)
-    for name in ("query", "key", "values"):
-        torch.testing.assert_close(torch.cat([torch.tensor(part) for part in two[name]]), one[name])
-        assert float(one[name].abs().max()) > 1e-3
-    for name in ("mean", "var"):
-        for part in two[name]:
-            torch.testing.assert_close(torch.tensor(part), one[name])
 
 
 def test_pixels_by_hand() -> None:
