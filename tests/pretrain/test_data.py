@@ -72,12 +72,13 @@ def test_a_loader_that_starts_later_gives_what_the_first_one_would(twenty, num_w
 
 
 def test_processes_share_the_batch_that_one_would_see(twenty):
-    (whole,) = batches(twenty, 1)
+    wholes = batches(twenty, 3)
     for rank in (0, 1):
-        (share,) = batches(twenty, 1, rank=rank, world_size=2)
-        assert share.images.equal(whole.images[rank::2])
-        assert share.slots.tolist() == [rank, rank + 2, rank + 4]
-        assert share.batch_size == 6
+        shares = batches(twenty, 3, rank=rank, world_size=2)
+        for whole, share in zip(wholes, shares, strict=True):
+            assert share.images.equal(whole.images[rank::2])
+            assert share.slots.tolist() == [rank, rank + 2, rank + 4]
+            assert share.batch_size == 6
 
 
 def test_another_seed_gives_other_images_and_crops(twenty):
