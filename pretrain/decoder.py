@@ -36,18 +36,23 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
         initialise_linear(self)
         nn.init.normal_(self.mask_token, std=0.02)
 
-    def forward(self, features: Tensor, shown: Tensor | None, at: Tensor) -> Tensor:
-        """[N, P + K, width], of the patches at [N, K] (None: all), to [N, M, dim] at the positions [N, M]."""
+    def forward(self, features: Tensor, shown: Tensor | None, at: Tensor | None) -> Tensor:
+        """Decode [N, P + K, width], of the patches at `shown` [N, K], to [N, M, dim] at the positions `at` [N, M].
+
+        None is shown: all. None is asked for: what is shown, at its own positions. Else mask tokens stand
+        for the patches asked for, of which none may be shown, and for no others.
+        """
         tokens = self.embed(features)
         prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
-        if shown is not None:
-            places = shown[:, :, None].expand(-1, -1, patches.shape[2])
-            empty = self.mask_token.to(tokens.dtype).expand(
-                len(tokens), self.positions.shape[1], -1
-            )
-            patches = empty.scatter(1, places, patches)
-        tokens = torch.cat([prefix, patches + self.positions], 1)
-        return self.norm(take(self.blocks(tokens)[:, self.num_prefix :], at))
+        if shown is None:
+            assert at is not None
+            full = self.blocks(torch.cat([prefix, patches + self.positions], 1))
+            return self.norm(take(full[:, self.num_prefix :], at))
+        sequence = [prefix, patches + take(self.positions, shown)]
+        if at is None:
+            return self.norm(self.blocks(torch.cat(sequence, 1))[:, self.num_prefix :])
+        sequence.append(self.mask_token + take(self.positions, at))
+        return self.norm(self.blocks(torch.cat(sequence, 1))[:, -at.shape[1] :])
 
 
 class Embedding(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -60,9 +65,8 @@ class Embedding(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.head = head
 
     def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
-        """Features of a view to [N, M, dim] at the positions [N, M], or of any shape to the head's."""
+        """Features of a view to [N, M, dim] at the positions [N, M] (None: its own), or of any shape to the head's."""
         if self.decoder is not None:
-            assert at is not None
             features = self.decoder(features, None if view.replaced else view.shown, at)
         return self.head(features)
 

@@ -19,7 +19,7 @@ from pretrain.decoder import Decoder, Embedding, Perceptron, PixelHead
 from pretrain.masking import Masking
 from pretrain.methods import Method
 from pretrain.similarity import PixelTarget, Relaxed, num_processes, similarity
-from pretrain.views import VIEWS, Labels, Pixels, View, patchify, take, unpatchify
+from pretrain.views import VIEWS, Labels, Pair, Pixels, View, patchify, take, unpatchify
 
 if TYPE_CHECKING:
     from pretrain.data import Batch
@@ -86,13 +86,13 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
 
     def forward(self, batch: "Batch") -> dict[str, Tensor]:
         """Losses by name, each a scalar; their sum is minimised. Masks are drawn from the device's generator."""
-        first, second = VIEWS[self.method.views](batch, lambda: self._draw(batch))
+        first, second = self._views(batch)
         if isinstance(second, Labels):
-            one = self._embed(self._features(first), first, None)
+            one = self.embedding(self._features(first), first, None)
             return self.similarity(one, second.labels, None, None)
         if isinstance(second, Pixels):
-            one = self._embed(self._features(first), first, first.hidden)
-            return self.similarity(one, self._true(second.images, first), first.hidden, None)
+            one = self.embedding(self._features(first), first, first.hidden)
+            return self.similarity(one, self._true(second.images, first.hidden), first.hidden, None)
         self._check_batch(len(batch.images) * num_processes())
         return self._compare_encodings(first, second)
 
@@ -129,13 +129,15 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
 
     def _compare(self, one: Tensor, first: View, two: Tensor, second: View) -> dict[str, Tensor]:
         """Compare what is predicted from the first view's features with the target's of the second."""
-        at = first.hidden if self.method.level == "tokens" else None
+        at = second.shown if self.method.level == "tokens" else None
         # The query comes first: autocast keeps its casts of weights, and those made without gradient have none.
-        query = self._embed(one, first, at)
+        query = self.embedding(one, first, at)
         embedding = self.embedding if self.target is None else self.target["embedding"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_constant):
-            key = embedding(two, second, at)
-        pixels = self._true(first.images, first) if isinstance(self.similarity, Relaxed) else None
+            key = embedding(two, second, None)
+        pixels = None
+        if isinstance(self.similarity, Relaxed):
+            pixels = self._true(first.images, at)
         return self.similarity(query, key, at, pixels)
 
     def _features(self, view: View, encoder: Any = None) -> Tensor:
@@ -154,18 +156,20 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         with torch.no_grad():
             return self._features(view, self.target["encoder"])
 
-    def _embed(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
-        return self.embedding(features, view, at)
+    def _views(self, batch: "Batch") -> Pair:
+        """The method's pair, its masks drawn."""
 
-    def _draw(self, batch: "Batch") -> tuple[Tensor, Tensor]:
-        assert self.masking is not None
-        return self.masking(len(batch.images), batch.images.device, batch.occluders)
+        def draw() -> tuple[Tensor, Tensor]:
+            assert self.masking is not None
+            return self.masking(len(batch.images), batch.images.device, batch.occluders)
 
-    def _true(self, images: Tensor, first: View) -> Tensor:
-        """The pixels that are hidden in the first view, as they have to be said."""
+        return VIEWS[self.method.views](batch, self.method, draw)
+
+    def _true(self, images: Tensor, at: Tensor | None) -> Tensor:
+        """The pixels at the positions, as they have to be said."""
         assert self.pixels is not None
-        assert first.hidden is not None
-        return self.pixels(images, first.hidden)
+        assert at is not None
+        return self.pixels(images, at)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def after_step(self, progress: float) -> None:
@@ -192,10 +196,10 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         """
         if not self.method.masks or self.method.similarity in ("infonce", "cosine"):
             return None
-        first, _ = VIEWS[self.method.views](batch, lambda: self._draw(batch))
+        first, _ = self._views(batch)
         assert first.hidden is not None
         size, grid = _patch_size(self.encoder), self.masking.grid if self.masking else (1, 1)
-        said = self._embed(self._features(first), first, first.hidden).float()
+        said = self.embedding(self._features(first), first, first.hidden).float()
         patches = patchify(batch.images, size)
         if self.method.norm_pix_loss:
             variance, centre = torch.var_mean(take(patches, first.hidden), dim=-1, keepdim=True)

@@ -1,13 +1,16 @@
 """The pairs of views: what is shown to the encoder, and what its encoding is compared with."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from pretrain.data import Batch
+    from pretrain.methods import Method
 
 Draw = Callable[[], tuple[Tensor, Tensor]]  # -> positions of shown and hidden patches
 
@@ -18,7 +21,8 @@ class View:
 
     Attributes:
         images: [N, 3, H, W].
-        shown, hidden: int64 [N, K] and [N, M], positions of patches; None: all are shown.
+        shown, hidden: int64 [N, K] and [N, M], positions of patches; None: all are shown. With a
+            `complement_share`, a second view's need not be all.
         replaced: a mask token stands for each hidden patch; else they are left out.
     """
 
@@ -45,36 +49,46 @@ class Labels:
 Pair = tuple[View, View | Pixels | Labels]
 
 
-def _visible_pixels(batch: "Batch", draw: Draw) -> Pair:
+def _visible_pixels(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     shown, hidden = draw()
     return View(images=batch.images, shown=shown, hidden=hidden), Pixels(images=batch.images)
 
 
-def _masked_pixels(batch: "Batch", draw: Draw) -> Pair:
+def _masked_pixels(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     shown, hidden = draw()
     masked = View(images=batch.images, shown=shown, hidden=hidden, replaced=True)
     return masked, Pixels(images=batch.images)
 
 
-def _mask_complement(batch: "Batch", draw: Draw) -> Pair:
+def _mask_complement(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     shown, hidden = draw()
+    other = _part(hidden, method.complement_share)
     return (
         View(images=batch.images, shown=shown, hidden=hidden),
-        View(images=batch.images, shown=hidden, hidden=shown),
+        View(images=batch.images, shown=other, hidden=shown),
     )
 
 
-def _two_crops(batch: "Batch", draw: Draw) -> Pair:
+def _part(positions: Tensor, share: float) -> Tensor:
+    """A random part of each image's positions [N, M], rounded up."""
+    if share == 1:
+        return positions
+    count = math.ceil(positions.shape[1] * share - 1e-9)
+    order = torch.rand(positions.shape, device=positions.device).argsort(1)
+    return positions.gather(1, order[:, :count])
+
+
+def _two_crops(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     assert batch.others is not None, "the loader was not asked for two crops"
     return View(images=batch.images), View(images=batch.others)
 
 
-def _image_label(batch: "Batch", draw: Draw) -> Pair:
+def _image_label(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     assert batch.labels is not None, "the loader was not asked for labels"
     return View(images=batch.images), Labels(labels=batch.labels)
 
 
-VIEWS: dict[str, Callable[["Batch", Draw], Pair]] = {
+VIEWS: dict[str, Callable[["Batch", "Method", Draw], Pair]] = {
     "visible-pixels": _visible_pixels,
     "masked-pixels": _masked_pixels,
     "mask-complement": _mask_complement,

@@ -173,7 +173,7 @@ def test_weights_and_masks_follow_from_seeds() -> None:
     losses = []
     for _ in range(2):
         torch.manual_seed(7)
-        losses.append(float(total(first(eight()))))
+        losses.append(total(first(eight())).item())
     assert losses[0] == losses[1]
 
 
@@ -299,6 +299,20 @@ def test_a_batch_of_one_is_refused(name: str, changes: dict[str, Any], message: 
         small(name, **changes)(part(eight(), 0, 8))
 
 
+@pytest.mark.parametrize("name", ["r-mae", "c-mae"])
+def test_only_what_is_asked_for_is_decoded(name: str) -> None:
+    seen: list[int] = []
+    for share in (1.0, 1 / 3):
+        siamese = small(name, complement_share=share, target="shared")
+        siamese.encoder.blocks[0].register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
+        siamese.embedding.decoder.blocks[0].register_forward_hook(
+            lambda _, x, __: seen.append(x[0].shape[1])
+        )
+        siamese(eight())
+    # 4 of 16 patches are shown, the class token goes with them: views, then decoded ones.
+    assert seen == [5, 13, 17, 13, 5, 5, 9, 5]
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="the data has 0 classes"):
         build(method("supervised"), "test_vit", img_size=64, seed=0)
@@ -319,7 +333,7 @@ def test_simmim_on_swin_learns_from_hidden_pixels_alone() -> None:
     assert swin.embedding.predict.out_channels == 3 * 32**2
     swin.embedding.predict.register_forward_hook(lambda *x: said.append(F.pixel_shuffle(x[2], 32)))
     torch.manual_seed(2)
-    loss = float(total(swin(batch)))
+    loss = total(swin(batch)).item()
     torch.manual_seed(2)
     _, hidden = swin.masking(8, images.device)
     mask = torch.zeros(8, 256).scatter(1, hidden, 1.0).view(8, 1, 16, 16)

@@ -1,9 +1,12 @@
 """Patches, and the pairs of views."""
 
+import dataclasses
+
 import torch
 from torch.nn import functional as F
 
 from pretrain.data import Batch
+from pretrain.methods import method
 from pretrain.views import VIEWS, Labels, Pixels, View, patchify, take, unpatchify
 
 BATCH = Batch(
@@ -34,7 +37,9 @@ def test_take_reads_each_image_s_own_positions() -> None:
 
 
 def test_pairs() -> None:
-    pairs = {name: make(BATCH, lambda: (SHOWN, HIDDEN)) for name, make in VIEWS.items()}
+    pairs = {
+        name: make(BATCH, method("c-mae"), lambda: (SHOWN, HIDDEN)) for name, make in VIEWS.items()
+    }
     assert all(isinstance(first, View) for first, _ in pairs.values())
     assert all(first.images is BATCH.images for first, _ in pairs.values())
     assert isinstance(pairs["visible-pixels"][1], Pixels)
@@ -52,3 +57,20 @@ def test_pairs() -> None:
     labels = pairs["image-label"][1]
     assert isinstance(labels, Labels)
     assert labels.labels is BATCH.labels
+
+
+def test_a_part_of_the_complement() -> None:
+    torch.manual_seed(0)
+    hidden = torch.arange(4, 16).expand(500, -1)
+    _, second = VIEWS["mask-complement"](
+        dataclasses.replace(BATCH, images=torch.zeros(500, 3, 8, 8)),
+        method("r-mae", complement_share=1 / 3),
+        lambda: (torch.arange(4).expand(500, -1), hidden),
+    )
+    assert isinstance(second, View)
+    assert second.shown is not None
+    assert second.shown.shape == (500, 4)
+    assert all(len(set(row)) == 4 for row in second.shown.tolist())
+    counts = second.shown.flatten().bincount(minlength=16)
+    assert counts[:4].sum() == 0
+    assert counts[4:].min() > 500 / 3 - 5 * (500 * 2 / 9) ** 0.5
