@@ -10,7 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from PIL import Image
 
-from pretrain import run, training
+from pretrain import training
 from pretrain.augment import Augment, augmentation
 from pretrain.checkpointing import Checkpoints
 from pretrain.data import loader
@@ -79,12 +79,6 @@ def train(
         hooks=[*hooks, Checkpoints(seconds, keep)],
     )
     return encoder.state_dict()
-
-
-def command_on_rank(words: list[str], rank: int) -> int:
-    """The command, as one of several processes."""
-    torch.set_num_threads(1)
-    return run.main(words)
 
 
 def moved_apart(one: Weights, two: Weights, start: Weights) -> float:

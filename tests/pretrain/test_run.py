@@ -1,7 +1,8 @@
-import functools
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import command_on_rank, moved_apart, network, pictures
+from small_runs import moved_apart, network, pictures
 
-from bench import ranks
 from pretrain import ownership, run
 from pretrain.methods import METHODS
 
@@ -80,13 +80,34 @@ def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Pat
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
+def as_torchrun(given: list[str], world_size: int) -> list[int | None]:
+    """The command in several processes; returns their exit statuses."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def one(rank: int) -> None:
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "LOCAL_RANK": rank}
+        os.environ |= {name: str(value) for name, value in where.items()}
+        os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(world_size)
+        os._exit(run.main(given))
+
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=one, args=(rank,)) for rank in range(world_size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
+
+
 def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
     """Over gloo. Without masks, which each process draws for itself, the weights are those of one."""
     given = ["--precision", "fp32", "--epochs", "1"]
     alone = words(images, tmp_path / "alone", *given, method="supervised")
     shared = words(images, tmp_path / "shared", *given, method="supervised")
     assert run.main(alone) == run.DONE
-    assert ranks.call(functools.partial(command_on_rank, shared), 2) == run.DONE
+    assert as_torchrun(shared, 2) == [run.DONE] * 2
     one, two = (load_file(tmp_path / n / "backbone.safetensors") for n in ("alone", "shared"))
     assert moved_apart(one, two, network("supervised").encoder.state_dict()) < 0.01
 
@@ -132,6 +153,7 @@ def test_another_seed_is_another_run(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
+    capsys.readouterr()
     said = refused(words(images, tmp_path, "--epochs", "1", "--seed", "3"), capsys)
     assert "seed is 0 there and 3 here" in said
 
