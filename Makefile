@@ -30,14 +30,15 @@ check: install
 	$(BIN)/lint-imports
 	$(BIN)/python -m leaderboards.render --check
 
-# Paired timings: command line, training step, COCO's metric, loading of weights, frozen features. Then what
-# one gets without looking.
+# Paired timings: command line, training step, COCO's metric, loading of weights, frozen features, a step
+# of pretraining. Then what one gets without looking.
 bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/start_up.py
 	PYTHONPATH=. $(BIN)/python benchmarks/step_time.py
 	PYTHONPATH=. $(BIN)/python benchmarks/coco_evaluation.py
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint_loading.py
 	PYTHONPATH=. $(BIN)/python benchmarks/frozen_features.py
+	PYTHONPATH=. $(BIN)/python benchmarks/pretraining.py
 	PYTHONPATH=. $(BIN)/python benchmarks/constant_predictors.py
 
 # Exact versions for Python 3.10 to 3.12, without any address.

@@ -32,7 +32,7 @@ from bench import tasks
 from bench.backbones import Backbone
 from bench.tasks import Job, Task
 
-ARCH, STEPS, WARMUP, ROUNDS = "test_vit", 100, 10, 3
+ARCH, STEPS, WARMUP, ROUNDS = "test_vit", 60, 10, 5
 SIDES = ("harness", "mmengine")
 HARNESS_ONLY = ("custom_hooks", "default_hooks", "resume", "load_from")
 

@@ -1,0 +1,189 @@
+"""What a step of pretraining costs: bf16 beside fp32, methods beside MAE, files beside images at hand.
+
+    python benchmarks/pretraining.py [--arch vit_base_patch16_224] [--batch-size 16] [--rounds 5]
+
+Sides take turns in one process, on the same images and with the same fused AdamW; given are medians.
+A step is forward, backward and update. The machine's own rate is that of its best large bf16 product
+of matrices; operations of an MAE step are counted on the step itself (`torch.utils.flop_counter`).
+Memory is the most that a process of its own takes for three steps. Runs on the GPU where there is one.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
+
+from pretrain.augment import Augment, augmentation
+from pretrain.data import Batch, loader, source
+from pretrain.methods import method
+from pretrain.siamese import Siamese, build
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "mae": {},
+    "r-mae": {},
+    "r-mae, complement_share 1/3": {"complement_share": 1 / 3},
+    "c-mae": {},
+    "c-mae, complement_share 1/3": {"complement_share": 1 / 3},
+}
+
+
+def trainer(arch: str, name: str, bf16: bool, **changes: Any) -> Callable[[Batch], float]:
+    """A method with its optimiser: one step on a batch, in seconds."""
+    siamese: Siamese = build(method(name, **changes), arch, img_size=224, seed=0).to(DEVICE)
+    optimiser = torch.optim.AdamW(siamese.parameters(), lr=1e-4, fused=True)
+
+    def step(batch: Batch) -> float:
+        start = _now()
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+            losses = siamese(batch)
+        sum(losses.values()).backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return _now() - start
+
+    return step
+
+
+def _now() -> float:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def in_turn(sides: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """The median seconds of each side, after a round that does not count."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for number in range(rounds + 1):
+        for side in list(sides) if number % 2 else list(sides)[::-1]:
+            taken = sides[side]()
+            if number:
+                seconds[side].append(taken)
+    return {side: statistics.median(values) for side, values in seconds.items()}
+
+
+def matrix_rate() -> float:
+    """Operations a second of this machine's best large bf16 product."""
+    best = 0.0
+    for size in (1024, 2048, 4096) if DEVICE.type == "cpu" else (4096, 8192):
+        one = torch.randn(size, size, device=DEVICE).bfloat16()
+        one @ one
+        for _ in range(3):
+            start = _now()
+            one @ one
+            best = max(best, 2 * size**3 / (_now() - start))
+    return best
+
+
+def photographs(folder: Path, number: int = 256) -> Path:
+    """JPEG files of ImageNet's usual size."""
+    generator = np.random.default_rng(0)
+    for index in range(number):
+        small = generator.integers(0, 256, (47, 63, 3), dtype=np.uint8)
+        picture = Image.fromarray(small).resize((500, 375), Image.Resampling.BICUBIC)
+        picture.save(folder / f"{index:04}.jpg", quality=90)
+    return folder
+
+
+def from_files(folder: Path, batch_size: int, steps: int, step: Callable[[Batch], float]) -> float:
+    """Images a second from JPEG files to the update, decoded by one worker."""
+    chosen = augmentation("mae")
+    augment = Augment(chosen, mean=MEAN, std=STD).to(DEVICE)
+    batches = iter(
+        loader(
+            source(str(folder)),
+            batch_size=batch_size,
+            img_size=224,
+            seed=0,
+            num_workers=1,
+            scale=chosen.scale,
+        )
+    )
+    step(augment(next(batches).to(DEVICE), (0, 0)))
+    start = _now()
+    for iteration in range(1, steps + 1):
+        step(augment(next(batches).to(DEVICE), (0, iteration)))
+    return steps * batch_size / (_now() - start)
+
+
+def peak_memory(arch: str, batch_size: int, bf16: bool) -> float:
+    """Bytes that a process of its own takes for three steps of MAE."""
+    command = [sys.executable, __file__, "--arch", arch, "--batch-size", str(batch_size)]
+    command += ["--memory", "bf16" if bf16 else "fp32"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _memory(arch: str, batch_size: int, bf16: bool) -> None:
+    step, batch = trainer(arch, "mae", bf16), _images(batch_size)
+    for _ in range(3):
+        step(batch)
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    assert found
+    cuda = DEVICE.type == "cuda"
+    peak = torch.cuda.max_memory_allocated() if cuda else 1024 * int(found[1])
+    sys.stdout.write(f"{json.dumps(peak)}\n")
+
+
+def _images(batch_size: int) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(images=torch.randn(batch_size, 3, 224, 224, generator=generator).to(DEVICE))
+
+
+def main() -> None:
+    """Print the comparisons."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--arch", default="vit_base_patch16_224")
+    parser.add_argument("--batch-size", type=int, default=16 if DEVICE.type == "cpu" else 256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--memory", choices=("bf16", "fp32"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    arch, size = given.arch, given.batch_size
+    if given.memory:
+        return _memory(arch, size, given.memory == "bf16")
+    say, batch = sys.stdout.write, _images(size)
+
+    steps = {kind: trainer(arch, "mae", kind == "bf16") for kind in ("fp32", "bf16")}
+    with FlopCounterMode(display=False) as counter:
+        steps["fp32"](batch)
+    operations = counter.get_total_flops() / size
+    taken = in_turn({kind: (lambda s=s: s(batch)) for kind, s in steps.items()}, given.rounds)
+    rate, own = size / taken["bf16"], matrix_rate()
+    say(f"{arch}, batch {size}, {DEVICE}, {torch.get_num_threads()} threads\n")
+    say(f"MAE, fp32: {size / taken['fp32']:.2f} images/s; bf16: {rate:.2f} ")
+    say(f"({taken['fp32'] / taken['bf16']:.2f} x)\n")
+    say(f"{operations / 1e9:.1f} G operations an image; {own / 1e9:.0f} G/s of large matrices: ")
+    say(f"{100 * rate * operations / own:.0f} % of it\n")
+    memory = {kind: peak_memory(arch, size, kind == "bf16") for kind in steps}
+    say(f"memory: fp32 {memory['fp32'] / 1e9:.2f} GB, bf16 {memory['bf16'] / 1e9:.2f} GB\n")
+    with tempfile.TemporaryDirectory() as folder:
+        files = from_files(photographs(Path(folder)), size, given.rounds, steps["bf16"])
+    say(f"from JPEG files: {files:.2f} images/s, {100 * files / rate:.0f} %\n")
+    del steps
+    sides = {
+        label: trainer(arch, label.partition(",")[0], True, **changes)
+        for label, changes in METHODS.items()
+    }
+    cost = in_turn({label: (lambda s=s: s(batch)) for label, s in sides.items()}, given.rounds)
+    for label, seconds in cost.items():
+        say(
+            f"{label:30} {size / seconds:8.2f} images/s  {seconds / cost['mae']:.2f} x MAE's step\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
