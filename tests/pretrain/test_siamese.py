@@ -13,7 +13,7 @@ from bench.errors import UserError
 from bench.ranks import call
 from pretrain.data import Batch
 from pretrain.masking import Masking
-from pretrain.methods import METHODS, method
+from pretrain.methods import COMBINATIONS, METHODS, method
 from pretrain.siamese import Siamese, build
 
 # What every method is.
@@ -45,6 +45,21 @@ def test_weights_and_masks_follow_from_seeds() -> None:
         torch.manual_seed(7)
         losses.append(total(first(eight())).item())
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("base", ["mae", "moco"])
+@pytest.mark.parametrize(
+    ("views", "similarity"), [(v, s) for v, names in COMBINATIONS.items() for s in names]
+)
+def test_every_pair_trains_all_it_has(base: str, views: str, similarity: str) -> None:
+    """A parameter without gradient would stop DistributedDataParallel."""
+    changed = method(base, **SMALL, views=views, similarity=similarity)
+    siamese = build(changed, "test_vit", img_size=64, num_classes=8, seed=0)
+    loss = total(siamese(eight()))
+    loss.backward()
+    assert loss.isfinite()
+    idle = [n for n, p in siamese.named_parameters() if p.requires_grad and p.grad is None]
+    assert not idle
 
 
 LEARNT = {  # learning rate, and what the loss of 8 images with one mask gets below

@@ -118,15 +118,15 @@ def test_r_mae_s_terms_and_their_gradients() -> None:
     one, two = (torch.tensor(v, requires_grad=True) for v in ([[[1.0]]], [[[3.0]]]))
     target = torch.tensor([[[4.0]]])
     losses = Relaxed(10.0, stop_gradient=False)(one, two, None, target)
-    assert {k: float(v) for k, v in losses.items()} == {
+    assert {k: v.item() for k, v in losses.items()} == {
         "loss_similarity": 4.0,
         "loss_reconstruction": 10.0,
     }
     gradients = torch.autograd.grad(losses["loss_similarity"], (one, two))
-    assert [float(g) for g in gradients] == [-4.0, 4.0]
+    assert [g.item() for g in gradients] == [-4.0, 4.0]
     stopped = Relaxed(10.0, stop_gradient=True)(one, two, None, target)["loss_similarity"]
     gradients = torch.autograd.grad(stopped, (one, two), allow_unused=True, materialize_grads=True)
-    assert [float(g) for g in gradients] == [-4.0, 0.0]
+    assert [g.item() for g in gradients] == [-4.0, 0.0]
 
 
 def test_cosine_and_its_stopped_gradient() -> None:
