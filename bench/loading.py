@@ -111,7 +111,7 @@ def _parameters_on_meta() -> Iterator[None]:
     from torch import Tensor, nn
     from torch.overrides import TorchFunctionMode
 
-    class NothingToFill(TorchFunctionMode):
+    class NothingToFill(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
         def __torch_function__(
             self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
         ) -> Any:

@@ -11,6 +11,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
+from bench.images import as_rgb
+
 Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels
 RATIO = (3 / 4, 4 / 3)
 TRIALS = 10
@@ -106,20 +108,6 @@ def _resized(crop: Image.Image, size: int) -> Tensor:
     """The crop as uint8 [3, size, size]: torch's own kernel for bytes takes a quarter of PIL's time."""
     pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None]
     return functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Decode as 8-bit RGB; transparency is left out, as in evaluation, and 16 bits become 8.
-
-    Raises:
-        Unusable: the image has floating-point pixels, of which no one knows the range.
-    """
-    if image.mode == "F":
-        raise Unusable("its pixels are floating-point numbers of unknown range")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 def _cropped_mask(mask: NDArray[np.bool_] | None, box: Box, size: int) -> NDArray[np.bool_] | None:

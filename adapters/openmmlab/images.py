@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bench.backbones import Backbone
 from bench.errors import UserError
+from bench.images import as_rgb
 from bench.normalisation import normalisation
 from bench.results import digest, write_atomic
 
@@ -55,7 +56,7 @@ def read(path: Path) -> Image.Image:
     """Decode an image as RGB; raises UserError that names the file."""
     try:
         with Image.open(path) as image:
-            rgb: Image.Image = image.convert("RGB")
+            rgb: Image.Image = as_rgb(image)
             return rgb
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
