@@ -153,6 +153,20 @@ def test_the_last_checkpoints_are_kept(images: Path, tmp_path: Path) -> None:
     assert names == [f"checkpoint-{k:09d}.pth" for k in (4, 5, 6)]
 
 
+class Blocked(Hook):
+    """Something lies where the second checkpoint is to be written."""
+
+    def before_train_iter(self, runner: Any, batch_idx: int, **_: Any) -> None:
+        if batch_idx == 1:
+            (Path(runner.work_dir) / ".checkpoint-000000002.pth").mkdir()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_said(images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"checkpoint-000000002\.pth cannot be written"):
+        train(images, tmp_path, hooks=[Blocked()])
+    assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000001.pth"
+
+
 def spoilt(iteration: int) -> Callable[[training.Batches], training.Batches]:
     """From an iteration on, pixels are no numbers."""
 
