@@ -90,3 +90,8 @@ def moved_apart(one: Weights, two: Weights, start: Weights) -> float:
 
     assert distance(one, start) > 0
     return distance(one, two) / distance(one, start)
+
+
+def equal(one: Weights, two: Weights) -> bool:
+    """Bit for bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)

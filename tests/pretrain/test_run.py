@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_runs import moved_apart, network, pictures
+from small_runs import moved_apart, network
 
 from pretrain import ownership, run
 from pretrain.methods import METHODS
@@ -22,11 +22,6 @@ SMALL = ["--arch", "test_vit", "--recipe", "smoke", "--batch-size", "4", "--work
 DECODER = ["--decoder-dim", "32", "--decoder-depth", "1", "--decoder-heads", "2"]
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures(tmp_path_factory.mktemp("images"))
 
 
 def words(images: Path, out: Path, *more: str, method: str = "mae") -> list[str]:
