@@ -14,10 +14,8 @@ name                 an entry of a file given with --include
 """
 
 import dataclasses
-import importlib.util
 import json
 import os
-import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench import checkpoints, formats, hub, loading
 from bench.adaptation import trained_windows
+from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.loading import LoadReport
 from bench.provenance import file_sha256
@@ -71,18 +70,6 @@ class Backbone:
         if self.mean or self.std:
             return digest([self.sha256, self.mean, self.std])[:8]
         return self.sha256[:8] if self.sha256 else "scratch"
-
-
-def architectures() -> frozenset[str]:
-    """Every architecture that timm registers, read from its source: importing timm takes seconds."""
-    spec = importlib.util.find_spec("timm")
-    assert spec is not None
-    assert spec.origin is not None
-    models = Path(spec.origin).parent / "models"
-    register = re.compile(r"^@register_model\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
-    return frozenset(
-        name for file in models.glob("*.py") for name in register.findall(file.read_text("utf-8"))
-    )
 
 
 def resolve(spec: str, entries: Mapping[str, Backbone] | None = None) -> Backbone:

@@ -188,29 +188,18 @@ def _compare(
     unexpected = [over[k] for k in over if k not in heads]
     free = (*classifier, *allowed)
     owners = {_owner(key) for key in (*state, *encoder.state) if key in own}
-
-    def absent(key: str) -> bool:
-        """Whether it is the classifier's, or of a norm before it that the file has no part of (SAM 2)."""
-        beside = [f"{pattern.split('.')[0]}.*" for pattern in classifier]
-        return _is(key, classifier) or (_is(key, beside) and _owner(key) not in owners)
-
+    needed = [k for k in missing if k not in misfits and not _is(k, allowed)]
     report = LoadReport(
         format=encoder.format,
         matched=len(fits),
         missing=tuple(missing),
         unexpected=tuple(unexpected),
         leftover=(*encoder.leftover, *(over[k] for k in over if k in heads)),
-        resampled=tuple(
-            f"{k} {_shape(state[k])} -> {_shape(v)}"
-            for k, v in fits.items()
-            if v is not state[k]  # a grid of other sides can have as many tokens
-        ),
+        resampled=_resampled(state, fits),
         cast=_casts(fits, own),
     )
     wrong = {
-        "missing": [
-            k for k in missing if k not in misfits and not _is(k, allowed) and not absent(k)
-        ],
+        "missing": [k for k in needed if not _is_classifiers(k, classifier, owners)],
         "unexpected": [k for k in unexpected if not _is(k, allowed)],
         "of another shape": [
             f"{encoder.sources.get(k, k)} {_shape(state[k])} instead of {_shape(own[k])}"
@@ -219,6 +208,18 @@ def _compare(
         ],
     }
     return _Fit(state=fits, report=report, wrong=wrong, total=len(own))
+
+
+def _is_classifiers(key: str, classifier: Collection[str], owners: Collection[str]) -> bool:
+    """Whether a key is the classifier's, or of a norm before it that the file has no part of (SAM 2)."""
+    beside = [f"{pattern.split('.')[0]}.*" for pattern in classifier]
+    return _is(key, classifier) or (_is(key, beside) and _owner(key) not in owners)
+
+
+def _resampled(state: Mapping[str, "Tensor"], fits: Mapping[str, "Tensor"]) -> tuple[str, ...]:
+    """What was adapted; by identity, as a grid of other sides can have as many tokens."""
+    changed = [k for k, v in fits.items() if v is not state[k]]
+    return tuple(f"{k} {_shape(state[k])} -> {_shape(fits[k])}" for k in changed)
 
 
 def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"]) -> dict[str, str]:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import backbones, launch, plan, tasks
+from bench import launch, plan, tasks
+from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.plan import Planned, Request, Run
 from bench.results import Result, RunKey, Store, check_writable
@@ -127,7 +128,7 @@ def _listing(kind: str, entries: plan.Entries) -> str:
     if kind not in LISTS:
         raise unknown("list", kind, LISTS)
     if kind == "backbones":
-        return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(backbones.architectures())])
+        return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(architectures())])
     known = [t for family in tasks.families() for t in tasks.family_tasks(family).values()]
     known += entries.tasks.values()
     if kind == "tasks":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import backbones
+from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from pretrain import recipes
 from pretrain.job import Request, pretrain
@@ -91,7 +91,7 @@ def _method_fields() -> list[dataclasses.Field[Any]]:
 
 def _request(arguments: argparse.Namespace) -> Request:
     """Check what argparse cannot; raises UserError."""
-    if arguments.arch not in (known := backbones.architectures()):
+    if arguments.arch not in (known := architectures()):
         raise unknown("backbone", arguments.arch, known)
     for option in ("accumulate", "seed", "subset_seed", "workers"):
         least = 1 if option == "accumulate" else 0

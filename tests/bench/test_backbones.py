@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from bench import backbones, checkpoints
-from bench.backbones import Backbone, architectures, build, resolve
+from bench.architectures import architectures
+from bench.backbones import Backbone, build, resolve
 from bench.errors import UserError
 from bench.normalisation import normalisation
 
