@@ -167,7 +167,7 @@ DEIT = Recipe(
 SCENES = Recipe(
     name="scenes",
     source="This project: MAE's, scaled to the embedded world and two CPU cores. Not tuned.",
-    cost="minutes on two CPU cores with a ViT-Ti of 8-pixel patches",
+    cost="MAE on ViT-Ti/16, decoder 128 wide and 2 deep: 15 minutes of a CPU core (230 images/s, measured)",
     expected="nothing: it is no published recipe",
     img_size=64,
     epochs=100,
@@ -181,7 +181,7 @@ SMOKE = dataclasses.replace(
     SCENES,
     name="smoke",
     source="This project: does it run at all?",
-    cost="seconds on a CPU core with a ViT-Ti",
+    cost="seconds on a CPU core with test_vit",
     img_size=64,
     epochs=2,
     warmup_epochs=1,
