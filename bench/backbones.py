@@ -215,9 +215,10 @@ def _from_file(arch: str, path: Path, part: str = "", tag: str = "") -> Backbone
     from bench.inspection import inspect
 
     header = checkpoints.header(path)
+    name = header.get("name") or path.stem
     return _hashed(
         Backbone(
-            name=f"{path.stem}#{part}" if part else path.stem,
+            name=f"{name}#{part}" if part else name,
             arch=arch,
             method=header.get("method") or inspect(path, part or None).method or "pretrained",
             weights=path.resolve(),

@@ -208,6 +208,7 @@ def _header(request: Request, images: "ImageSource") -> dict[str, str]:
     """What the weights file says of itself: strings, JSON where they are no plain text."""
     size = request.recipe.img_size
     return {
+        "name": request.out.resolve().name,
         "arch": request.arch,
         "method": request.method.name,
         "recipe": request.recipe.name,

@@ -154,7 +154,6 @@ RANGES = {
     "label_smoothing": (0, 1),
 }
 
-
 # Who alone reads a field; a change of it elsewhere is refused.
 READ_BY = {
     "masking": MASKED,
@@ -174,9 +173,7 @@ def _check_values(given: Method) -> None:
             raise unknown(field, str(value), choices)
     for field, (low, high) in RANGES.items():
         if not low <= (number := getattr(given, field)) <= high:
-            raise UserError(
-                f"The {field} of a method is from {low} to {high}, and {number} was given."
-            )
+            raise UserError(f"The {field} of a method is {low} to {high}, and {number} was given.")
     if given.norm_window and given.norm_window % 2 == 0:
         raise UserError(
             f"The norm_window is {given.norm_window}: a window around a pixel has an odd side, as SimMIM's 47. Give "

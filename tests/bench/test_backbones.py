@@ -44,6 +44,11 @@ def test_a_name_is_scratch_and_a_file_knows_its_hash(tmp_path: Path) -> None:
     assert alone.weights8 == os.popen(f"sha256sum {path}").read()[:8]
 
 
+def test_an_export_is_named_after_its_run_and_not_after_its_file(tmp_path: Path) -> None:
+    path = save(vit(), tmp_path / "backbone.safetensors", arch="test_vit", name="r-mae-0.1")
+    assert resolve(str(path)).name == "r-mae-0.1"
+
+
 def test_entries_are_named_and_their_hash_is_held_to(tmp_path: Path) -> None:
     path = save(vit(), tmp_path / "a.safetensors")
     entry = Backbone(name="mine", arch="test_vit", weights=path, mean=(0.5, 0.5, 0.5))
