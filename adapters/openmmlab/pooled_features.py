@@ -96,7 +96,14 @@ def frozen_backbone(job: Job, folder: Path) -> FrozenBackbone:
     train, val = images.splits(folder, limit=protocol.limit)
     size = images.size_argument(backbone.arch, protocol.img_size)
     torch.manual_seed(job.seed)
-    model, report = build(backbone.arch, weights=backbone.weights, num_classes=0, **size)
+    model, report = build(
+        backbone.arch,
+        weights=backbone.weights,
+        part=backbone.part,
+        allow_partial=backbone.allow_partial,
+        num_classes=0,
+        **size,
+    )
     return FrozenBackbone(
         job=job, model=model, load_report=report, splits={"train": train, "val": val}
     )

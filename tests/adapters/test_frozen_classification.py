@@ -1,5 +1,6 @@
 """A linear head and nearest neighbours on frozen features, end to end, and that they share them."""
 
+import dataclasses
 import math
 import os
 from collections import Counter
@@ -228,3 +229,22 @@ def test_pretrained_features_of_photographs_are_far_above_scratch(tmp_path):
     assert scratch < 3  # chance is 0.5
     assert pretrained > 4 * scratch
     assert pretrained > 6
+
+
+@pytest.mark.parametrize("protocol", ["frozen", "frozen-knn", "finetune"])
+def test_the_chosen_set_of_weights_and_what_may_be_partial_reach_the_model(
+    easy, tmp_path, protocol
+):
+    """Only the named set of weights loads, and only with what is allowed to be missing of it."""
+    whole = timm.create_model("test_vit", num_classes=0).state_dict()
+    holed = {key: value for key, value in whole.items() if key != "blocks.1.mlp.fc1.bias"}
+    path = tmp_path / "two.pth"
+    torch.save(
+        {"state_dict_ema": {"pos_embed": torch.zeros(1), **holed}, "state_dict": holed}, path
+    )
+    chosen = dataclasses.replace(
+        resolve(f"test_vit@{path}#state_dict"), allow_partial=("blocks.1.mlp.*",)
+    )
+    outcome = evaluate(easy, tmp_path, protocol, backbone=chosen)
+    assert outcome.load_report.missing == ("blocks.1.mlp.fc1.bias",)
+    assert outcome.load_report.matched == len(holed)
