@@ -1,41 +1,84 @@
 """One run from start to record, in the process it was given, wherever that is."""
 
+import contextlib
 import dataclasses
-import fcntl
 import functools
 import os
 import resource
+import socket
+import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import plan, provenance, ranks
+from bench import lease, plan, provenance, ranks
 from bench.errors import UserError
 from bench.installs import refuse_installs
 from bench.plan import Run
 from bench.results import Result, Store, write_atomic
+from bench.slurm import survivor
 from bench.tasks import Job, Outcome, Protocol, Selection, Task
 
+KEPT = "result.json"  # computed, and not yet in the store
+CAUSE = "first-error.txt"  # of a run that several processes share
+RANK_SECONDS = 2.0  # in which Slurm notices that a rank is gone
 
-def execute(run: Run) -> Result:
+
+def execute(run: Run) -> Result | None:
     """Make the record of `run`, unless it is there; a failure is a record too.
 
     What is computed is first written into the run's own folder, so a results folder that is full or
-    gone costs nothing but the next command. Raises UserError where the record cannot be written.
+    gone costs nothing but the next command. Returns None in a rank that helps the first. Raises UserError
+    where the record cannot be written.
     """
     refuse_installs()
-    store = Store(run.results)
+    if not ranks.started(run.gpus):
+        return _make(run)
+    with ranks.joined() as rank:
+        if rank == 0:
+            return _make(run)
+        _help(run, rank)
+    return None
+
+
+def _make(run: Run) -> Result:
+    store, kept = Store(run.results), run.folder / KEPT
     run.folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(run.folder):
-        done = store.load(run.key)
-        if done is not None and done.status == "done":
+    with lease.held(run.folder):
+        there = store.load(run.key)
+        done = there if there is not None and there.status == "done" else None
+        earlier = Result.from_json(kept.read_text()) if kept.is_file() else None
+        (run.folder / CAUSE).unlink(missing_ok=True)
+        if ranks.started(run.gpus):
+            ranks.told(done is None and earlier is None)
+        if done:
             return done
-        kept = run.folder / "result.json"
-        result = Result.from_json(kept.read_text()) if kept.is_file() else _attempt(run)
+        result = earlier or _attempt(run)
         _keep(result, kept, store, run)
         return result
+
+
+def _help(run: Run, rank: int) -> None:
+    """Work for rank 0, which keeps the record; unless this rank is what fails."""
+    if not ranks.told():
+        return
+    try:
+        _evaluate(run, rank)
+    except Exception as problem:
+        bury(run, _first_cause(run, rank, problem))
+        raise
+
+
+def bury(run: Run, error: str, started: str | None = None) -> None:
+    """Leave the record of a run whose process is gone: what it had computed, or `error`."""
+    store, kept = Store(run.results), run.folder / KEPT
+    there = store.load(run.key)
+    if there is not None and there.status == "done":
+        return
+    if kept.is_file():
+        return _keep(Result.from_json(kept.read_text()), kept, store, run)
+    task, protocol = plan.resolve(run)
+    _keep(_record(run, task, protocol, None, error, started or provenance.now()), kept, store, run)
 
 
 def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
@@ -52,32 +95,38 @@ def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
         ) from None
 
 
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the run's folder: a second process waits, then finds the record. Death lets go of it.
-
-    The file says which process holds it, for whoever wonders. The lock is the process's own: a child
-    that outlives it holds nothing, as it would with flock.
-    """
-    with (folder / "lock").open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
 def _attempt(run: Run) -> Result:
     started = provenance.now()
     task, protocol = plan.resolve(run)
     done, error = None, None
     try:
         evaluate = functools.partial(_evaluate, run)
-        done = evaluate(0) if run.gpus == 1 else ranks.call(evaluate, run.gpus)
+        alone = run.gpus == 1 or ranks.started(run.gpus)
+        done = evaluate(0) if alone else ranks.call(evaluate, run.gpus)
     except Exception as problem:
-        error = _explain(problem)
-        (run.folder / "error.txt").write_text(traceback.format_exc())
+        together = ranks.started(run.gpus)
+        error = _first_cause(run, 0, problem) if together else _explain(problem)
+        survivor.await_end()
+        with contextlib.suppress(
+            OSError
+        ):  # the folder may be what failed; the record has the cause
+            (run.folder / "error.txt").write_text(traceback.format_exc())
     return _record(run, task, protocol, done, error, started)
+
+
+def _first_cause(run: Run, rank: int, problem: Exception) -> str:
+    """What went wrong first: ranks fail for want of the one that failed, whose word is there by then.
+
+    Of one that was killed there is no word: Slurm then ends the others, and its log has the cause.
+    """
+    cause = run.folder / CAUSE
+    mine = cause.with_name(f".{CAUSE}-{rank}")
+    mine.write_text(f"rank {rank} on {socket.gethostname()}: {_explain(problem)}")
+    with contextlib.suppress(FileExistsError):
+        os.link(mine, cause)
+    mine.unlink()
+    survivor.await_end(notice=RANK_SECONDS)
+    return cause.read_text()
 
 
 def _evaluate(run: Run, rank: int) -> tuple[Outcome, int]:
@@ -86,7 +135,8 @@ def _evaluate(run: Run, rank: int) -> tuple[Outcome, int]:
 
     task, protocol = plan.resolve(run)
     cuda = torch.cuda.is_available()
-    device = f"cuda:{rank}" if cuda and run.gpus > 1 else "cuda" if cuda else "cpu"
+    local = torch.cuda.current_device() if cuda and run.gpus > 1 else None
+    device = "cpu" if not cuda else "cuda" if local is None else f"cuda:{local}"
     job = _job(run, task, protocol, device)
     _seed(run.seed)
     outcome = task.evaluate(job)
@@ -118,8 +168,14 @@ def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
         cache=run.work_dir,
         device=device,
         world_size=run.gpus,
-        num_workers=min(8, (len(os.sched_getaffinity(0)) or 1) // (2 * run.gpus)),
+        num_workers=min(8, _cores(run) // 2),
     )
+
+
+def _cores(run: Run) -> int:
+    """What this process may use of the machine: its own in Slurm, its share where ranks share one."""
+    own = os.environ.get("SLURM_CPUS_PER_TASK") if ranks.started(run.gpus) else None
+    return int(own) if own else len(os.sched_getaffinity(0)) // ranks.on_this_machine(run.gpus)
 
 
 def _seed(seed: int) -> None:
@@ -194,13 +250,9 @@ def _values(protocol: Protocol) -> dict[str, Any]:
 
 def _cost(outcome: Outcome | None, peak: int, gpus: int) -> dict[str, Any]:
     """Wall-clock seconds and device-hours; memory is that of one device, or of a CPU's process."""
-    import torch
-
-    cuda = torch.cuda.is_available()
     train = outcome.train_seconds if outcome else 0.0
     evaluation = outcome.eval_seconds if outcome else 0.0
-    cores = len(os.sched_getaffinity(0))
-    name = torch.cuda.get_device_name() if cuda else f"CPU, {cores} cores"
+    name = _device_name()
     return {
         "train_seconds": round(train, 3),
         "eval_seconds": round(evaluation, 3),
@@ -210,3 +262,11 @@ def _cost(outcome: Outcome | None, peak: int, gpus: int) -> dict[str, Any]:
         "device": name if gpus == 1 else f"{gpus} x {name}",
         "device_hours": round(gpus * (train + evaluation) / 3600, 6),
     }
+
+
+def _device_name() -> str:
+    """The GPU's; the CPU's cores, also where nothing of this process has needed torch."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"CPU, {len(os.sched_getaffinity(0))} cores"

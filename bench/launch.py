@@ -1,7 +1,7 @@
 """Runs into processes: one process a run, since OpenMMLab keeps state in global registries.
 
 `inline` runs them one after the other and shows each run's own progress; `local` hands them to
-submitit's local executor, as many at a time as there are GPUs (one without).
+submitit's local executor, as many at a time as there are GPUs (one without). `slurm` is `bench.slurm`.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from bench.plan import Run
 from bench.processes import end_with_parent
 from bench.results import RunKey
 
-CLUSTERS = ("inline", "local")
+CLUSTERS = ("inline", "local", "slurm")
 POLL_SECONDS = 0.5
 
 

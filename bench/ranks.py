@@ -1,8 +1,13 @@
-"""One run on several GPUs of one machine: a process for each, joined by torch.distributed."""
+"""One run on several GPUs: a process for each, joined by torch.distributed.
+
+On one machine the run starts them itself (`call`); a cluster has started them, on every node (`joined`).
+"""
 
 import multiprocessing
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,41 @@ from bench.errors import UserError
 from bench.processes import end_with_parent
 
 Function = Callable[[int], Any]  # of the rank
+
+
+def started(world_size: int) -> bool:
+    """Whether something outside has started `world_size` processes, of which this is one."""
+    return world_size > 1 and int(os.environ.get("WORLD_SIZE", 1)) == world_size
+
+
+def on_this_machine(world_size: int) -> int:
+    """How many of them share this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if started(world_size) else world_size
+
+
+@contextmanager
+def joined() -> Iterator[int]:
+    """Meet the processes that were started outside, as their environment says; gives this one's rank."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield torch.distributed.get_rank()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def told(value: bool | None = None) -> bool:
+    """What rank 0 says to all; the others give None."""
+    import torch
+
+    said = [value]
+    torch.distributed.broadcast_object_list(said)
+    assert said[0] is not None
+    return said[0]
 
 
 def call(function: Function, world_size: int) -> Any:

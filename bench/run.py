@@ -14,6 +14,7 @@ from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.plan import Planned, Request, Run
 from bench.results import Result, RunKey, Store, check_writable
+from bench.slurm.resources import Resources, resources, site_file
 
 LISTS = ("backbones", "tasks", "protocols")
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
         description="Evaluate backbones on tasks and keep one JSON record per number.",
-        epilog="Exit status: 0 all in the store, 1 a run failed (its record says why), 2 wrong request.",
+        epilog="Exit status: 0 all in the store (or submitted), 1 a run failed (its record says why), 2 wrong request.",
     )
     add = parser.add_argument
     add(
@@ -59,6 +60,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
     add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
     add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
+    add(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a job's request (partition=main time=2:00:00 gpus_per_node=8 nodes=2), over the site's file",
+    )
+    add(
+        "--wait",
+        action="store_true",
+        help="with --cluster slurm: show the runs until all have ended",
+    )
     add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
     add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
     add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
@@ -75,17 +88,51 @@ def _main(arguments: argparse.Namespace) -> int:
     planned = plan.plan(plan.runs(request), store)
     if arguments.dry_run:
         sys.stdout.write(_describe(planned, plan.estimate(planned, store)))
+        if asked := _resources(arguments):
+            sys.stdout.write(f"Slurm, a job a run: {asked} (the site's: {site_file()})\n")
         return DONE
     to_do = [p.run for p in planned if p.state != "done"]
     check_writable(request.results, "--results")
     check_writable(request.work_dir, "--work-dir")
-    launch.check_weights(to_do)
-    problems = {
-        run.key: problem for run, problem in launch.launch(to_do, arguments.cluster) if problem
-    }
+    if asked := _resources(arguments):
+        problems: dict[RunKey, str] = {}
+        if to_do and not _on_slurm(to_do, asked, wait=arguments.wait):
+            return DONE
+    else:
+        launch.check_weights(to_do)
+        ended = launch.launch(to_do, arguments.cluster)
+        problems = {run.key: problem for run, problem in ended if problem}
     if to_do:
         planned = plan.plan([p.run for p in planned], store)
     return _report(planned, problems, store)
+
+
+def _resources(arguments: argparse.Namespace) -> Resources | None:
+    """What each job asks of Slurm; None where the runs stay on this machine. Raises UserError."""
+    if arguments.cluster == "slurm":
+        if arguments.gpus != 1:
+            raise UserError(
+                "--gpus is of one machine. On Slurm give --slurm gpus_per_node=N nodes=M."
+            )
+        return resources(arguments.slurm)
+    if arguments.slurm or arguments.wait:
+        raise UserError(
+            "--slurm and --wait are of --cluster slurm. Give that too, or leave them out."
+        )
+    return None
+
+
+def _on_slurm(to_do: Sequence[Run], asked: Resources, *, wait: bool) -> bool:
+    """Submit what no job is at; return whether all has ended."""
+    from bench.slurm import runs
+
+    jobs, live = runs.submit(to_do, asked)
+    where = f"--results {to_do[0].results} --work-dir {to_do[0].work_dir}"
+    sys.stderr.write(
+        f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work already. "
+        f"python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n"
+    )
+    return wait and runs.wait(to_do)
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -115,7 +162,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         protocol=arguments.protocol,
         seeds=arguments.seeds,
         smoke=arguments.smoke,
-        gpus=arguments.gpus,
+        gpus=asked.world_size if (asked := _resources(arguments)) else arguments.gpus,
         allow_partial=tuple(arguments.allow_partial),
         data_root=root or None,
         results=arguments.results,

@@ -1,0 +1,53 @@
+"""How far a run is, in its own folder, for those who watch it from elsewhere."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+NAME, SECONDS = "progress.json", 5.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """`done` of `total` steps of `what`; `left` is seconds until the end of it, where that can be told."""
+
+    what: str
+    done: int
+    total: int
+    left: float | None
+
+
+class ProgressFile:
+    """Writes a run's progress, every five seconds at most."""
+
+    def __init__(self, folder: Path, what: str, *, total: int, done: int = 0) -> None:
+        """Count from `done`, where an earlier process was."""
+        self.path, self.what, self.total = folder / NAME, what, total
+        self.first, self.began, self.written = done, time.monotonic(), 0.0
+
+    def update(self, done: int) -> None:
+        """Say that so many steps are done."""
+        now = time.monotonic()
+        if now - self.written < SECONDS and done < self.total:
+            return
+        left = (
+            (now - self.began) / (done - self.first) * (self.total - done)
+            if done > self.first
+            else None
+        )
+        progress = Progress(what=self.what, done=done, total=self.total, left=left)
+        self.written = now
+        temporary = self.path.with_name(f".{NAME}")
+        with contextlib.suppress(OSError):  # a full disk must stop no training for this
+            temporary.write_text(json.dumps(dataclasses.asdict(progress)))
+            temporary.replace(self.path)  # whole for any reader; not worth an fsync
+
+
+def read(folder: Path) -> Progress | None:
+    """The last that was written; None where nothing was."""
+    try:
+        return Progress(**json.loads((folder / NAME).read_text()))
+    except (OSError, ValueError, TypeError):  # an earlier version's, or none
+        return None

@@ -1,0 +1,1 @@
+"""Runs on a Slurm cluster, through submitit: what is asked for, checked, submitted, survived and seen."""

@@ -1,0 +1,75 @@
+"""Runs to Slurm: what is neither done nor queued is checked, and submitted."""
+
+import fcntl
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.job import execute
+from bench.launch import check_weights
+from bench.plan import Run
+from bench.results import Store
+from bench.slurm import cluster, submission
+from bench.slurm.resources import Resources
+from bench.slurm.submission import Call
+from bench.status import LIVE, Watch, follow
+
+
+def key(run: Run) -> str:
+    """What a run is known by, across commands."""
+    return run.key.path.as_posix()
+
+
+def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
+    """Submit those of the runs that no job is at or will be; all share the store and the work folder.
+
+    Returns the ids of the arrays, and how many runs were live. Raises UserError with nothing submitted.
+    """
+    cluster.check(resources)
+    work_dir, results = runs[0].work_dir, runs[0].results
+    with _one_submitter(work_dir):
+        live = {row.key for row in _watch(runs).rows() if row.state in LIVE}
+        fresh = [run for run in runs if key(run) not in live]
+        if not fresh:
+            return [], len(live)
+        check_weights(fresh)
+        array_size = cluster.max_array_size()
+        unseen = cluster.check_shared(resources, (work_dir, results), _read(fresh))
+        if unseen:
+            sys.stderr.write(f"Whether the nodes see the folders could not be checked: {unseen}\n")
+        calls = [
+            Call(key=key(run), title=str(run), function=functools.partial(execute, run))
+            for run in fresh
+        ]
+        return submission.submit(calls, resources, work_dir, array_size), len(live)
+
+
+def wait(runs: Sequence[Run]) -> bool:
+    """Show the runs until all of them have ended."""
+    follow(_watch(runs))
+    return True
+
+
+def _watch(runs: Sequence[Run]) -> Watch:
+    only = [key(run) for run in runs]
+    return Watch(store=Store(runs[0].results), work_dir=runs[0].work_dir, only=only)
+
+
+def _read(runs: Sequence[Run]) -> list[Path]:
+    """What the nodes must find: data, weights, entries, this project."""
+    roots = {run.data_root for run in runs if run.data_root}
+    weights = {run.backbone.weights.resolve() for run in runs if run.backbone.weights}
+    included = {file for run in runs for file in run.include}
+    return sorted({*roots, *weights, *included, submission.PROJECT})
+
+
+@contextmanager
+def _one_submitter(work_dir: Path) -> Iterator[None]:
+    """Two commands at once do not submit a run twice; the lock ends with its process."""
+    folder = work_dir / submission.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield
