@@ -104,9 +104,15 @@ class Watch:
     def _ended(self, key: str, job: Submitted, now: Queue) -> tuple[str, str]:
         """Of a job that has left neither a place in the queue nor a record."""
         record = self._record(key)  # it may have been written between the two looks
-        if not (_is_done(record) or _is_of(record, job)) and not reaping.reap(
-            job, now.reason(job.job)
-        ):
+        if _is_done(record) or _is_of(record, job):
+            return _kept(record)
+        try:
+            reaped = reaping.reap(job, now.reason(job.job))
+        except (
+            UserError
+        ) as error:  # the store takes no record: the others must be seen all the same
+            return "failed", str(error)
+        if not reaped:
             words = (
                 reaping.last_words(job.errors) or "neither the queue nor a log says what happened"
             )
