@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ def check_writable(folder: Path, flag: str) -> None:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write `text` so that a reader, or a crash, sees the old file or the new one whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Processes of two machines may have one number.
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
