@@ -9,12 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import launch, plan, tasks
+from bench import launch, plan, suite, tasks
 from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.plan import Planned, Request, Run
 from bench.results import Result, RunKey, Store, check_writable
 from bench.slurm.resources import Resources, resources, site_file
+from bench.suite import Pretraining, Suite
 
 LISTS = ("backbones", "tasks", "protocols")
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
     )
     add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
+    add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
     add("--protocol", help="finetune, frozen, ... (default: the task's first)")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
     add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
@@ -85,8 +87,16 @@ def _main(arguments: argparse.Namespace) -> int:
         return DONE
     request = _request(arguments)
     store = Store(request.results)
-    planned = plan.plan(plan.runs(request), store)
+    unmade: list[Pretraining] = []
+    requests = [request]
+    if arguments.suite:
+        wanted = suite.load(arguments.suite)
+        unmade = _pretrained(wanted, request, dry_run=arguments.dry_run)
+        requests = suite.requests(wanted, request)
+    runs = {run.key: run for asked in requests for run in plan.runs(asked)}
+    planned = plan.plan(list(runs.values()), store)
     if arguments.dry_run:
+        sys.stdout.write("".join(f"to do    pretraining {p.name}\n" for p in unmade))
         sys.stdout.write(_describe(planned, plan.estimate(planned, store)))
         if asked := _resources(arguments):
             sys.stdout.write(f"Slurm, a job a run: {asked} (the site's: {site_file()})\n")
@@ -104,7 +114,18 @@ def _main(arguments: argparse.Namespace) -> int:
         problems = {run.key: problem for run, problem in ended if problem}
     if to_do:
         planned = plan.plan([p.run for p in planned], store)
-    return _report(planned, problems, store)
+    status = _report(planned, problems, store)
+    return FAILED if unmade else status
+
+
+def _pretrained(wanted: Suite, common: Request, *, dry_run: bool) -> list[Pretraining]:
+    """Make the suite's backbones; return those that are not there in the end."""
+    if not dry_run:
+        check_writable(common.work_dir, "--work-dir")
+        for pretraining in wanted.pretrainings:
+            if problem := suite.pretrain(pretraining, common.work_dir, common.data_root):
+                sys.stderr.write(f"{pretraining.name}: {problem}\n")
+    return [p for p in wanted.pretrainings if not p.weights(common.work_dir).is_file()]
 
 
 def _resources(arguments: argparse.Namespace) -> Resources | None:
@@ -137,7 +158,12 @@ def _on_slurm(to_do: Sequence[Run], asked: Resources, *, wait: bool) -> bool:
 
 def _request(arguments: argparse.Namespace) -> Request:
     """Check what argparse cannot; raises UserError."""
-    if not arguments.backbone or not arguments.task:
+    if arguments.suite and (arguments.backbone or arguments.task or arguments.protocol):
+        raise UserError(
+            "--suite says itself which backbones, tasks and protocols. Leave --backbone, --task and --protocol out, or "
+            "copy its file, change it there, and give its path."
+        )
+    if not arguments.suite and (not arguments.backbone or not arguments.task):
         missing = "--backbone" if not arguments.backbone else "--task"
         raise UserError(
             f"{missing} is missing. Give at least one backbone and one task, for example: "

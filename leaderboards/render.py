@@ -10,6 +10,8 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.results import Result, Store
+from leaderboards import few_images
+from leaderboards.standings import sections
 from leaderboards.tables import MARK, OVERVIEW, tables
 
 HERE = Path(__file__).parent
@@ -32,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _render(root: Path, out: Path, *, check: bool, show: bool) -> int:
     results, broken = read(root)
-    pages = tables(results)
+    pages = all_pages(results)
     stale = stale_pages(pages, out)
     if check:
         lines = [f"stale: {out / name}" for name in stale]
@@ -46,6 +48,12 @@ def _render(root: Path, out: Path, *, check: bool, show: bool) -> int:
     for message in broken:
         print(message, file=sys.stderr)  # noqa: T201
     return 1 if broken or (check and stale) else 0
+
+
+def all_pages(results: Sequence[Result]) -> dict[str, str]:
+    """Return every page as file name -> markdown: those of tasks, the overview, and what is drawn from several."""
+    few = few_images.page(sections(results))
+    return tables(results) | ({few_images.PAGE: few} if few else {})
 
 
 def read(root: Path) -> tuple[list[Result], list[str]]:
