@@ -77,7 +77,7 @@ def load(name: str) -> Suite:
     if path is None or not path.is_file():
         raise unknown("suite", name, known)
     tables = _tables(path)
-    evaluations = [
+    evaluations: list[dict[str, Any]] = [
         {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
         for table in tables["evaluate"]
     ]
