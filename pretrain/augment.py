@@ -1,4 +1,4 @@
-"""Augmentation in batches, on the device of the images: flips, colours, blur, normalisation.
+"""Augmentation in batches, on the device of the images: flips, colours, blur, normalisation, mixing.
 
     batch = Augment(augmentation("moco"), mean=mean, std=std)(raw, (seed, iteration))
 
@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from timm.data import Mixup
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bench.errors import unknown
+from pretrain.colours import blur, brightness, contrast, grey, hue, saturation, solarize
 from pretrain.data import Batch, RawBatch
+from pretrain.draws import Draws, change_some, seed_of
+from pretrain.rand_augment import RandAugment, rand_augment
 
-AUGMENT = 8  # a stream of random numbers, see bench.training.seeding
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's greyscale
-BLUR_RADIUS = 6  # pixels: three times the widest blur
+FIRST, SECOND, MIXING = 0, 1, 2  # of what is drawn for a step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,12 +29,14 @@ class CropAugmentation:
     """What is done to a crop, each part of it to an image in so many.
 
     Args:
+        rand_augment: before all that follows, if at all.
         jitter: largest change of brightness, contrast, saturation and hue (in turns of the circle).
         jitter_prob, grey_prob, blur_prob, solarize_prob, erase_prob, flip_prob: how often.
         sigma: the blur's standard deviation in pixels, from and to.
     """
 
     flip_prob: float = 0.5
+    rand_augment: RandAugment | None = None
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_prob: float = 0.0
     grey_prob: float = 0.0
@@ -50,6 +53,8 @@ class Augmentation:
     Args:
         scale: the crops' part of the image's area, for `pretrain.data.loader`.
         first, second: what is done to the first crop, and to the second where there is one.
+        mixup, cutmix: alpha of the beta distribution of an image's share in the mixture; 0: never. With
+            both, either comes for half of the batches. Labels become shares.
     """
 
     name: str
@@ -57,6 +62,13 @@ class Augmentation:
     scale: tuple[float, float]
     first: CropAugmentation
     second: CropAugmentation = CropAugmentation()
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed, which needs labels."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 _MOCO = CropAugmentation(jitter=(0.4, 0.4, 0.2, 0.1), jitter_prob=0.8, grey_prob=0.2)
@@ -89,6 +101,15 @@ AUGMENTATIONS = (
         scale=(0.08, 1.0),
         first=CropAugmentation(jitter=(0.3, 0.3, 0.3, 0.0), jitter_prob=1.0, erase_prob=0.25),
     ),
+    Augmentation(
+        name="deit",
+        source="DeiT (arXiv 2012.12877, table 9; facebookresearch/deit): RandAugment, mixup, cutmix, random erasing. "
+        "Differs: no repeated augmentation; see pretrain.rand_augment.",
+        scale=(0.08, 1.0),
+        first=CropAugmentation(rand_augment=RandAugment(), erase_prob=0.25),
+        mixup=0.8,
+        cutmix=1.0,
+    ),
 )
 
 
@@ -104,25 +125,50 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Turns a RawBatch into a Batch, on the device of its images."""
 
     def __init__(
-        self, augmentation: Augmentation, *, mean: Sequence[float], std: Sequence[float]
+        self,
+        augmentation: Augmentation,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        num_classes: int = 0,
     ) -> None:
-        """Normalise by mean and std (RGB, of images in 0-1) after augmenting."""
+        """Normalise by mean and std (RGB, of images in 0-1) after augmenting; classes are for mixing."""
         super().__init__()
         self.augmentation = augmentation
+        # What smooths the labels is the cross-entropy, mixed or not.
+        self.mixup = Mixup(
+            augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes
+        )
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def forward(self, raw: RawBatch, position: tuple[int, ...]) -> Batch:
         """Augment; `position`, (seed, iteration), and each image's slot say what is drawn."""
-        draws = [Draws(position, crop, raw) for crop in (0, 1)]
+        draws = [Draws(position, crop, raw) for crop in (FIRST, SECOND)]
         images, flipped = self._augmented(raw.images, self.augmentation.first, draws[0])
         others, occluders = raw.others, raw.occluders
         if others is not None:
             others, _ = self._augmented(others, self.augmentation.second, draws[1])
         if occluders is not None:
             occluders = _flip(occluders, flipped)
-        return Batch(images=images, others=others, labels=raw.labels, occluders=occluders)
+        labels = raw.labels
+        if self.augmentation.mixes:
+            images, labels = self._mixed(images, labels, seed_of(position, MIXING))
+        return Batch(images=images, others=others, labels=labels, occluders=occluders)
+
+    def _mixed(self, images: Tensor, labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
+        """Mix each image with the one half a batch further; labels become shares, float [N, classes].
+
+        timm pairs a batch from its two ends. Half a batch further is the same image however many
+        processes share the batch.
+        """
+        assert labels is not None, "the loader was not asked for labels"
+        first, second = torch.arange(len(images), device=images.device).chunk(2)
+        order = torch.cat([first, second.flip(0)])
+        np.random.seed(seed)  # timm draws from no other; what the step itself draws is seeded anew
+        images, shares = self.mixup(images[order], labels[order])
+        return images[order], shares[order]
 
     def _augmented(
         self, crops: Tensor, what: CropAugmentation, draws: "Draws"
@@ -130,52 +176,21 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
         """The normalised images, and bool [N] on the CPU: which were flipped."""
         flipped = draws.uniform() < what.flip_prob
         images = _flip(crops, flipped).float().div_(255)
-        _apply(images, draws.uniform() < what.jitter_prob, *jitters(what.jitter, draws))
-        _apply(images, draws.uniform() < what.grey_prob, lambda x: grey(x).expand_as(x))
-        _apply(images, draws.uniform() < what.blur_prob, blur, draws.uniform(*what.sigma))
-        _apply(images, draws.uniform() < what.solarize_prob, solarize)
+        if what.rand_augment:
+            rand_augment(images, what.rand_augment, draws, self.mean)
+        change_some(images, draws.uniform() < what.jitter_prob, *jitters(what.jitter, draws))
+        change_some(images, draws.uniform() < what.grey_prob, lambda x: grey(x).expand_as(x))
+        change_some(images, draws.uniform() < what.blur_prob, blur, draws.uniform(*what.sigma))
+        change_some(images, draws.uniform() < what.solarize_prob, solarize)
         images.sub_(self.mean).div_(self.std)
         _erase(images, draws.uniform() < what.erase_prob, draws)
         return images, flipped
-
-
-class Draws:
-    """Random numbers of one crop of a step's batch: this process' share of them, on the CPU."""
-
-    def __init__(self, position: tuple[int, ...], crop: int, raw: RawBatch) -> None:
-        """Seed by the position, whatever was drawn before."""
-        seed = np.random.SeedSequence([AUGMENT, crop, *position, len(position)])
-        self.generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-        self.slots, self.batch_size = raw.slots, raw.batch_size
-
-    def uniform(self, low: float = 0.0, high: float = 1.0, count: int | None = None) -> Tensor:
-        """One number for each image, float32 [N]; with a count [N, count]."""
-        shape = (self.batch_size,) if count is None else (self.batch_size, count)
-        return torch.rand(shape, generator=self.generator)[self.slots] * (high - low) + low
-
-    def order(self, count: int) -> list[int]:
-        """An order of so many things, the same for all images."""
-        return [int(k) for k in torch.randperm(count, generator=self.generator)]
-
-    def noise(self, *shape: int) -> Tensor:
-        """Normal numbers, the same for all images."""
-        return torch.randn(shape, generator=self.generator)
 
 
 def _flip(images: Tensor, flipped: Tensor) -> Tensor:
     """Mirror some images [N, ..., W]."""
     where = flipped.view(-1, *[1] * (images.ndim - 1)).to(images.device)
     return torch.where(where, images.flip(-1), images)
-
-
-def _apply(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *numbers: Tensor) -> None:
-    """Change the chosen images, in place; `numbers` [N, ...] are the change's arguments."""
-    rows = chosen.nonzero().flatten()
-    if not len(rows):
-        return
-    device = images.device
-    there = rows.to(device)
-    images[there] = change(images[there], *(n[rows].to(device) for n in numbers))
 
 
 def jitters(
@@ -190,61 +205,6 @@ def jitters(
         return functools.reduce(lambda x, k: ways[k](x, amounts[:, k]), order, images)
 
     return change, amounts
-
-
-def _per_image(numbers: Tensor) -> Tensor:
-    return numbers.view(-1, 1, 1, 1)
-
-
-def grey(images: Tensor) -> Tensor:
-    """The luma of RGB images in 0-1; [N, 1, H, W]."""
-    weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
-
-
-def brightness(images: Tensor, amounts: Tensor) -> Tensor:
-    """Brighten images in 0-1 by the factors 1 + amounts."""
-    return (images * (1 + _per_image(amounts))).clamp_(0, 1)
-
-
-def contrast(images: Tensor, amounts: Tensor) -> Tensor:
-    """Move images in 0-1 away from their mean luma by the factors 1 + amounts."""
-    mean = grey(images).mean((2, 3), keepdim=True)
-    return torch.lerp(mean, images, 1 + _per_image(amounts)).clamp_(0, 1)
-
-
-def saturation(images: Tensor, amounts: Tensor) -> Tensor:
-    """Move images in 0-1 away from their own greys by the factors 1 + amounts."""
-    return torch.lerp(grey(images), images, 1 + _per_image(amounts)).clamp_(0, 1)
-
-
-def hue(images: Tensor, amounts: Tensor) -> Tensor:
-    """Turn the hue of images in 0-1 by so many turns of the circle of hues (HSV)."""
-    value, lead = images.max(1, keepdim=True)
-    chroma = value - images.amin(1, keepdim=True)
-    red, green, blue = images.split(1, dim=1)
-    sixths = torch.cat([green - blue, blue - red, red - green], 1).gather(1, lead)
-    angle = sixths / chroma.clamp_min(1e-8) + 2 * lead + 6 * _per_image(amounts)
-    # A channel of HSV is value less chroma times a trapezium of its distance from the hue.
-    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1)
-    distance = (offsets + angle) % 6
-    return value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1)
-
-
-def blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Blur each image [N, C, H, W] by a Gaussian of its own standard deviation [N] in pixels."""
-    (n, c, h, w), radius = images.shape, min(BLUR_RADIUS, *(side - 1 for side in images.shape[2:]))
-    steps = torch.arange(-radius, radius + 1.0, device=images.device)
-    taps = torch.softmax(-(steps**2) / (2 * sigma.view(-1, 1) ** 2), 1).repeat_interleave(c, 0)
-    x = functional.pad(images.reshape(1, n * c, h, w), [radius] * 4, mode="reflect")
-    x = functional.conv2d(x, taps.view(n * c, 1, 1, -1), groups=n * c)
-    x = functional.conv2d(x, taps.view(n * c, 1, -1, 1), groups=n * c)
-    return x.view(n, c, h, w)
-
-
-def solarize(images: Tensor) -> Tensor:
-    """Turn what is bright, from 128 of 255 on, into its negative; images in 0-1."""
-    return torch.where(images < 127.5 / 255, images, 1 - images)
 
 
 def _erase(images: Tensor, chosen: Tensor, draws: Draws) -> None:

@@ -39,7 +39,7 @@ class Batch:
     Args:
         images: float32 [N, 3, H, W], normalised: the first crop of every image.
         others: a second crop of the same images, for views that need two.
-        labels: int64 [N].
+        labels: int64 [N], or each class's share where images are mixed, float32 [N, classes].
         occluders: bool [N, H, W], True where the first crop shows what stands in front.
     """
 

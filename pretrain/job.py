@@ -15,6 +15,7 @@ from pretrain.methods import Method
 from pretrain.recipes import Recipe
 
 if TYPE_CHECKING:
+    from pretrain.augment import Augmentation
     from pretrain.siamese import Siamese
     from pretrain.sources import ImageSource
     from pretrain.training import Batches, Schedule
@@ -74,6 +75,7 @@ def pretrain(request: Request) -> None:
     images = _images(request)
     siamese = _siamese(request, images)
     schedule = _schedule(request, images, world_size)
+    chosen = _augmentation(request, world_size)
     target = request.out / NAME
     held: Any = contextlib.nullcontext()
     if rank == 0:  # the request is known to be right: from here on the folder is this run's
@@ -83,7 +85,7 @@ def pretrain(request: Request) -> None:
             return _say(rank, f"{target} is there already.")
         encoder = training.train(
             siamese,
-            _batches(request, images, siamese, schedule, device),
+            _batches(request, images, siamese, schedule, chosen, device),
             schedule,
             seed=request.seed,
             out=request.out,
@@ -152,16 +154,41 @@ def _schedule(request: Request, images: "ImageSource", world_size: int) -> "Sche
     )
 
 
+def _augmentation(request: Request, world_size: int) -> "Augmentation":
+    """The recipe's, or the views' own; one that mixes needs labels, and images in pairs."""
+    from pretrain.augment import augmentation
+
+    views, recipe = request.method.views, request.recipe
+    chosen = augmentation(recipe.augmentation or AUGMENTATION_OF[views])
+    if chosen.mixes and views != "image-label":
+        raise UserError(
+            f"The recipe {recipe.name} mixes images and their labels, and the views {views} of {request.method.name} "
+            f"have no labels. Give the method supervised, or another recipe, such as mae-1600."
+        )
+    pairs = 2 * request.accumulate * world_size
+    if chosen.mixes and recipe.batch_size % pairs:
+        raise UserError(
+            f"The recipe {recipe.name} mixes images in pairs, and a batch of {recipe.batch_size} in "
+            f"{request.accumulate} parts on {world_size} processes leaves one over. Give --batch-size a multiple of "
+            f"{pairs}."
+        )
+    return chosen
+
+
 def _batches(
-    request: Request, images: "ImageSource", siamese: "Siamese", schedule: "Schedule", device: Any
+    request: Request,
+    images: "ImageSource",
+    siamese: "Siamese",
+    schedule: "Schedule",
+    chosen: "Augmentation",
+    device: Any,
 ) -> "Batches":
-    from pretrain.augment import Augment, augmentation
+    from pretrain.augment import Augment
     from pretrain.data import loader
     from pretrain.training import Batches, ranks
 
     rank, world_size = ranks()
-    chosen = augmentation(AUGMENTATION_OF[request.method.views])
-    augment = Augment(chosen, mean=MEAN, std=STD).to(device)
+    augment = Augment(chosen, mean=MEAN, std=STD, num_classes=len(images.classes)).to(device)
     patches = getattr(siamese.encoder, "patch_embed", None)
 
     def starting_at(iteration: int) -> Any:

@@ -34,6 +34,7 @@ class Recipe:
         drop_path: the last block's rate of stochastic depth.
         precision: of the forward pass; bf16 is autocast, with weights in fp32.
         picture_epochs: epochs between two pictures of what is reconstructed.
+        augmentation: one of `pretrain.augment.AUGMENTATIONS`, in place of the views' own; "": that.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Recipe:
     drop_path: float = 0.0
     precision: Precision = "bf16"
     picture_epochs: int = 10
+    augmentation: str = ""
 
     @property
     def peak_lr(self) -> float:
@@ -76,7 +78,8 @@ class Recipe:
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            if name not in PROSE
+            # A run of a recipe from before there was a choice of augmentation goes on as the same run.
+            if name not in PROSE and (name != "augmentation" or value)
         }
 
 
@@ -152,7 +155,8 @@ MOCO = Recipe(
 )
 DEIT = Recipe(
     name="deit-300",
-    source="DeiT (Touvron et al. 2021), its code; these values are remembered, not verified. Without distillation.",
+    source="DeiT (Touvron et al. 2021), its code; these values are remembered, not verified. Without distillation "
+    "and repeated augmentation.",
     cost=_hours(300, 1800),
     expected="ViT-B on ImageNet-1k 81.8",
     img_size=224,
@@ -163,6 +167,7 @@ DEIT = Recipe(
     min_lr=1e-5,
     betas=(0.9, 0.999),
     drop_path=0.1,
+    augmentation="deit",
 )
 SCENES = Recipe(
     name="scenes",

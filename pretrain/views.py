@@ -41,7 +41,7 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The view of an image that only says what it shows: int64 [N]."""
+    """The view of an image that only says what it shows: int64 [N], or shares, float32 [N, classes]."""
 
     labels: Tensor
 

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from timm.data.mixup import mixup_target
+from timm.loss import SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from pretrain.methods import method
@@ -146,3 +148,15 @@ def test_cross_entropy_with_smoothed_labels() -> None:
     e = math.exp(2.0)
     expected = -0.95 * math.log(e / (e + 1)) - 0.05 * math.log(1 / (e + 1))
     assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_cross_entropy_of_mixed_labels_is_timms() -> None:
+    """timm smooths the labels where it mixes them; here the loss does, whatever they are."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(4, 1, 5, generator=generator), torch.tensor([0, 3, 1, 4])
+    shares = mixup_target(labels, 5, lam=0.3, smoothing=0.0)
+    smoothed = mixup_target(labels, 5, lam=0.3, smoothing=0.1)
+    loss = CrossEntropy(0.1)(logits, shares, None, None)["loss_class"]
+    assert float(loss) == pytest.approx(float(SoftTargetCrossEntropy()(logits[:, 0], smoothed)))
+    plain = CrossEntropy(0.1)(logits, labels, None, None)["loss_class"]
+    assert float(plain) != pytest.approx(float(loss))
