@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.augment import Augment, augmentation
 from pretrain.data import Batch, loader, source
+from pretrain.encoder import choose_attention
 from pretrain.methods import method
 from pretrain.siamese import Siamese, build
 
@@ -48,6 +49,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 def trainer(arch: str, name: str, bf16: bool, **changes: Any) -> Callable[[Batch], float]:
     """A method with its optimiser: one step on a batch, in seconds."""
     siamese: Siamese = build(method(name, **changes), arch, img_size=224, seed=0).to(DEVICE)
+    choose_attention(siamese, DEVICE, bf16)
     optimiser = torch.optim.AdamW(siamese.parameters(), lr=1e-4, fused=True)
 
     def step(batch: Batch) -> float:

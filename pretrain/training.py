@@ -29,6 +29,7 @@ from bench.training.seeding import MODEL, seed_everything
 from pretrain import checkpointing
 from pretrain.data import Batch
 from pretrain.divergence import FiniteLoss
+from pretrain.encoder import choose_attention
 from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
@@ -209,6 +210,7 @@ def train(
     Raises UserError when the loss is no number any more, or a checkpoint cannot be written.
     """
     model = Pretraining(siamese, schedule.recipe).to(device)
+    choose_attention(siamese, device, model.bf16)
     if compiled:
         _compile(siamese)
     checkpoint = checkpointing.newest(out)

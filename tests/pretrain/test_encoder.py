@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor
 
 from bench.errors import UserError
-from pretrain.encoder import build, encode, sincos_positions
+from pretrain.encoder import build, choose_attention, encode, sincos_positions
 from pretrain.methods import method
 from pretrain.views import View
 
@@ -119,3 +120,17 @@ def test_mae_s_positions_are_fixed_and_the_class_token_has_none() -> None:
 def test_an_encoder_that_cannot_is_refused(name: str, arch: str, size: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         build(method(name), arch, size)
+
+
+def test_attention_is_plain_in_bf16_on_a_cpu_alone_and_gives_the_same() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("test_vit", num_classes=0).eval()
+    images = torch.randn(2, 3, 160, 160)
+    before = vit(images)
+    choose_attention(vit, torch.device("cpu"), bf16=False)
+    assert all(block.attn.fused_attn for block in vit.blocks)
+    choose_attention(vit, torch.device("cuda"), bf16=True)
+    assert all(block.attn.fused_attn for block in vit.blocks)
+    choose_attention(vit, torch.device("cpu"), bf16=True)
+    assert not any(block.attn.fused_attn for block in vit.blocks)
+    torch.testing.assert_close(vit(images), before, rtol=0, atol=1e-5)
