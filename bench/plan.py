@@ -214,9 +214,11 @@ def _look_up(run: Run, store: Store) -> Planned:
 def estimate(planned: Sequence[Planned], store: Store) -> dict[RunKey, float]:
     """Device-hours of each run, from the mean of records of the same digest; unknown ones are left out."""
     hours = defaultdict(list)
-    for task in {p.run.task for p in planned}:
+    known = {store.root / p.run.key.path: p.record for p in planned if p.record}
+    for task in {p.run.task for p in planned if p.state != "done"}:
         for path in store.paths(task):
-            record = store.read(path)
+            record = known.get(path) or store.read(path)
             if record.status == "done":
                 hours[record.digest].append(record.cost["device_hours"])
-    return {p.run.key: statistics.mean(h) for p in planned if (h := hours[p.run.digest])}
+    means = {digest: statistics.mean(known_hours) for digest, known_hours in hours.items()}
+    return {p.run.key: means[p.run.digest] for p in planned if p.run.digest in means}

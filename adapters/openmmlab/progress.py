@@ -1,6 +1,7 @@
 """What a waiting user sees: epoch, loss and time left, on stderr; and a stop at the first NaN."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -9,11 +10,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.errors import UserError
+from bench.progress import ProgressFile
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """One bar for training and one for testing. Draws on a terminal, says nothing elsewhere."""
+    """One bar for training and one for testing. Draws on a terminal; elsewhere `bench.status` shows it."""
 
     def __init__(self, title: str) -> None:
         """Put `title` before both bars."""
@@ -29,7 +31,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     ) -> None:
         """Advance by one batch."""
         note = f"epoch {runner.epoch + 1}/{runner.max_epochs} loss {float(outputs['loss'].detach()):.3f}"
-        self.progress.update(self.bar, completed=runner.iter + 1, note=note)
+        self._advance(runner, runner.iter + 1, note=note)
 
     def after_train(self, runner: Any) -> None:
         """Leave the finished bar on the screen."""
@@ -43,7 +45,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Advance by one batch."""
-        self.progress.update(self.bar, completed=batch_idx + 1)
+        self._advance(runner, batch_idx + 1)
 
     def after_test(self, runner: Any) -> None:
         """Leave the finished bar on the screen."""
@@ -66,6 +68,12 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         name = f"{self.title} {what}"
         self.bar = self.progress.add_task(name, total=total, completed=completed, note="")
         self.progress.start()
+        self.file = ProgressFile(Path(runner.work_dir), what, total=total, done=completed)
+
+    def _advance(self, runner: Any, completed: int, **fields: str) -> None:
+        self.progress.update(self.bar, completed=completed, **fields)
+        if runner.rank == 0:
+            self.file.update(completed)
 
 
 @HOOKS.register_module()

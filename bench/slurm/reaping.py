@@ -28,46 +28,43 @@ NOISE = re.compile(
 )
 
 
-def reap(submitted: Submitted, reason: str) -> bool:
+def reap(submitted: Submitted, state: str) -> bool:
     """Leave the record of a job that has ended without one; False where nothing says what happened.
 
-    Raises UserError where the store cannot take it.
+    `state` is Slurm's last word of it, "" where it has forgotten. Raises UserError where the store cannot
+    take a record.
     """
-    words = last_words(submitted.errors)
+    words = last_words(submitted.errors) or ENDINGS.get(state)
     try:
         call = submitted.call()
     except OSError:
         return False
     run = next((a for a in getattr(call, "args", ()) if isinstance(a, Run)), None)
-    if run is None or (not words and reason not in ENDINGS):
+    if run is None or words is None:
         return False
     (run.folder / "lease").unlink(missing_ok=True)  # squeue says that nobody is left to keep it
-    said = words or ENDINGS[reason]
+    how = f" ({state})" if state else ""
     job.bury(
-        run, f"The Slurm job {submitted.job} ended without a record: {said} Log: {submitted.errors}"
+        run,
+        f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}",
     )
     return True
 
 
-def last_words(log: Path) -> str:
-    """The cause, where a line of the log's end is known to be one, and the last lines; "" without a log."""
+def last_words(log: Path) -> str | None:
+    """The cause, where lines of the log's end are known to tell one, else its last lines; None without a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL))
             text = file.read().decode(errors="replace")
     except OSError:
-        return ""
+        return None
     lines = [line.strip() for line in text.splitlines()]
-    cause, line = next(
-        (
-            (c, line)
-            for pattern, c in CAUSES.items()
-            for line in reversed(lines)
-            if re.search(pattern, line, re.I)
-        ),
-        ("", ""),
-    )
-    if cause:
-        return f"{cause} ({line})."
+    for pattern, cause in CAUSES.items():
+        told = [line for line in lines if re.search(pattern, line, re.I)]
+        if told:
+            return f"{cause} ({' | '.join(told[-LINES:])})."
     told = [line for line in lines if not NOISE.search(line)][-LINES:]
-    return f"its last words were: {' | '.join(told)}." if told else ""
+    return (
+        f"its last words were: {' | '.join(told)}." if told else "its log has no word of an error."
+    )

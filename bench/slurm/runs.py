@@ -47,8 +47,12 @@ def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
 
 
 def wait(runs: Sequence[Run]) -> bool:
-    """Show the runs until all of them have ended."""
-    follow(_watch(runs))
+    """Show the runs until all of them have ended; Ctrl-C leaves them alone."""
+    try:
+        follow(_watch(runs))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nThe jobs go on; the same command joins them again.")
+        raise
     return True
 
 
