@@ -224,7 +224,7 @@ def train(
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         ),
         custom_hooks=[FiniteLoss(), *hooks],
-        visualizer={"type": "Visualizer", "vis_backends": _writers(wandb), "save_dir": str(out)},
+        visualizer={"type": "Visualizer", "vis_backends": _writers(wandb, out), "save_dir": str(out)},
         randomness={"seed": seed},
         experiment_name=str(out),  # mmengine's global loggers go by this name
         resume=checkpoint is not None,
@@ -251,10 +251,12 @@ def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
     )
 
 
-def _writers(wandb: bool) -> list[dict[str, Any]]:
+def _writers(wandb: bool, out: Path) -> list[dict[str, Any]]:
+    """TensorBoard's, and W&B's, which goes on with its own run where ours was killed."""
+    run = {"project": "mim-bench", "name": out.resolve().name, "resume": "auto"}
     return [
         {"type": "TensorboardVisBackend"},
-        *([{"type": "WandbVisBackend", "init_kwargs": {"project": "mim-bench"}}] if wandb else []),
+        *([{"type": "WandbVisBackend", "init_kwargs": run}] if wandb else []),
     ]
 
 
