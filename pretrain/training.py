@@ -224,7 +224,11 @@ def train(
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         ),
         custom_hooks=[FiniteLoss(), *hooks],
-        visualizer={"type": "Visualizer", "vis_backends": _writers(wandb, out), "save_dir": str(out)},
+        visualizer={
+            "type": "Visualizer",
+            "vis_backends": _writers(wandb, out),
+            "save_dir": str(out),
+        },
         randomness={"seed": seed},
         experiment_name=str(out),  # mmengine's global loggers go by this name
         resume=checkpoint is not None,
