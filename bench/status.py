@@ -96,7 +96,7 @@ class Watch:
         if state == "running":
             return state, f"job {job.job}, {_how_far(folder)}"
         if state == "queued":
-            return state, f"job {job.job}, {now.reason(job.job)}"
+            return state, ", ".join(filter(None, (f"job {job.job}", now.reason(job.job))))
         if job.cancelled:
             return "cancelled", f"job {job.job}, by you; the same command submits it again"
         return self._ended(key, job, now)

@@ -10,7 +10,7 @@ from bench.slurm.submission import Submitted
 TAIL = 8192  # bytes
 LINES = 3
 CAUSES = {
-    r"oom.kill|out of memory|exceeded memory limit|MemoryError": "it ran out of memory: give --slurm mem=... more",
+    r"oom.kill|out of memory|exceeded (job )?memory limit|MemoryError": "it ran out of memory: give --slurm mem=... more",
     r"DUE TO TIME LIMIT": "its time was up before it could be queued again: give --slurm time=... more",
     r"DUE TO NODE FAILURE": "its node failed",
     r"DUE TO PREEMPTION": "it was preempted, and not queued again",

@@ -3,7 +3,7 @@
 import fcntl
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,23 +27,44 @@ def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
 
     Returns the ids of the arrays, and how many runs were live. Raises UserError with nothing submitted.
     """
+    calls = {
+        key(run): Call(key=key(run), title=str(run), function=functools.partial(execute, run))
+        for run in runs
+    }
+    by_key = {key(run): run for run in runs}
+
+    def ready(fresh: Sequence[str]) -> list[Path]:
+        chosen = [by_key[name] for name in fresh]
+        check_weights(chosen)
+        return _read(chosen)
+
+    return submit_missing(calls, _watch(runs), resources, ready)
+
+
+def submit_missing(
+    calls: Mapping[str, Call],
+    watch: Watch,
+    resources: Resources,
+    ready: Callable[[Sequence[str]], Sequence[Path]],
+) -> tuple[list[str], int]:
+    """Submit the calls, by key, that `watch` sees no live job of.
+
+    `ready` checks what is about to be submitted, and names what the nodes must be able to read.
+    """
     cluster.check(resources)
-    work_dir, results = runs[0].work_dir, runs[0].results
+    work_dir = watch.work_dir
     with _one_submitter(work_dir):
-        live = {row.key for row in _watch(runs).rows() if row.state in LIVE}
-        fresh = [run for run in runs if key(run) not in live]
+        live = {row.key for row in watch.rows() if row.state in LIVE}
+        fresh = [name for name in calls if name not in live]
         if not fresh:
             return [], len(live)
-        check_weights(fresh)
+        readable = [*ready(fresh), submission.PROJECT]
         array_size = cluster.max_array_size()
-        unseen = cluster.check_shared(resources, (work_dir, results), _read(fresh))
+        unseen = cluster.check_shared(resources, (work_dir, watch.store.root), readable)
         if unseen:
             sys.stderr.write(f"Whether the nodes see the folders could not be checked: {unseen}\n")
-        calls = [
-            Call(key=key(run), title=str(run), function=functools.partial(execute, run))
-            for run in fresh
-        ]
-        return submission.submit(calls, resources, work_dir, array_size), len(live)
+        wanted = [calls[name] for name in fresh]
+        return submission.submit(wanted, resources, work_dir, array_size), len(live)
 
 
 def wait(runs: Sequence[Run]) -> bool:
@@ -62,11 +83,11 @@ def _watch(runs: Sequence[Run]) -> Watch:
 
 
 def _read(runs: Sequence[Run]) -> list[Path]:
-    """What the nodes must find: data, weights, entries, this project."""
+    """What the nodes must find: data, weights, entries."""
     roots = {run.data_root for run in runs if run.data_root}
     weights = {run.backbone.weights.resolve() for run in runs if run.backbone.weights}
     included = {file for run in runs for file in run.include}
-    return sorted({*roots, *weights, *included, submission.PROJECT})
+    return sorted({*roots, *weights, *included})
 
 
 @contextmanager

@@ -71,9 +71,16 @@ def test_a_lost_node(desk: Desk, private: None) -> None:
     try:
         seen = desk.module("bench.status")  # while Slurm is about to start it again
         assert seen.returncode == 0, seen.stdout + seen.stderr
+        # A node that is really gone takes its processes along; this one must be rid of them to come back.
+        until(lambda: not _processes(desk), 60, "the end of the node's processes")
     finally:
         subprocess.run(["scontrol", "update", f"nodename={FAILING}", "state=resume"], check=False)
     assert_undisturbed(desk)
+
+
+def _processes(desk: Desk) -> str:
+    words = ["pgrep", "-f", f"submitit.core._submit {desk.folder}"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout
 
 
 def test_no_time_left(desk: Desk) -> None:
@@ -208,7 +215,7 @@ def metrics(desk: Desk, results: str = "results") -> dict[str, Any]:
 def test_real_training_goes_on_exactly(images: Desk) -> None:
     data = images.folder / "data"
     (data / "wait").touch()
-    assert images.run("--task", "counting/images").returncode == 0
+    assert images.run("--task", "counting/images", "--slurm", "mem=3500M").returncode == 0
     files = images.folder / "runs"
     until(lambda: list(files.glob("**/checkpoint.pth")), 120, "a checkpoint\n" + images.logs())
     ask("scontrol", "requeue", images.jobs()[-1])
@@ -220,7 +227,7 @@ def test_real_training_goes_on_exactly(images: Desk) -> None:
 
 
 def test_two_nodes_find_what_one_process_finds(images: Desk) -> None:
-    ended = images.run("--task", "counting/images", "--wait", "--slurm", "nodes=2", "mem=1500M")
+    ended = images.run("--task", "counting/images", "--wait", "--slurm", "nodes=2", "mem=3500M")
     assert ended.returncode == 0, ended.stderr + images.logs()
     alone = metrics(images, "alone")
     assert metrics(images) == pytest.approx(alone, abs=1e-4)
