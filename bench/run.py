@@ -150,8 +150,8 @@ def _on_slurm(to_do: Sequence[Run], asked: Resources, *, wait: bool) -> bool:
     jobs, live = runs.submit(to_do, asked)
     where = f"--results {to_do[0].results} --work-dir {to_do[0].work_dir}"
     sys.stderr.write(
-        f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work already. "
-        f"python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n"
+        f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work "
+        f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n"
     )
     return wait and runs.wait(to_do)
 

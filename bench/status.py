@@ -90,11 +90,13 @@ class Watch:
 
     def _state(self, key: str, record: Record, job: Submitted, now: Queue) -> tuple[str, str]:
         """Of a run that was submitted: its state, and what a person should hear of it."""
-        folder, state = (self.work_dir / key).with_suffix(""), now.state(job.job, job.when)
+        # Beside a pretraining's product, or in the run's own folder.
+        folder = self.work_dir / key if key.endswith(".json") else (self.work_dir / key).parent
+        state = now.state(job.job, job.when)
         if _is_done(record) or (state == "ended" and _is_of(record, job)):
             return _kept(record)
         if state == "running":
-            return state, f"job {job.job}, {_how_far(folder)}"
+            return state, f"job {job.job}, {_how_far(folder.with_suffix(''))}"
         if state == "queued":
             return state, ", ".join(filter(None, (f"job {job.job}", now.reason(job.job))))
         if job.cancelled:
@@ -112,12 +114,13 @@ class Watch:
             UserError
         ) as error:  # the store takes no record: the others must be seen all the same
             return "failed", str(error)
-        if not reaped:
-            words = (
-                reaping.last_words(job.errors) or "neither the queue nor a log says what happened"
-            )
-            return "lost", f"job {job.job}: {words}"
-        return _kept(self._record(key))
+        if reaped:
+            return _kept(self._record(key))
+        words = reaping.last_words(job.errors)
+        if words and not key.endswith(".json"):  # a pretraining leaves no record, but its log
+            return "failed", f"job {job.job}: {words} Log: {job.errors}"
+        words = words or "neither the queue nor a log says what happened"
+        return "lost", f"job {job.job}: {words}"
 
 
 def _is_done(record: Record) -> bool:

@@ -3,12 +3,15 @@
 import datetime
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from mmengine.hooks import Hook
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
+
+from bench.progress import ProgressFile
 
 
 class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
@@ -37,6 +40,9 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
             self.title, total=runner.max_iters, completed=runner.iter, note=""
         )
         self.bar.start()
+        self.file = ProgressFile(
+            Path(runner.work_dir), "train", total=runner.max_iters, done=runner.iter
+        )
         self.begin = self.since = self.said = time.perf_counter()
         self.first = self.last = runner.iter
         self.waited = 0.0
@@ -88,6 +94,8 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
             f"{rate:.0f} images/s, waited {waited:.0%}, {_clock(left)} left"
         )
         self.bar.update(self.task, completed=done, note=note)
+        if not self.quiet:
+            self.file.update(done)
         if not self.terminal and (now - self.said >= self.seconds or done == self.first + 1):
             self._line(runner, f"iteration {done}/{runner.max_iters} {note}")
             self.said = now

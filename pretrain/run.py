@@ -4,7 +4,7 @@
 
 leaves OUT/backbone.safetensors for `python -m bench.run --backbone`, with curves for TensorBoard and
 pictures beside it. The same command goes on with a run that was killed. Several GPUs: torchrun -m
-pretrain.run ..., under Slurm through srun.
+pretrain.run ..., or --cluster slurm --slurm gpus_per_node=8 nodes=2.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.architectures import architectures
 from bench.errors import UserError, unknown
-from pretrain import recipes
+from pretrain import on_slurm, recipes
 from pretrain.job import Request, pretrain
 from pretrain.methods import METHODS, Method, method
 
@@ -30,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         request = _request(arguments)
+        asked = on_slurm.asked(arguments.cluster, arguments.slurm)
         if arguments.dry_run:
-            sys.stdout.write(_described(request))
+            sys.stdout.write(_described(request) + (f"slurm    {asked}\n" if asked else ""))
+        elif asked:
+            sys.stdout.write(on_slurm.submit(request, asked))
         else:
             pretrain(request)
         return DONE
@@ -67,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=int, metavar="N", help="processes that decode (default: half the cores)")
     add("--checkpoint-seconds", type=float, default=120.0, metavar="T", help="default 120")
     add("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
+    add("--cluster", default="inline", help=f"{', '.join(on_slurm.CLUSTERS)} (default inline)")
+    add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="as bench.run takes it")
     add("--dry-run", action="store_true", help="say what would be done")
     _add_method_fields(parser)
     return parser

@@ -70,8 +70,8 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.progress.start()
         self.file = ProgressFile(Path(runner.work_dir), what, total=total, done=completed)
 
-    def _advance(self, runner: Any, completed: int, **fields: str) -> None:
-        self.progress.update(self.bar, completed=completed, **fields)
+    def _advance(self, runner: Any, completed: int, note: str = "") -> None:
+        self.progress.update(self.bar, completed=completed, note=note)
         if runner.rank == 0:
             self.file.update(completed)
 

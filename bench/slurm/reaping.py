@@ -10,8 +10,9 @@ from bench.slurm.submission import Submitted
 TAIL = 8192  # bytes
 LINES = 3
 CAUSES = {
-    r"oom.kill|out of memory|exceeded (job )?memory limit|MemoryError": "it ran out of memory: give --slurm mem=... more",
-    r"DUE TO TIME LIMIT": "its time was up before it could be queued again: give --slurm time=... more",
+    r"oom.kill|out of memory|exceeded (job )?memory limit": "it ran out of memory: give more with --slurm mem=...",
+    r"^MemoryError": "it ran out of memory: give more with --slurm mem=...",
+    r"DUE TO TIME LIMIT": "its time was up, and it was not queued again: give more with --slurm time=...",
     r"DUE TO NODE FAILURE": "its node failed",
     r"DUE TO PREEMPTION": "it was preempted, and not queued again",
     r"task \d+: (Killed|Terminated|Segment|Bus error|Aborted)": "a process of it was killed, or crashed",

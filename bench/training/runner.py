@@ -10,6 +10,8 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.runner import Runner
 from torch import nn
 
+from bench.training.batch_norm import gather_batch_norm
+
 
 class DeviceRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
     """A Runner that keeps to its config's `device` and writes its log to a file, not to the terminal."""
@@ -40,8 +42,9 @@ class DeviceRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
         if self.world_size == 1:
             return revert_sync_batchnorm(model).to(device)
         cuda = device.type == "cuda"
-        if cuda:  # statistics of the whole batch; torch has no such layer for a CPU
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        # Statistics of the whole batch, as one process has them.
+        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm if cuda else gather_batch_norm
+        model = synchronised(model)
         return MMDistributedDataParallel(
             module=model.to(device),
             device_ids=[device.index] if cuda else None,

@@ -121,7 +121,7 @@ def test_a_process_that_leaves_without_a_word(desk: Desk) -> None:
 def test_out_of_memory(desk: Desk) -> None:
     (desk.data / "memory").touch()
     submit(desk)
-    assert "it ran out of memory: give --slurm mem=... more" in failure(desk)
+    assert "it ran out of memory: give more with --slurm mem=" in failure(desk)
 
 
 def test_a_result_that_cannot_be_written(desk: Desk) -> None:
