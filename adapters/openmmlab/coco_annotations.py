@@ -1,5 +1,6 @@
 """Is a COCO-style annotation file true of its images? Asked once, before anything is trained on it."""
 
+import collections
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from adapters.openmmlab.images import checked_once, unreadable
+from adapters.openmmlab.images import checked_once, open_whole, unreadable
 from bench.errors import UserError
 
 # COCO's own train2017 has two boxes of height 0 (cocodataset/cocoapi issue 355); every loader drops them.
@@ -18,6 +19,15 @@ NEEDED = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+ID = (int, str)
+KINDS: dict[str, tuple[type, ...]] = {
+    **{"id": ID, "image_id": ID, "category_id": ID, "file_name": (str,), "name": (str,)},
+    **{"width": (int, float), "height": (int, float)},
+}
+ENDS = {
+    "JPEG": b"\xff\xd9",
+    "PNG": b"IEND",
+}  # of whole files; decoders give what there is of others
 SLACK = 1.0  # pixels by which a point may lie outside: some tools count them from 1
 SHOWN = 3
 
@@ -42,15 +52,16 @@ def check(
         points_may_leave: for data sets that place hidden joints beyond the border, as CrowdPose does.
 
     Raises:
-        UserError: no such file, no JSON, a missing key, image, category or image id; an image of
-            another size than stated; a box that is no box; a keypoint outside its image.
+        UserError: no such file, no JSON, a missing key, image, category or image id; an id given twice;
+            an image that is cut off or of another size than stated; a box that is no box, or outside its
+            image; a keypoint outside its image.
     """
     content = _read(file)
     listed, annotations = content["images"], content["annotations"]
     _check_ids(file, content, classes)
-    _check_boxes(file, annotations)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in listed}
+    _check_boxes(file, annotations, sizes)
     if num_keypoints:
-        sizes = {image["id"]: (image["width"], image["height"]) for image in listed}
         _check_keypoints(file, annotations, num_keypoints, None if points_may_leave else sizes)
     paths = [images / image["file_name"] for image in listed]
     if missing := [path for path in paths if not path.is_file()]:
@@ -79,13 +90,19 @@ def _read(file: Path) -> dict[str, Any]:
             raise UserError(
                 f"The annotation file {file} has no list '{name}'. Expected is COCO's format: {', '.join(NEEDED)}."
             )
-        lacking = [(row, key) for row in rows for key in keys if key not in row]
+        missing = ((row, [key for key in keys if not _has(row, key)]) for row in rows)
+        lacking = [(row, absent[0]) for row, absent in missing if absent]
         if lacking:
             row, key = lacking[0]
             raise UserError(
-                f"In {file}, {len(lacking)} of '{name}' lack a key, the first one '{key}': {str(row)[:200]}. Add it."
+                f"In {file}, {len(lacking)} of '{name}' lack a key or its value, the first one '{key}': "
+                f"{str(row)[:200]}. Add it."
             )
     return content
+
+
+def _has(row: Any, key: str) -> bool:
+    return isinstance(row, dict) and key in row and isinstance(row[key], KINDS.get(key, object))
 
 
 def _check_ids(file: Path, content: Mapping[str, Rows], classes: Sequence[str] | None) -> None:
@@ -96,6 +113,13 @@ def _check_ids(file: Path, content: Mapping[str, Rows], classes: Sequence[str] |
             f"The categories of {file} are not those that this data set has: {_some(differ)} on one side only. "
             f"Expected are {len(classes)}: {_some(classes)}. Correct the list of categories."
         )
+    for name in NEEDED:
+        ids = collections.Counter(row["id"] for row in content[name])
+        if twice := [given for given, times in ids.items() if times > 1]:
+            raise UserError(
+                f"In {file}, {len(twice)} id(s) stand for more than one of '{name}': {_some(twice)}. Give each an id "
+                f"of its own, or remove what is there twice."
+            )
     images = {image["id"] for image in content["images"]}
     for key, known in (("category_id", names.keys()), ("image_id", images)):
         bad = [a for a in content["annotations"] if a[key] not in known]
@@ -107,19 +131,28 @@ def _check_ids(file: Path, content: Mapping[str, Rows], classes: Sequence[str] |
             )
 
 
-def _check_boxes(file: Path, annotations: Rows) -> None:
-    bad = [a for a in annotations if not _is_box(a["bbox"]) and a["image_id"] not in FLAT_IN_COCO]
+def _check_boxes(file: Path, annotations: Rows, sizes: Mapping[Any, tuple[int, int]]) -> None:
+    bad = [
+        a
+        for a in annotations
+        if not _is_box(a["bbox"], *sizes[a["image_id"]]) and a["image_id"] not in FLAT_IN_COCO
+    ]
     if bad:
         shown = _some(f"annotation {a['id']} of image {a['image_id']}: {a['bbox']}" for a in bad)
         raise UserError(
-            f"In {file}, {len(bad)} annotation(s) have no box of some area: {shown}. Expected are four finite numbers: "
-            f"left, top, and a width and a height above 0, in pixels. Correct or remove them."
+            f"In {file}, {len(bad)} annotation(s) have no box of some area in their image: {shown}. Expected are four "
+            f"finite numbers: left, top, and a width and a height above 0, in pixels. Correct or remove them."
         )
 
 
-def _is_box(box: Any) -> bool:
-    numbers = isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))
-    return numbers and box[2] > 0 and box[3] > 0
+def _is_box(box: Any, image_width: float, image_height: float) -> bool:
+    """Whether it is one, some of it inside the image."""
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+        return False
+    left, top, width, height = box
+    across = left < image_width and left + width > 0
+    down = top < image_height and top + height > 0
+    return bool(width > 0 and height > 0 and across and down)
 
 
 def _is_finite(value: Any) -> bool:
@@ -133,11 +166,13 @@ def _check_keypoints(
     sizes: Mapping[Any, tuple[int, int]] | None,
 ) -> None:
     for a in (a for a in annotations if "keypoints" in a):
-        values = a["keypoints"]
-        if len(values) != 3 * count or not all(map(_is_finite, values)):
+        values = a["keypoints"] if isinstance(a["keypoints"], list) else []
+        finite = len(values) == 3 * count and all(map(_is_finite, values))
+        if not finite or not {0, 1, 2}.issuperset(values[2::3]):
             raise UserError(
-                f"In {file}, annotation {a['id']} has {len(values)} keypoint values: {str(values)[:120]}. Expected are "
-                f"{3 * count} finite numbers: x, y and visibility (0, 1 or 2) of {count} keypoints."
+                f"In {file}, annotation {a['id']} has {len(values)} keypoint values: {str(a['keypoints'])[:120]}. "
+                f"Expected are {3 * count} finite numbers: x, y and visibility (0, 1 or 2) of {count} keypoints. "
+                f"Correct it, or remove the annotation."
             )
         if sizes is None:
             continue
@@ -154,9 +189,10 @@ def _check_keypoints(
 
 
 def _check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
+    """Of a whole file, which is decoded only where it does not end as its kind does."""
     try:
         with Image.open(path) as opened:
-            found = opened.size
+            found, end = opened.size, ENDS.get(opened.format or "", b"")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise unreadable(path, error) from None
     if found != (image["width"], image["height"]):
@@ -164,6 +200,10 @@ def _check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
             f"The image {path} measures {found[0]}x{found[1]} pixels, and {file} says {image['width']}x"
             f"{image['height']}: its boxes would lie elsewhere. Restore the image, or correct the file."
         )
+    with path.open("rb") as content:
+        content.seek(max(0, path.stat().st_size - 1024))
+        if end not in content.read():
+            open_whole(path)
 
 
 def _some(items: Iterable[Any]) -> str:

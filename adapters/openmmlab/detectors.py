@@ -2,8 +2,6 @@
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
@@ -14,16 +12,20 @@ from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
 
 from adapters.detection import Layout
-from adapters.openmmlab import binding, coco_annotations, detection_metric, pyramid  # noqa: F401
+from adapters.openmmlab import (
+    binding,
+    coco_annotations,
+    coco_shapes,
+    detection_metric,  # noqa: F401  registers the metric
+    pyramid,
+)
 from adapters.openmmlab.backbone import TimmBackbone
 from adapters.openmmlab.detection_config import LEVELS
-from bench.errors import UserError
 from bench.tasks import Job, Outcome
 
 # mmcv's "LN" is nn.LayerNorm, which cannot normalise (N, C, H, W) over C.
 MODELS.register_module(name="LN2d", module=LayerNorm2d)
 
-SHAPE = ("segmentation", "area", "iscrowd")
 CURVES = {
     "rpn": ("loss_rpn_cls", "loss_rpn_bbox"),
     "cls": ("loss_cls",),
@@ -46,7 +48,7 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
         file, images = (folder / path for path in layout.paths(split))
         coco_annotations.check(file, images, job.cache, classes=classes)
         content = json.loads(file.read_text("utf-8"))
-        _check_shapes(file, content["annotations"])
+        coco_shapes.check(file, content)
         classes = classes or [category["name"] for category in content["categories"]]
         loader["dataset"] |= {
             "data_root": str(folder),
@@ -58,16 +60,6 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
     batches = train["dataset"]["indices"] // train["batch_size"]
     config["param_scheduler"] = binding.by_iteration(config["param_scheduler"], max(batches, 1))
     return config
-
-
-def _check_shapes(file: Path, annotations: Sequence[Mapping[str, Any]]) -> None:
-    """What a mask needs beyond a box; raises UserError that names the annotation."""
-    lacking = ((a, key) for a in annotations for key in SHAPE if key not in a)
-    for a, key in lacking:
-        raise UserError(
-            f"In {file}, annotation {a['id']} has no '{key}'. Instance segmentation needs of every object its "
-            f"{', '.join(SHAPE)}, as in COCO's instances files. Add it, or remove the annotation."
-        )
 
 
 def _size_model(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> None:

@@ -61,6 +61,13 @@ WRONG = [
     (changed(lambda c: c["annotations"][0].update(bbox=[5, 5, -3, 10])), "no box of some area"),
     (changed(lambda c: c["annotations"][0].update(bbox=[5, float("nan"), 3, 1])), "four finite"),
     (changed(lambda c: c["annotations"][0].update(bbox=[5, 5, 3])), "four finite"),
+    (changed(lambda c: c["annotations"][0].update(bbox=None)), "four finite"),
+    (changed(lambda c: c["annotations"][0].update(bbox=[60, 5, 9, 9])), "area in their image"),
+    (changed(lambda c: c["annotations"].append(None)), "1 of 'annotations' lack .* 'id': None"),
+    (changed(lambda c: c["annotations"][0].update(image_id=[7])), r"lack .*'image_id': .*\[7\]"),
+    (changed(lambda c: c["images"][0].update(file_name=7)), "first one 'file_name'"),
+    (changed(lambda c: c["images"][1].update(id=7)), "more than one of 'images': 7"),
+    (changed(lambda c: c["annotations"][1].update(id=1)), "more than one of 'annotations': 1"),
     (
         changed(lambda c: c["annotations"][1].update(category_id=5)),
         "category_id .* annotation 2: 5",
@@ -78,6 +85,11 @@ WRONG = [
     (
         changed(lambda c: c["annotations"][0].update(keypoints=[9, float("nan"), 2, 0, 0, 0])),
         "6 finite numbers",
+    ),
+    (changed(lambda c: c["annotations"][0].update(keypoints=None)), "0 keypoint values: None"),
+    (
+        changed(lambda c: c["annotations"][0].update(keypoints=[9, 3, 7, 0, 0, 0])),
+        r"visibility \(0, 1 or 2\)",
     ),
 ]
 
@@ -99,6 +111,22 @@ def test_an_absent_file_and_a_damaged_image_are_named(folder: Path) -> None:
     (folder / "b.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"b\.png .* cannot be read"):
         check(write(folder, GOOD), folder, folder / "cache")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_image_that_is_cut_off_is_named_and_one_with_more_behind_it_passes(
+    tmp_path: Path, suffix: str
+) -> None:
+    image, path = dict(GOOD["images"][0], file_name=f"a.{suffix}"), tmp_path / f"a.{suffix}"
+    file = write(tmp_path, {**GOOD, "images": [image]})
+    Image.effect_noise((60, 40), 99).convert("RGB").save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(5000))
+    check(file, tmp_path, tmp_path / "cache")
+    for kept in (0.5, 0.9):
+        path.write_bytes(whole[: int(kept * len(whole))])
+        with pytest.raises(UserError, match=rf"a\.{suffix} .* cannot be read.* truncated"):
+            check(file, tmp_path, tmp_path / "cache")
 
 
 def test_the_two_flat_boxes_of_coco_itself_pass(folder: Path) -> None:
