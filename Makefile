@@ -4,7 +4,7 @@ BIN := .venv/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 SMALL := test_resnet test_vit
 
-.PHONY: run test check bench install constraints
+.PHONY: run test test-slurm check bench install constraints
 install: .venv/installed
 
 # uv resolves in seconds and, unlike pip, can override the pins of mmpose that cannot be met.
@@ -23,6 +23,10 @@ run: install
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
+# On the machine's Slurm, or a private one (docs/cluster.md); fails where there is neither.
+test-slurm: install
+	OMP_NUM_THREADS=1 BENCH_TEST_SLURM=1 $(BIN)/python -m pytest --numprocesses 6 tests/slurm
+
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,6 +43,7 @@ bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/checkpoint_loading.py
 	PYTHONPATH=. $(BIN)/python benchmarks/frozen_features.py
 	PYTHONPATH=. $(BIN)/python benchmarks/pretraining.py
+	PYTHONPATH=. $(BIN)/python benchmarks/cluster_scale.py
 	PYTHONPATH=. $(BIN)/python benchmarks/constant_predictors.py
 
 # Exact versions for Python 3.10 to 3.12, without any address.

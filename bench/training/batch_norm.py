@@ -1,10 +1,28 @@
 """Batch normalisation over the images of all ranks, on a CPU: torch has such a layer for CUDA alone."""
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _Sum(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
+    """Of all ranks' values; each rank's loss depends on each value, so gradients are summed too."""
+
+    @staticmethod
+    def forward(context: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        torch.distributed.all_reduce(total)
+        return total
 
 
 class GatheredBatchNorm(_BatchNorm):  # type: ignore[misc]  # torch is not followed
@@ -19,10 +37,10 @@ class GatheredBatchNorm(_BatchNorm):  # type: ignore[misc]  # torch is not follo
             return super().forward(input)
         dims = [0, *range(2, input.dim())]
         shape = [1, -1, *[1] * (input.dim() - 2)]
-        count = all_reduce(input.new_tensor(input.numel() / input.shape[1]))
-        mean = all_reduce(input.sum(dims)) / count
+        count = _Sum.apply(input.new_tensor(input.numel() / input.shape[1]))
+        mean = _Sum.apply(input.sum(dims)) / count
         centred = input - mean.view(shape)
-        variance = all_reduce(centred.square().sum(dims)) / count
+        variance = _Sum.apply(centred.square().sum(dims)) / count
         self._keep(mean.detach(), variance.detach() * count / (count - 1))
         normal = centred * (variance + self.eps).rsqrt().view(shape)
         if not self.affine:

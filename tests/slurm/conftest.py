@@ -19,8 +19,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 from desk import CONTENDED, FAILING, ROOT, Desk
 
 BASE = Path("/tmp/slurm-bench-tests")
+STARTED = BASE.with_suffix(".started")
+UP = Path(os.environ.get("BENCH_SLURM_UP", ROOT.parent / "shared/slurm/slurm_up.sh"))
 SITE = {"mem": "1500M", "time": 60}
 REASON = "they need a Slurm and minutes: make test-slurm"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Stop the private cluster that this session started."""
+    if STARTED.is_file() and not hasattr(session.config, "workerinput"):
+        STARTED.unlink()
+        environment = {**os.environ, "BASE": str(BASE), "FAST": "1", "WIPE": "1"}
+        subprocess.run(["bash", str(UP.with_name("slurm_down.sh"))], env=environment, check=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -40,18 +50,20 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail(
             f"no Slurm here, and no {up} that starts one (set BENCH_SLURM_UP)", pytrace=False
         )
-    environment = {**os.environ, "BASE": str(BASE), "NODES": "4", "ACCT": "none"}
+    # On a busy machine it takes longer than usual until a node is rid of a job that is to start again.
+    private = {"BASE": str(BASE), "NODES": "4", "ACCT": "none", "CRED_EXPIRE": "12"}
+    environment = {**os.environ, **private}
     # Several workers of pytest ask at once: the first starts it, and the last leaves it on.
     lock = f"{BASE}.lock"
     started = subprocess.run(
-        ["flock", lock, "bash", str(up)],
+        ["flock", lock, "bash", str(UP)],
         env=environment,
         capture_output=True,
         text=True,
         timeout=300,
     )
     if started.returncode:
-        pytest.fail(f"{up} could not start a Slurm: {started.stderr}", pytrace=False)
+        pytest.fail(f"{UP} could not start a Slurm: {started.stderr}", pytrace=False)
     os.environ["SLURM_CONF"] = str(BASE / "etc/slurm.conf")
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     yield "private"
