@@ -171,6 +171,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         )
     if arguments.seeds < 1:
         raise UserError(f"--seeds {arguments.seeds}: at least 1 seed is needed.")
+    asked = _resources(arguments)
     if arguments.gpus != 1 and not 1 <= arguments.gpus <= len(launch.gpus()):
         raise UserError(
             f"--gpus {arguments.gpus}: this machine has {len(launch.gpus())} GPUs. Give a number from 1 to that."
@@ -188,7 +189,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         protocol=arguments.protocol,
         seeds=arguments.seeds,
         smoke=arguments.smoke,
-        gpus=asked.world_size if (asked := _resources(arguments)) else arguments.gpus,
+        gpus=asked.world_size if asked else arguments.gpus,
         allow_partial=tuple(arguments.allow_partial),
         data_root=root or None,
         results=arguments.results,

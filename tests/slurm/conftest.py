@@ -56,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     # Several workers of pytest ask at once: the first starts it, and the last leaves it on.
     lock = f"{BASE}.lock"
     started = subprocess.run(
-        ["flock", lock, "bash", str(UP)],
+        ["flock", "--close", lock, "bash", str(UP)],
         env=environment,
         capture_output=True,
         text=True,

@@ -117,7 +117,7 @@ def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: st
         (["--slurm", "mem=9000G"], "the job would wait for ever"),
         (["--slurm", "nodes=99"], "99 are asked for"),
         (["--slurm", "constraint=h100"], "0 nodes of the partition main"),
-        (["--slurm", "exclusiv=yes"], "unrecognized option '--exclusiv=yes'"),
+        (["--slurm", "nonsense=yes"], "unrecognized option '--nonsense=yes'"),
         (["--slurm", "time=soon"], "--slurm time=soon: expected are minutes"),
         (["--slurm", "nodes=0"], "expected is a whole number of at least 1"),
         (["--slurm", "partition"], "expected is key=value"),
