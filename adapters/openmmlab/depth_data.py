@@ -64,7 +64,7 @@ def _missing(image: Path, depth: Path) -> UserError:
     if other := next((p for p in others if p.is_file()), None):
         return UserError(
             f"The depth map {other} is of a kind that is not read here: expected is {depth.name}, 16-bit integers, 0 "
-            "for no depth. Convert it: multiply metres by 1000, round, and save as 16-bit PNG, NaN and infinity as 0."
+            "for no depth. Convert it: multiply metres by the scale (1000, KITTI's 256), round, save as 16-bit PNG, NaN and infinity as 0."
         )
     return UserError(
         f"The image {image} has no depth map: expected {depth}. Add it, or remove the image from the split."
@@ -76,13 +76,18 @@ def check(both: Sequence[Pair], layout: Layout, cache: Path) -> None:
     files = [path for pair in both for path in pair]
     settings = (layout.scale, layout.max_depth, layout.image_crop)
     with checked_once(cache, "depth", files, *settings) as unread:
-        for image, depth in both if unread else ():
-            _check_pair(image, depth, layout)
+        known = [_check_pair(image, depth, layout) for image, depth in both] if unread else []
+        if known and not any(known):
+            raise UserError(
+                f"None of the {len(known)} depth maps in {both[0][1].parent} has a depth: all their pixels are 0, "
+                f"which stands for no depth. Give maps with depth, or remove the split."
+            )
 
 
-def _check_pair(image: Path, path: Path, layout: Layout) -> None:
+def _check_pair(image: Path, path: Path, layout: Layout) -> bool:
+    """Whether the map has a depth; raises UserError where something is wrong."""
     size, depth = open_whole(image).size, open_whole(path)
-    _check_kind(depth, path)
+    _check_kind(depth, path, layout.scale)
     if depth.size != size:
         raise UserError(
             f"The depth map {path} measures {depth.size[0]}x{depth.size[1]} and its image {image.name} "
@@ -94,11 +99,13 @@ def _check_pair(image: Path, path: Path, layout: Layout) -> None:
             f"The image {image} measures {size[0]}x{size[1]}, and {width}x{height} are cropped from each of this data "
             "set. Remove it, or use depth/folder for images of another size."
         )
-    _check_range(np.asarray(depth), path, layout)
+    values = np.asarray(depth)
+    _check_range(values, path, layout)
+    return bool((values > 0).any())
 
 
-def _check_kind(depth: Image.Image, path: Path) -> None:
-    convert = "Save metres times 1000, rounded, as a 16-bit PNG, 0 for no depth"
+def _check_kind(depth: Image.Image, path: Path, scale: float) -> None:
+    convert = f"Save metres times {scale:g}, rounded, as a 16-bit PNG, 0 for no depth"
     if depth.mode == "F":
         wrong = int((~np.isfinite(np.asarray(depth))).sum())
         raise UserError(

@@ -70,6 +70,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"rgb1.png .* most lie beyond 10 m: 30 to 30 m with a scale of 1000 .* 5000 would put .* at 6 to 6 m",
     ),
     "beneath": (save(np.ones((6, 8), np.uint16)), r"rgb1.png .* not above 1 mm: 0.001 to 0.001 m"),
+    "nothing known": (
+        lambda folder: [write(folder, f"rgb{i}", np.zeros((6, 8))) for i in range(3)],
+        r"None of the 4 depth maps in .*annotations has a depth",
+    ),
     "missing": (
         lambda folder: (folder / "annotations/rgb2.png").unlink(),
         r"images/rgb2.jpg has no depth map: expected .*annotations/rgb2.png",
