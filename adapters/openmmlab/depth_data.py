@@ -64,7 +64,8 @@ def _missing(image: Path, depth: Path) -> UserError:
     if other := next((p for p in others if p.is_file()), None):
         return UserError(
             f"The depth map {other} is of a kind that is not read here: expected is {depth.name}, 16-bit integers, 0 "
-            "for no depth. Convert it: multiply metres by the scale (1000, KITTI's 256), round, save as 16-bit PNG, NaN and infinity as 0."
+            "for no depth. Convert it: multiply metres by the scale (1000, KITTI's 256), round, and save as 16-bit "
+            "PNG, NaN and infinity as 0."
         )
     return UserError(
         f"The image {image} has no depth map: expected {depth}. Add it, or remove the image from the split."
