@@ -32,7 +32,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m leaderboards.render --check
+	$(BIN)/python -m leaderboards.render --check --extract README.md
 
 # Paired timings: command line, training step, COCO's metric, loading of weights, frozen features, a step
 # of pretraining. Then what one gets without looking.

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.errors import UserError
 
-SCHEMA = 2  # 1 had no curves
+SCHEMA = 3  # 1 had no curves, 2 no hash of itself
 
 Json = Mapping[str, Any]
 
@@ -66,21 +66,48 @@ class Result:
         for name, curve in self.curves.items():
             line = json.dumps([float(f"{value:.5g}") for value in curve], allow_nan=False)
             text = text.replace(json.dumps(f"curve {name}"), line)
-        return text
+        return _sealed(text)
 
     @classmethod
     def from_json(cls, text: str) -> "Result":
-        """Parse a record; raises UserError when it is malformed or of a later schema."""
+        """Parse a record; raises UserError when it is malformed, edited by hand, or of a later schema."""
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"not JSON ({error})") from None
-        if isinstance(record, dict) and record.get("schema") == 1:
-            record |= {"schema": SCHEMA, "curves": {}}
+        sealed = isinstance(record, dict) and record.get("schema") == SCHEMA
+        if isinstance(record, dict):
+            record = _upgraded(record)
         if odd := _odd(record):
             raise UserError(f"not a record of schema {SCHEMA}: {odd}")
+        if sealed and _sealed(_opened(text)) != text:
+            raise UserError("its content is not what its sha256 says: it was edited by hand")
         nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
         return cls(**{**record, "metrics": nan})
+
+
+def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of an earlier schema as one of this; without its hash."""
+    record = {key: value for key, value in record.items() if key != "sha256"}
+    if record.get("schema") == 1:
+        record |= {"curves": {}}
+    return record | {"schema": SCHEMA} if record.get("schema") in (1, 2) else record
+
+
+CLOSING = "\n}\n"
+SEAL = ',\n "sha256": "'
+
+
+def _sealed(text: str) -> str:
+    """A record's JSON with the hash of what it was without it, as the last key."""
+    return (
+        f'{text.removesuffix(CLOSING)}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}"{CLOSING}'
+    )
+
+
+def _opened(text: str) -> str:
+    """A record's JSON without its hash."""
+    return text.rpartition(SEAL)[0] + CLOSING
 
 
 def _odd(record: object) -> str:

@@ -10,10 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from leaderboards.markdown import (
+    MARK,
+    MISSING,
+    OVERVIEW,
+    arrow,
+    decimals,
+    escape,
+    number,
+    page_name,
+    table,
+)
 from leaderboards.standings import Row, Section
 from leaderboards.statistics import mean_interval
-from leaderboards.tables import MARK, MISSING, OVERVIEW, arrow, decimals, escape, number, page_name
-from leaderboards.tables import table as markdown
 
 PAGE = "few-images.md"
 NOTE = (
@@ -76,7 +85,7 @@ def _section(one: Series, current: Sequence[Section]) -> str:
         for images in counts
     ]
     title = f"{one.method}, {one.arch}, recipe {one.recipe}, {one.data}"
-    return f"## {escape(title)}\n\n{markdown(head, rows, left=1)}"
+    return f"## {escape(title)}\n\n{table(head, rows, left=1)}"
 
 
 def _cells(one: Series, section: Section) -> dict[int, str]:

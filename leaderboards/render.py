@@ -1,27 +1,32 @@
 """Leaderboards from records: a page per task and an overview, as markdown.
 
-python -m leaderboards.render [--results DIR] [--out DIR] [--check] [--print]
+python -m leaderboards.render [--results DIR] [--out DIR] [--extract README.md] [--check] [--print]
 """
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.results import Result, Store
-from leaderboards import few_images
+from bench.results import Result, Store, write_atomic
+from leaderboards import extract, few_images, published
+from leaderboards.cards import cards
+from leaderboards.markdown import MARK, OVERVIEW
+from leaderboards.overview import overview
+from leaderboards.published import Published
 from leaderboards.standings import sections
-from leaderboards.tables import MARK, OVERVIEW, tables
+from leaderboards.task_pages import task_pages
 
 HERE = Path(__file__).parent
+PUBLISHED = HERE / "published.toml"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 (stale page or unreadable record) or 2 (wrong request)."""
     args = _parser().parse_args(argv)
     try:
-        return _render(args.results, args.out, check=args.check, show=args.print)
+        return _render(args)
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
     except OSError as error:
@@ -32,28 +37,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _render(root: Path, out: Path, *, check: bool, show: bool) -> int:
-    results, broken = read(root)
-    pages = all_pages(results)
-    stale = stale_pages(pages, out)
-    if check:
-        lines = [f"stale: {out / name}" for name in stale]
+def _render(args: argparse.Namespace) -> int:
+    results, broken = read(args.results)
+    pages = all_pages(results, published.load(args.published))
+    stale = stale_pages(pages, args.out)
+    extracts = {path: extract.put(path, pages[OVERVIEW], args.out) for path in args.extract}
+    old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
+    if args.check:
+        lines = [f"stale: {path}" for path in [*(args.out / name for name in stale), *old]]
     else:
-        write(pages, stale, out)
-        lines = [f"records: {len(results)}, pages: {len(pages)}, overview: {out / OVERVIEW}"]
-    if show:
+        write(pages, stale, args.out)
+        for path in old:
+            write_atomic(path, extracts[path])
+        lines = [f"records: {len(results)}, pages: {len(pages)}, overview: {args.out / OVERVIEW}"]
+    if args.print:
         print_page(pages[OVERVIEW])
     for line in lines:
         print(line)  # noqa: T201
     for message in broken:
         print(message, file=sys.stderr)  # noqa: T201
-    return 1 if broken or (check and stale) else 0
+    return 1 if broken or (args.check and (stale or old)) else 0
 
 
-def all_pages(results: Sequence[Result]) -> dict[str, str]:
-    """Return every page as file name -> markdown: those of tasks, the overview, and what is drawn from several."""
-    few = few_images.page(sections(results))
-    return tables(results) | ({few_images.PAGE: few} if few else {})
+def all_pages(results: Iterable[Result], numbers: Sequence[Published] = ()) -> dict[str, str]:
+    """Return every page as file name -> markdown: the overview, one a task, one a backbone, and what else there is."""
+    standings = sections(results)
+    elsewhere = published.page(numbers)
+    few = few_images.page(standings)
+    return {
+        OVERVIEW: overview(standings, published.PAGE if elsewhere else None),
+        **task_pages(standings, numbers),
+        **cards(standings),
+        **({few_images.PAGE: few} if few else {}),
+        **({published.PAGE: elsewhere} if elsewhere else {}),
+    }
 
 
 def read(root: Path) -> tuple[list[Result], list[str]]:
@@ -129,6 +146,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
     add("--out", type=Path, default=HERE, metavar="DIR", help="folder of the pages")
+    add("--published", type=Path, default=PUBLISHED, metavar="FILE", help="numbers of others")
+    add(
+        "--extract",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.md",
+        help="also put the overview's tables between its marks, <!-- tables --> and <!-- /tables -->",
+    )
     add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.results import Json, Result
-from leaderboards.statistics import Interval, mean_interval
+from leaderboards.statistics import Interval, mean_interval, rank_intervals
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +18,21 @@ class Row:
     weights8: str
     results: tuple[Result, ...]  # done, by seed
     metrics: Mapping[str, Interval]  # without the per-class ones ("iou/person")
+    rank: tuple[int, int] | None = None  # the first and last that the data allow; None: not finite
 
     @property
     def n(self) -> int:
         """The number of seeds."""
         return len(self.results)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """A metric by seed, where the seed has it."""
+        return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}
+
+    def cost(self, key: str) -> float | None:
+        """The mean of a cost ("device_hours", "images_per_second", "data_wait") over the seeds that recorded it."""
+        values = [r.cost[key] for r in self.results if r.cost.get(key) is not None]
+        return math.fsum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +102,7 @@ def _section(results: list[Result]) -> Section:
         rows=tuple(_row(group) for group in groups.values()),
         failed=tuple(result for result in results if result.status != "done"),
     )
-    return replace(section, rows=_best_first(section))
+    return replace(section, rows=_ranked(section))
 
 
 def _row(results: list[Result]) -> Row:
@@ -108,6 +118,13 @@ def _row(results: list[Result]) -> Row:
             for name in sorted(names)
         },
     )
+
+
+def _ranked(section: Section) -> tuple[Row, ...]:
+    rows = _best_first(section)
+    values = [row.values(section.primary) for row in rows]
+    ranks = rank_intervals(values, higher_is_better=section.higher_is_better)
+    return tuple(replace(row, rank=rank) for row, rank in zip(rows, ranks, strict=True))
 
 
 def _best_first(section: Section) -> tuple[Row, ...]:

@@ -1,9 +1,13 @@
-"""The numbers a table states about a few seeds: a mean, its t interval, and when two rows tie."""
+"""What a few seeds can tell: a mean with its interval, a difference with its own, the ranks that remain possible."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from typing import Any
+
+Values = Mapping[int, float]  # by seed
+CONFIDENCE = 0.95
+ROUNDING = 1e-12  # of the values: what differs by less differs by rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,7 @@ class Interval:
     n: int
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """Return the mean and the half-width of Student's t interval (Gosset, Biometrika 1908).
 
     The half-width is t(n - 1) * s / sqrt(n), with s the sample standard deviation. One value has
@@ -27,11 +31,18 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
         return Interval(mean=math.nan, half_width=None, n=n)
     if n == 1:
         return Interval(mean=float(values[0]), half_width=None, n=1)
-    half_width = t_quantile((1 + confidence) / 2, n - 1) * stdev(values) / math.sqrt(n)
-    return Interval(mean=fmean(values), half_width=half_width, n=n)
+    mean = math.fsum(values) / n
+    half_width = t_quantile((1 + confidence) / 2, n - 1) * math.sqrt(_variance(values) / n)
+    return Interval(mean=mean, half_width=half_width, n=n)
 
 
-def t_quantile(probability: float, degrees: int) -> float:
+def _variance(values: Sequence[float]) -> float:
+    """The sample variance; sums are exact, so that no order of seeds changes a bit."""
+    mean = math.fsum(values) / len(values)
+    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
+
+
+def t_quantile(probability: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution with `degrees` of freedom."""
     # scipy.stats takes four times as long to import, and calls this very function.
     from scipy.special import stdtrit
@@ -39,8 +50,124 @@ def t_quantile(probability: float, degrees: int) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def tie(a: Interval, b: Interval) -> bool:
-    """Say whether two rows tie: equal means, or intervals (both known) that overlap."""
-    if a.half_width is None or b.half_width is None:
-        return a.mean == b.mean
-    return abs(a.mean - b.mean) <= a.half_width + b.half_width
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Of two means, a - b.
+
+    Args:
+        half_width: of its interval; None where one side has a single seed and nothing is paired.
+        n: the pairs of seeds; unpaired, the smaller number of seeds.
+        paired: whether it is the mean over the seeds that both have.
+    """
+
+    mean: float
+    half_width: float | None
+    n: int
+    paired: bool
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return self.half_width is not None and abs(self.mean) > self.half_width
+
+
+def difference(a: Values, b: Values, confidence: float = CONFIDENCE) -> Difference:
+    """Compare two rows by Student's paired interval over the seeds they share, else by Welch's (1947).
+
+    A seed fixes the order of images and what is drawn, so the same seed moves two backbones alike.
+    """
+    shared = sorted(a.keys() & b.keys())
+    if len(shared) >= 2:
+        paired = mean_interval([a[seed] - b[seed] for seed in shared], confidence)
+        return Difference(mean=paired.mean, half_width=paired.half_width, n=paired.n, paired=True)
+    one, two = mean_interval(list(a.values())), mean_interval(list(b.values()))
+    width = None
+    if min(len(a), len(b)) >= 2 and math.isfinite(one.mean + two.mean):
+        errors = [_variance(list(side.values())) / len(side) for side in (a, b)]
+        degrees = _welch(errors, [len(a), len(b)])
+        width = t_quantile((1 + confidence) / 2, degrees) * math.sqrt(sum(errors))
+    return Difference(mean=one.mean - two.mean, half_width=width, n=min(one.n, two.n), paired=False)
+
+
+def _welch(errors: Sequence[Any], counts: Sequence[Any]) -> Any:
+    """Satterthwaite's degrees of freedom of a difference of means with these squared standard errors."""
+    total = errors[0] + errors[1]
+    return (
+        total**2 / sum(e**2 / (n - 1) for e, n in zip(errors, counts, strict=True)) if total else 1
+    )
+
+
+def tie(a: Values, b: Values) -> bool:
+    """Say whether two rows tie: equal means, or an interval of their difference that holds 0."""
+    found = difference(a, b)
+    return found.mean == 0 or (found.half_width is not None and not found.told_apart)
+
+
+def rank_intervals(
+    rows: Sequence[Values], *, higher_is_better: bool
+) -> list[tuple[int, int] | None]:
+    """Return for each row the first and last rank that the data allow; None for one that is not finite.
+
+    A row ranks behind all that are better for certain and before all that are worse for certain, by the t test
+    of `difference` with each other row; Holm's correction (1979) over these holds the chance of any error in
+    a row's interval to 5 %. A comparison with a single seed tells nothing, and leaves every rank possible.
+    """
+    import numpy as np
+
+    whole = [bool(row) and all(map(math.isfinite, row.values())) for row in rows]
+    seeds = {seed: column for column, seed in enumerate(sorted({s for row in rows for s in row}))}
+    table = np.full((sum(whole), len(seeds)), np.nan)
+    for line, row in zip(table, (r for r, ok in zip(rows, whole, strict=True) if ok), strict=True):
+        line[[seeds[seed] for seed in row]] = list(row.values())
+    if not higher_is_better:
+        table = -table
+    ranks = iter([_rank_interval(table, index) for index in range(len(table))])
+    return [next(ranks) if ok else None for ok in whole]
+
+
+def _rank_interval(table: Any, index: int) -> tuple[int, int]:
+    import numpy as np
+
+    leads, p_values = _leads(table, index)
+    order = np.argsort(p_values, kind="stable")
+    testable = int(np.isfinite(p_values).sum())
+    levels = (1 - CONFIDENCE) / np.maximum(testable - np.arange(len(order)), 1)
+    rejected = np.logical_and.accumulate(p_values[order] <= levels)
+    certain = leads[order[rejected]]
+    return 1 + int((certain < 0).sum()), len(table) - int((certain > 0).sum())
+
+
+def _leads(table: Any, index: int) -> tuple[Any, Any]:
+    """By how much a row leads each other, and the p-value of that; NaN where nothing can be tested."""
+    import numpy as np
+    from scipy.special import stdtr
+
+    def moments(values: Any) -> tuple[Any, Any, Any]:
+        """Number, mean and squared standard error of each line, without its gaps."""
+        there = ~np.isnan(values)
+        n = there.sum(1)
+        mean = np.where(there, values, 0).sum(1) / np.maximum(n, 1)
+        square = np.where(there, values - mean[:, None], 0) ** 2
+        return n, mean, square.sum(1) / np.maximum(n - 1, 1) / np.maximum(n, 1)
+
+    n, mean, error = moments(table)
+    pairs, lead, spread = moments(table[index] - table)
+    paired, welch = pairs >= 2, (n >= 2) & (n[index] >= 2)
+    lead = np.where(paired, lead, mean[index] - mean)
+    spread = np.where(paired, spread, error + error[index])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        satterthwaite = (error + error[index]) ** 2 / (
+            error**2 / (n - 1) + error[index] ** 2 / (n[index] - 1)
+        )
+        degrees = np.where(paired, pairs - 1, np.nan_to_num(satterthwaite, nan=1.0))
+        size = np.abs(lead)
+        noise = np.sqrt(spread)
+        exact = noise <= ROUNDING * np.maximum(np.abs(mean), abs(mean[index]))
+        p = np.where(
+            exact,
+            np.where(size <= ROUNDING * np.abs(mean), 1.0, 0.0),
+            2 * stdtr(degrees, -size / noise),
+        )
+    p = np.where(paired | welch, p, np.nan)
+    p[index] = np.nan
+    return lead, p

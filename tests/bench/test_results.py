@@ -1,3 +1,4 @@
+import hashlib
 import json
 import math
 import os
@@ -6,6 +7,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,3 +133,39 @@ def test_sigkill_at_any_moment_leaves_whole_records_only(tmp_path: Path) -> None
             except subprocess.TimeoutExpired:
                 writer.kill()
         assert list(Store(tmp_path).results()) == [result()]
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("71.5", "81.5"),
+        lambda text: text.replace('"seed": 3', '"seed":  3'),
+        lambda text: text[: text.rindex(',\n "sha256"')] + "\n}\n",
+        lambda text: text[:-6] + "0" + text[-5:],
+    ],
+)
+def test_a_record_that_was_edited_by_hand_is_refused_by_name(tmp_path: Path, edit: Any) -> None:
+    path = Store(tmp_path).write(KEY, result())
+    text = path.read_text()
+    edited = edit(text)
+    assert edited != text
+    path.write_text(edited)
+    with pytest.raises(UserError, match=f"{path.name}.*edited by hand"):
+        Store(tmp_path).read(path)
+
+
+def test_the_hash_is_that_of_the_record_without_it(tmp_path: Path) -> None:
+    text = Store(tmp_path).write(KEY, result()).read_text()
+    record = json.loads(text)
+    without = text.replace(f',\n "sha256": "{record["sha256"]}"', "")
+    assert record["sha256"] == hashlib.sha256(without.encode()).hexdigest()
+    assert list(record)[-1] == "sha256"
+
+
+def test_a_record_of_schema_2_had_no_hash(tmp_path: Path) -> None:
+    old = json.loads(result().to_json())
+    del old["sha256"]
+    path = Store(tmp_path).write(KEY, result())
+    path.write_text(json.dumps(old | {"schema": 2}, indent=1))
+    assert Store(tmp_path).read(path) == result()
+    assert "sha256" in json.loads(Store(tmp_path).read(path).to_json())

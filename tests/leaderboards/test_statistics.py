@@ -1,9 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboards.statistics import Interval, mean_interval, t_quantile, tie
+from leaderboards.statistics import (
+    Interval,
+    difference,
+    mean_interval,
+    rank_intervals,
+    t_quantile,
+    tie,
+)
 
 
 def test_two_values_have_the_cauchy_quantile():
@@ -56,16 +64,112 @@ def test_order_of_values_changes_no_bit():
     assert mean_interval(values) == mean_interval(values[::-1])
 
 
+A, B, C = {0: 70.0, 1: 71.0, 2: 72.5}, {0: 69.1, 1: 70.2, 2: 71.4}, {3: 60.0, 4: 69.0}
+
+
+def test_shared_seeds_are_compared_in_pairs_as_the_paired_t_test_does():
+    found = difference(A, B)
+    low, high = stats.ttest_rel([*A.values()], [*B.values()]).confidence_interval(0.95)
+    assert found.paired
+    assert found.n == 3
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
+        (low, high)
+    )
+    assert found.told_apart  # their own intervals overlap by far
+    assert not tie(A, B)
+
+
+def test_other_seeds_are_compared_as_welchs_test_does():
+    found = difference(A, C)
+    test = stats.ttest_ind([*A.values()], [*C.values()], equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    assert not found.paired
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
+        (low, high)
+    )
+    assert tie(A, C)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "expected"),
     [
-        ((70.0, 1.0), (72.0, 1.0), True),  # they touch
-        ((70.0, 1.0), (72.01, 1.0), False),
-        ((70.0, None), (70.1, 5.0), False),  # one seed claims nothing
-        ((70.0, None), (70.0, None), True),
-        ((math.nan, None), (math.nan, None), False),
+        ({0: 70.0}, {0: 70.1, 1: 75.0}, False),  # one seed claims nothing
+        ({0: 70.0}, {0: 70.0}, True),
+        ({0: math.nan}, {0: math.nan}, False),
+        ({0: 70.0, 1: 71.0}, {0: math.nan, 1: 70.0}, False),
+        ({0: 70.0, 1: 71.0}, {0: 69.0, 1: 70.0}, False),  # apart by the same in each pair
     ],
 )
-def test_tie_is_overlap_of_known_intervals_or_equal_means(a, b, expected):
-    first, second = (Interval(mean=mean, half_width=half, n=3) for mean, half in (a, b))
-    assert tie(first, second) is tie(second, first) is expected
+def test_a_tie_is_what_an_interval_cannot_tell_apart_or_equal_means(a, b, expected):
+    assert tie(a, b) is tie(b, a) is expected
+
+
+def ranks_by_loops(rows, higher_is_better):
+    """Rank intervals from scipy's tests and Holm's correction, comparison by comparison."""
+    found = []
+    for index, row in enumerate(rows):
+        tests = []
+        for other in (o for k, o in enumerate(rows) if k != index):
+            shared = sorted(row.keys() & other.keys())
+            if len(shared) >= 2:
+                test = stats.ttest_rel([row[s] for s in shared], [other[s] for s in shared])
+            elif min(len(row), len(other)) >= 2:
+                test = stats.ttest_ind([*row.values()], [*other.values()], equal_var=False)
+            else:
+                continue
+            tests.append((test.pvalue, test.statistic > 0))
+        better = worse = 0
+        for place, (p, leads) in enumerate(sorted(tests)):
+            if p > 0.05 / (len(tests) - place):
+                break
+            worse += leads == higher_is_better
+            better += leads != higher_is_better
+        found.append((1 + better, len(rows) - worse))
+    return found
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+@pytest.mark.parametrize("case", range(20))
+def test_rank_intervals_are_those_of_the_tests_one_by_one(case, higher_is_better):
+    random = np.random.default_rng(case)
+    rows = []
+    for _ in range(random.integers(2, 9)):
+        seeds = random.choice(8, random.integers(1, 7), replace=False)
+        level, noise = random.normal(50, 5), 10.0 ** random.uniform(-2, 1)
+        rows.append({int(seed): float(random.normal(level, noise)) for seed in seeds})
+    assert rank_intervals(rows, higher_is_better=higher_is_better) == ranks_by_loops(
+        rows, higher_is_better
+    )
+
+
+def test_a_known_winner_a_known_tie_and_a_single_seed():
+    winner = {0: 80.0, 1: 80.2, 2: 80.1, 3: 80.3}
+    tied = [{0: 60.0, 1: 62.0, 2: 61.0, 3: 60.5}, {0: 61.0, 1: 60.5, 2: 61.5, 3: 61.2}]
+    ranks = rank_intervals([winner, *tied], higher_is_better=True)
+    assert ranks == [(1, 1), (2, 3), (2, 3)]
+    assert rank_intervals([winner, *tied, {0: 10.0}], higher_is_better=True) == [
+        (1, 2),  # what a single seed says of the fourth is not certain
+        (2, 4),
+        (2, 4),
+        (1, 4),
+    ]
+
+
+def test_equal_values_tie_and_constant_leads_do_not():
+    same, ahead = {0: 50.1, 1: 60.3}, {0: 50.2, 1: 60.4}
+    assert rank_intervals([same, dict(same)], higher_is_better=True) == [(1, 2), (1, 2)]
+    assert rank_intervals([same, ahead], higher_is_better=True) == [(2, 2), (1, 1)]
+
+
+def test_a_diverged_row_has_no_rank():
+    rows = [{0: 1.0, 1: 1.1}, {0: math.nan, 1: 2.0}, {0: 3.0, 1: 3.1}]
+    assert rank_intervals(rows, higher_is_better=False) == [(1, 1), None, (2, 2)]
+
+
+def test_the_rank_interval_of_a_row_is_right_in_19_of_20_tables():
+    """All rows are equal in truth, so that any rank but 1 to N is an error."""
+    random, wrong, tables = np.random.default_rng(0), 0, 1000
+    for _ in range(tables):
+        rows = [dict(enumerate(random.normal(0, 1, 4).tolist())) for _ in range(6)]
+        wrong += rank_intervals(rows, higher_is_better=True)[0] != (1, 6)
+    assert wrong / tables < 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)

@@ -1,8 +1,11 @@
 import dataclasses
 import math
+import re
 
+from leaderboards.markdown import escape, table
+from leaderboards.render import all_pages as tables
 from leaderboards.standings import mode, sections
-from leaderboards.tables import escape, table, tables, task_table
+from leaderboards.task_pages import task_table
 
 PAGE = "classification-scenes.md"
 
@@ -17,6 +20,7 @@ def seeds(result, *values, primary="top1", **changes):
 def rows(markdown):
     """The cells of every table row, without the heads and rules."""
     lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    lines = [re.sub(r"\[(\S+)\]\(backbone-\S+\)", r"\1", line) for line in lines]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     return [row for row in cells if row[0] != "backbone" and not set("".join(row)) <= {"-", ":"}]
 
@@ -31,6 +35,7 @@ def test_the_winner_is_first_with_its_exact_interval(result):
         "mae",
         "a1a1a1a1",
         "**70.00 ± 2.48**",
+        "1",
         "3",
         "0.2500",
         "100.0",
@@ -38,7 +43,7 @@ def test_the_winner_is_first_with_its_exact_interval(result):
         "CPU, 2 cores",
     ]
     assert first == start
-    assert second[:5] == ["weak", "mae", "b2b2b2b2", "51.00 ± 2.48", "3"]
+    assert second[:5] == ["weak", "mae", "b2b2b2b2", "51.00 ± 2.48", "2"]
 
 
 def test_lower_is_better_puts_the_smallest_first(result):
@@ -52,20 +57,22 @@ def test_lower_is_better_puts_the_smallest_first(result):
     assert "top1" not in page
 
 
-def test_rows_whose_intervals_overlap_the_best_are_marked(result):
+def test_rows_that_cannot_be_told_from_the_best_are_marked(result):
     records = seeds(result, 69.0, 70.0, 71.0, backbone="best")
-    records += seeds(result, 68.0, 69.0, 70.0, backbone="close")
+    records += seeds(result, 68.0, 70.5, 68.5, backbone="close")
+    records += seeds(result, 68.0, 69.0, 70.0, backbone="always-less")
     records += seeds(result, 49.0, 50.0, 51.0, backbone="far")
     records += seeds(result, 69.9, backbone="single")
     cells = {row[0]: row[3] for row in rows(tables(records)[PAGE])}
-    assert cells["close"] == "69.00 ± 2.48 ≈"
+    assert cells["close"].endswith(" ≈")
+    assert cells["always-less"] == "69.00 ± 2.48"  # by 1 with each seed
     assert cells["far"] == "50.00 ± 2.48"
     assert cells["single"] == "69.90"
 
 
 def test_one_seed_stands_alone_and_says_so(result):
     (row,) = rows(tables(seeds(result, 61.234))[PAGE])
-    assert row[3:5] == ["**61.23**", "1"]
+    assert row[3:6] == ["**61.23**", "1", "1"]
 
 
 def test_digests_are_never_mixed_and_the_older_is_superseded(result):
@@ -106,7 +113,7 @@ def test_frozen_and_finetuned_are_separate_tables(result):
 def test_weights_tell_rows_of_one_name_apart(result):
     records = seeds(result, 60.0, weights="a1" * 32) + seeds(result, 40.0, weights=None)
     pages = tables(records)
-    for page in pages.values():
+    for page in (pages[PAGE], pages["README.md"]):
         assert [row[2] for row in rows(page)] == ["a1a1a1a1", "scratch"]
 
 
@@ -117,7 +124,7 @@ def test_failed_runs_are_listed_with_their_first_line(result):
     pages = tables([result(), failed])
     assert "- failed: vit@a1a1a1a1 seed 1: CUDA: out \\| of memory\n" in pages[PAGE]
     assert "at x" not in pages[PAGE]
-    assert rows(pages[PAGE])[0][4] == "1"
+    assert rows(pages[PAGE])[0][5] == "1"
     assert "- [classification/scenes](classification-scenes.md): 1 failed\n" in pages["README.md"]
 
 
@@ -134,9 +141,9 @@ def test_a_diverged_seed_makes_the_cell_nan_and_the_row_last(result):
         result, 10.0, backbone="ok"
     )
     page = tables(records)[PAGE]
-    assert [(row[0], row[3], row[4]) for row in rows(page)] == [
-        ("ok", "**10.00**", "1"),
-        ("diverged", "nan", "2"),
+    assert [(row[0], *row[3:6]) for row in rows(page)] == [
+        ("ok", "**10.00**", "1", "1"),
+        ("diverged", "nan", "\N{EN DASH}", "2"),
     ]
     assert "- not finite: diverged@a1a1a1a1 seed 1: top1\n" in page
 
@@ -152,7 +159,7 @@ def test_a_metric_that_some_seeds_lack_says_over_how_many(result):
     records = [result(metrics={"top1": 50.0, "top5": 80.0}), result(seed=1)]
     records[1] = dataclasses.replace(records[1], metrics={"top1": 50.0})
     (row,) = rows(tables(records)[PAGE])
-    assert row[4] == "80.00 (n = 1)"
+    assert row[5] == "80.00 (n = 1)"
 
 
 def test_a_split_that_chose_for_itself_is_called_optimistic(result):
@@ -232,7 +239,7 @@ def test_a_pipe_in_a_name_does_not_split_its_cell(result):
     assert escape("a|b\n`c`") == "a\\|b \\`c\\`"
     (row,) = rows(tables([result(backbone="odd|name")])[PAGE])
     assert row[0] == "odd\\|name"
-    assert len(row) == 9
+    assert len(row) == 10
 
 
 def test_table_is_aligned_for_the_eye():
@@ -249,3 +256,69 @@ def test_task_table_is_the_pages_table(result):
 def test_mode_is_the_protocols_own_word_not_its_name():
     assert mode({"name": "linear", "frozen": True}) == "frozen"
     assert mode({"name": "frozen-then-tuned", "frozen": False}) == "fine-tuned"
+
+
+def test_the_mean_rank_is_over_families_and_complete_backbones_alone(result):
+    detect = {"task": "detection/scenes", "digest": "d2" * 32}
+    other = {"task": "detection/coco", "digest": "d3" * 32}
+    depth = {"task": "depth/scenes", "digest": "d4" * 32}
+    depth |= {"primary": "RMSE", "higher_is_better": False}
+    records = []
+    for backbone, top1, ap, rmse in (("a", 50.0, 20.0, 0.5), ("b", 60.0, 10.0, 0.9)):
+        records += seeds(result, top1, top1 + 1, backbone=backbone)
+        records += seeds(result, ap, ap + 2, backbone=backbone, **detect)
+        records += seeds(result, rmse, rmse + 0.1, backbone=backbone, **depth)
+    records += seeds(result, 99.0, 99.5, backbone="single-task")
+    overview = tables(records)["README.md"]
+    assert {row[0]: row[3] for row in rows(overview)} == {
+        "a": "1.33 (1.3\N{EN DASH}1.3)",  # 2, 1, 1: without the one that leads a single task
+        "b": "1.67 (1.7\N{EN DASH}1.7)",
+        "single-task": "\N{EN DASH}",
+    }
+    assert "mean rank" not in tables([*records, *seeds(result, 5.0, backbone="x", **other)])
+
+
+def test_a_family_counts_once_in_the_mean_rank(result):
+    records = []
+    for number in range(3):
+        task = {"task": f"depth/{number}/scenes", "digest": f"{number}" * 64}
+        records += seeds(result, 1.0, 2.0, backbone="a", **task)
+        records += seeds(result, 2.0, 3.0, backbone="b", **task)
+    records += seeds(result, 9.0, 9.1, backbone="a") + seeds(result, 8.0, 8.1, backbone="b")
+    assert {r[0]: r[3][:4] for r in rows(tables(records)["README.md"])} == {
+        "a": "1.50",
+        "b": "1.50",
+    }
+
+
+def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
+    told = {"recipe": "mae-1600", "pretraining": "{}", "commit": "abc"}
+    made = result(backbone="vit/b")
+    made = dataclasses.replace(made, backbone={**made.backbone, "pretraining": told})
+    old = {"digest": "e2" * 32, "finished": "2020-01-01T00:00:00+00:00"}
+    pages = tables(
+        [
+            made,
+            result(backbone="vit/b", seed=1, **old),
+            result(backbone="other", metrics={"top1": 40.0}),
+        ]
+    )
+    card = pages["backbone-vit-b@a1a1a1a1.md"]
+    assert "- method: mae\n" in card
+    assert "- loading: 1 matched, 0 missing, 0 unexpected, 0 resampled\n" in card
+    assert "- file says: recipe: mae-1600\n" in card
+    first, second = [line for line in card.splitlines() if line.startswith("| [classification")]
+    cells = [cell.strip() for cell in first.strip("|").split(" | ")]
+    assert cells[1:9] == [
+        *("frozen", "frozen", "top1 ↑", "**50.00**"),
+        *("1\N{EN DASH}2", "2", "`d1d1d1d1`", "1"),
+    ]
+    assert "(superseded)" in second
+    assert "(backbone-vit-b@a1a1a1a1.md)" in pages["README.md"]
+
+
+def test_stale_digests_are_listed_in_the_overview(result):
+    late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
+    overview = tables([result(), result(**late)])["README.md"]
+    assert "## Superseded\n\n- [classification/scenes]" in overview
+    assert "digest `d1d1d1d1`, 1 backbones, by `e2e2e2e2`" in overview

@@ -1,0 +1,165 @@
+"""The overview: backbones by tasks, with a mean rank over families. Frozen and fine-tuned, embedded and real apart."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from statistics import fmean
+
+from leaderboards.markdown import (
+    LEGEND,
+    MARK,
+    MISSING,
+    arrow,
+    escape,
+    fingerprint,
+    name_cells,
+    page_name,
+    primary_cell,
+    table,
+)
+from leaderboards.standings import Row, Section, mode
+from leaderboards.statistics import mean_interval, rank_intervals
+
+REPRODUCE = (
+    "Reproduce a cell with `python -m bench.run --backbone NAME --task TASK --protocol PROTOCOL "
+    "--seeds N`, then these pages with `python -m leaderboards.render --results results --out DIR`."
+)
+EMPTY = (
+    "No results yet. `python -m bench.run --backbone NAME --task TASK` writes the first record, and "
+    "`python -m leaderboards.render --results results --out DIR` turns the records into tables.\n"
+)
+MEAN_RANK = (
+    "Mean rank: over the families (in each, over its columns), among the backbones that have every column of this "
+    "table; in brackets the same mean of the first and of the last ranks that the seeds leave possible."
+)
+Name = tuple[str, str]  # a row's backbone and weights
+
+
+def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
+    """Return the overview: backbones by tasks, current digests only; modes, and real data, apart.
+
+    `elsewhere` is the page of numbers that were published and not run here.
+    """
+    current = [section for section in standings if not section.superseded_by]
+    if not current:
+        return f"{MARK}# Leaderboards\n\n{EMPTY}"
+    parts = [f"{MARK}# Leaderboards\n\n{LEGEND}\n"]
+    for kind, embedded in product(("fine-tuned", "frozen"), (True, False)):
+        chosen = [s for s in current if s.rows and mode(s.protocol) == kind]
+        chosen = [s for s in chosen if s.task.endswith("/scenes") == embedded]
+        if chosen:
+            where = ", embedded world" if embedded else ""
+            title = f"## {kind.capitalize()} backbones{where}\n"
+            parts += [title, matrix(chosen), columns(chosen)]
+    if any(s.failed for s in standings):
+        parts += ["## Failed runs\n\n" + failures(standings)]
+    if old := [s for s in standings if s.superseded_by]:
+        parts += ["## Superseded\n\n" + "".join(map(superseded, old))]
+    if elsewhere:
+        parts += [
+            f"Numbers of others, [published and not run here]({elsewhere}), are never ranked with these.\n"
+        ]
+    return "\n".join([*parts, REPRODUCE + "\n"])
+
+
+def matrix(standings: Sequence[Section]) -> str:
+    """Return backbones by sections, each cell the primary metric, with the note on n and the mean rank."""
+    found = [{_name(row): row for row in s.rows} for s in standings]
+    rows_of = {name: row for rows in found for name, row in rows.items()}
+    common, _ = max(
+        Counter(row.n for s in standings for row in s.rows).items(), key=lambda item: item[::-1]
+    )
+    ranks = mean_ranks(standings)
+    head = ["backbone", "method", "weights", *(["mean rank"] if ranks else [])]
+    head += [
+        f"[{s.task}]({page_name(s.task)}) {escape(s.protocol['name'])} {arrow(s)}"
+        for s in standings
+    ]
+    rows = []
+    for name in sorted(rows_of):
+        cells = [ranks.get(name, MISSING)] if ranks else []
+        cells += [
+            matrix_cell(s, at.get(name), common) for s, at in zip(standings, found, strict=True)
+        ]
+        rows += [[*name_cells(rows_of[name]), *cells]]
+    notes = [f"n = {common} where a cell does not say otherwise.", *([MEAN_RANK] if ranks else [])]
+    return table(head, rows, left=3) + f"\n{' '.join(notes)}\n"
+
+
+def _name(row: Row) -> Name:
+    return row.backbone, row.weights8
+
+
+def mean_ranks(standings: Sequence[Section]) -> dict[Name, str]:
+    """Return mean rank (first to last possible) of each backbone that has every section; {} if fewer than two have.
+
+    Ranks are those among these backbones alone: a rank among other competitors would not compare.
+    """
+    complete = set.intersection(*({_name(row) for row in s.rows} for s in standings))
+    if len(complete) < 2:
+        return {}
+    triples: dict[Name, dict[str, list[tuple[float, int, int]]]] = {n: {} for n in complete}
+    for section in standings:
+        rows = [row for row in section.rows if _name(row) in complete]
+        family = section.task.partition("/")[0]
+        for row, triple in zip(rows, _ranks(section, rows), strict=True):
+            triples[_name(row)].setdefault(family, []).append(triple)
+    return {name: _mean_rank(list(families.values())) for name, families in triples.items()}
+
+
+def _ranks(section: Section, rows: Sequence[Row]) -> Iterator[tuple[float, int, int]]:
+    """Each row's rank (ties share theirs), and the first and last that are possible; not finite is last."""
+    values = [row.values(section.primary) for row in rows]
+    sign = 1 if section.higher_is_better else -1
+    means = [sign * mean_interval(list(v.values())).mean for v in values]
+    scores = [-math.inf if math.isnan(mean) else mean for mean in means]
+    possible = rank_intervals(values, higher_is_better=section.higher_is_better)
+    for score, interval in zip(scores, possible, strict=True):
+        rank = sum(s > score for s in scores) + (scores.count(score) + 1) / 2
+        yield (rank, *(interval or (len(rows), len(rows))))
+
+
+def _mean_rank(families: Sequence[Sequence[tuple[float, int, int]]]) -> str:
+    each = [[fmean(column) for column in zip(*triples, strict=True)] for triples in families]
+    mean, first, last = (fmean(column) for column in zip(*each, strict=True))
+    return f"{mean:.2f} ({first:.1f}\N{EN DASH}{last:.1f})"
+
+
+def matrix_cell(section: Section, row: Row | None, common: int) -> str:
+    """Return the primary metric of a row, with n where it is not the table's `common` one."""
+    if row is None:
+        return MISSING
+    note = "" if row.n == common else f" (n = {row.n})"
+    return primary_cell(section, row) + note
+
+
+def columns(standings: Sequence[Section]) -> str:
+    """List the digest and data behind each column of the overview."""
+    lines = [
+        f"- {s.task}, {escape(s.protocol['name'])}: digest `{s.digest[:8]}`, "
+        f"data fingerprint {fingerprint(s)}\n"
+        for s in standings
+    ]
+    return "".join(lines)
+
+
+def failures(standings: Sequence[Section]) -> str:
+    """Count the failed runs of each task, with the page that names them."""
+    counts = Counter({s.task: 0 for s in standings})
+    for section in standings:
+        counts[section.task] += len(section.failed)
+    return "".join(
+        f"- [{task}]({page_name(task)}): {count} failed\n"
+        for task, count in counts.items()
+        if count
+    )
+
+
+def superseded(section: Section) -> str:
+    """Return a line on a section whose digest is not the current one."""
+    new = (section.superseded_by or "")[:8]
+    return (
+        f"- [{section.task}]({page_name(section.task)}) {escape(section.protocol['name'])}: digest "
+        f"`{section.digest[:8]}`, {len(section.rows)} backbones, by `{new}`\n"
+    )

@@ -1,0 +1,117 @@
+"""Numbers of others, as `published.toml` has them: shown with their source and protocol, never ranked with ours."""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError, unknown
+from leaderboards.markdown import MARK, OVERVIEW, escape, table
+
+PAGE = "published.md"
+TITLE = "Published, not run here"
+NOTE = (
+    "These are others' numbers under others' protocols: heads, schedules, input sizes and boxes differ between rows, "
+    "so they rank with nothing, and with none of ours. Each was read in the source it names."
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Published:
+    """A number somebody else measured.
+
+    Args:
+        task: ours, that it is of: "depth/nyu".
+        value, metric: as published; percentages 0-100, metres.
+        backbone, method, pretraining: what was evaluated.
+        protocol: how, in a line.
+        source: where the number stands: a paper's table, or a repository at a commit.
+    """
+
+    task: str
+    backbone: str
+    method: str
+    pretraining: str
+    protocol: str
+    metric: str
+    value: float
+    source: str
+
+
+def load(path: Path) -> list[Published]:
+    """Read the numbers; raises UserError at one without source, or that is none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        content = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"The published numbers {path} cannot be read: {error}. Mend it.") from None
+    if extra := content.keys() - {"group"}:
+        raise unknown(f"key of {path}", min(extra), ["group"])
+    return [
+        _number(path, group, row)
+        for group in content.get("group", [])
+        for row in _rows(path, group)
+    ]
+
+
+def _rows(path: Path, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    rows = group.get("rows", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"rows of a group in {path} must be a list of tables. Mend it.")
+    return rows
+
+
+def _number(path: Path, group: Mapping[str, Any], row: Mapping[str, Any]) -> Published:
+    """A row with what its group says of all of them."""
+    told = {**{key: value for key, value in group.items() if key != "rows"}, **row}
+    fields = {field.name: field.type for field in dataclasses.fields(Published)}
+    for key in told:
+        if key not in fields:
+            raise unknown(f"key of a number in {path}", key, fields)
+    for key, kind in fields.items():
+        value = told.get(key)
+        if kind is float and isinstance(value, int | float) and math.isfinite(value):
+            continue
+        if kind is str and isinstance(value, str) and value.strip():
+            continue
+        raise UserError(
+            f"The number {told.get('value', '')} of {told.get('backbone', 'a backbone')} on "
+            f"{told.get('task', 'a task')} in {path} has no {key}. A published number is shown with all of "
+            f"{', '.join(fields)}, or not at all: add it, or delete the row."
+        )
+    return Published(**{**told, "value": float(told["value"])})
+
+
+def page(numbers: Sequence[Published]) -> str | None:
+    """Return the page of all numbers, by task; None where there is none."""
+    if not numbers:
+        return None
+    parts = [f"{MARK}# {TITLE}\n\n[Our numbers]({OVERVIEW}). {NOTE}\n"]
+    ordered = sorted(numbers, key=lambda number: number.task)
+    for task, group in groupby(ordered, key=lambda number: number.task):
+        parts.append(f"## {escape(task)}\n\n{_table(list(group))}")
+    return "\n".join(parts)
+
+
+def listing(numbers: Sequence[Published]) -> str:
+    """Return one task's numbers, with what they are."""
+    return f"{NOTE}\n\n{_table(numbers)}"
+
+
+def _table(numbers: Sequence[Published]) -> str:
+    head = ["backbone", "method", "pretraining", "metric", "value", "protocol", "source"]
+    rows = [
+        [
+            *map(escape, (n.backbone, n.method, n.pretraining, n.metric)),
+            f"{n.value:g}",
+            *map(escape, (n.protocol, n.source)),
+        ]
+        for n in numbers
+    ]
+    return table(head, rows, left=4)
