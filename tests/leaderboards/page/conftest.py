@@ -1,0 +1,154 @@
+"""A real Chromium, headless, over the DevTools protocol: JSON through two pipes, so no package is needed."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
+FLAGS = (
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--force-color-profile=srgb",
+    "--hide-scrollbars",
+)
+PATIENCE = 60  # seconds for an answer: the machine may be busy
+KEYS = {"Enter": (13, "\r"), " ": (32, " "), "Tab": (9, "")}
+
+
+class Chromium:
+    """A browser with one tab."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        commands, self._commands = os.pipe()
+        self._answers, answers = os.pipe()
+        # Out of the way first: the browser reads from 3 and writes to 4, which may be these very ones.
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
+        actions = [(os.POSIX_SPAWN_DUP2, end, 3 + i) for i, end in enumerate(ends)]
+        actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (1, 2)]
+        root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        self._process = os.posix_spawn(
+            program,
+            [program, *FLAGS, *root, f"--user-data-dir={profile}", "about:blank"],
+            os.environ,
+            file_actions=actions,
+            setpgroup=0,
+        )
+        for end in (commands, answers, *ends):
+            os.close(end)
+        self._read, self._count, self._session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self._session = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its answer; events that come meanwhile are kept."""
+        self._count += 1
+        message = {"id": self._count, "method": method, "params": parameters}
+        message |= {"sessionId": self._session} if self._session else {}
+        os.write(self._commands, json.dumps(message).encode() + b"\0")
+        while (answer := self._next()).get("id") != self._count:
+            self.events.append(answer)
+        assert "error" not in answer, (method, answer["error"])
+        return answer["result"]
+
+    def _next(self) -> dict[str, Any]:
+        end = time.monotonic() + PATIENCE
+        while b"\0" not in self._read:
+            ready, _, _ = select.select([self._answers], [], [], max(0, end - time.monotonic()))
+            assert ready, f"Chromium said nothing for {PATIENCE} s"
+            part = os.read(self._answers, 1 << 20)
+            assert part, "Chromium has ended"
+            self._read += part
+        message, _, self._read = self._read.partition(b"\0")
+        return json.loads(message)
+
+    def open(self, path: Path) -> None:
+        """Open a file and wait until its scripts have run."""
+        self.events.clear()
+        self.call("Page.navigate", url=path.as_uri())
+        end = time.monotonic() + PATIENCE
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            assert time.monotonic() < end
+            self.events.append(self._next())
+
+    def run(self, script: str) -> Any:
+        """Return the value of a script, a promise's when it is settled."""
+        told = self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
+        assert "exceptionDetails" not in told, told["exceptionDetails"]
+        return told["result"].get("value")
+
+    def press(self, key: str, *, shift: bool = False) -> None:
+        """Press a key as a person does: the page sees a trusted event."""
+        code, text = KEYS.get(key, (0, key if len(key) == 1 else ""))
+        event = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 * shift}
+        self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, selector: str, text: str) -> None:
+        """Click into a field and type."""
+        self.click(selector)
+        for char in text:
+            self.press(char)
+
+    def click(self, selector: str) -> None:
+        """Click in the middle of the first element that the selector finds."""
+        place = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{place}.scrollIntoView({{block: 'center', inline: 'center'}})")
+        box = self.run(f"{place}.getBoundingClientRect().toJSON()")
+        at = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
+
+    def look(
+        self, *, width: int = 1280, height: int = 900, scheme: str = "light", media: str = ""
+    ) -> None:
+        """Set the window's size and the reader's preferences."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", media=media, features=features)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def picture(self, path: Path) -> None:
+        """Save what the window shows, down to the page's end."""
+        told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(told["data"]))
+
+    def close(self) -> None:
+        """End the browser."""
+        os.close(self._commands)
+        os.close(self._answers)
+        os.killpg(self._process, signal.SIGKILL)
+        os.waitpid(self._process, 0)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(
+            "NOT TESTED in a browser: no Chromium on PATH and none named by $CHROMIUM. "
+            "`apt-get install chromium` as root, or what `.ci/run` does, brings one."
+        )
+    browser = Chromium(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
