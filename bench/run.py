@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse, plan, run, report; return the exit status (0 done, 1 a run failed, 2 wrong request)."""
     arguments = _parser().parse_args(argv)
     try:
-        return _main(arguments)
+        return _watched(arguments) if arguments.watch else _main(arguments)
     except UserError as error:
         sys.stderr.write(f"bench.run: {error}\n")
         return WRONG
@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
     )
     add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
+    add("--watch", type=Path, metavar="DIR", help="the weights of a pretraining, as they appear")
     add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
     add("--protocol", help="finetune, frozen, ... (default: the task's first)")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
@@ -79,6 +80,22 @@ def _parser() -> argparse.ArgumentParser:
     add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
     add("--list", metavar="|".join(LISTS), help="print the known names")
     return parser
+
+
+def _watched(arguments: argparse.Namespace) -> int:
+    """Evaluate each weights file of a folder once, until the pretraining's last one."""
+    from bench import watching
+
+    if arguments.backbone or arguments.suite:
+        raise UserError(
+            "--watch DIR says itself which backbones. Leave --backbone and --suite out."
+        )
+    given = {name: value for name, value in vars(arguments).items() if name != "watch"}
+
+    def evaluate(files: list[str]) -> int:
+        return _main(argparse.Namespace(**{**given, "backbone": files}))
+
+    return watching.follow(arguments.watch, evaluate)
 
 
 def _main(arguments: argparse.Namespace) -> int:

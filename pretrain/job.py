@@ -48,6 +48,7 @@ class Request:
     wandb: bool
     workers: int
     checkpoint_seconds: float
+    snapshot_epochs: int | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def pretrain(request: Request) -> None:
             seed=request.seed,
             out=request.out,
             device=device,
-            hooks=_hooks(request),
+            hooks=_hooks(request, images),
             compiled=request.compiled,
             wandb=request.wandb,
         )
@@ -218,15 +219,18 @@ def _batches(
     )
 
 
-def _hooks(request: Request) -> list[Any]:
+def _hooks(request: Request, images: "ImageSource") -> list[Any]:
     from pretrain.checkpointing import Checkpoints
     from pretrain.pictures import Pictures
     from pretrain.progress import ProgressHook
+    from pretrain.snapshots import Snapshots
 
+    every = request.snapshot_epochs
     title = f"{request.method.name} {request.arch}"
     return [
         ProgressHook(title, images=request.recipe.batch_size // request.accumulate),
         Pictures(),
+        *([Snapshots(every, _header(request, images))] if every else []),
         Checkpoints(request.checkpoint_seconds),
     ]
 

@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--wandb", action="store_true", help="also write to Weights & Biases")
     add("--workers", type=int, metavar="N", help="processes that decode (default: half the cores)")
     add("--checkpoint-seconds", type=float, default=120.0, metavar="T", help="default 120")
+    add(
+        "--snapshot-epochs",
+        type=int,
+        metavar="E",
+        help="export every E epochs, for bench.run --watch",
+    )
     add("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
     add("--cluster", default="inline", help=f"{', '.join(on_slurm.CLUSTERS)} (default inline)")
     add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="as bench.run takes it")
@@ -98,8 +104,8 @@ def _request(arguments: argparse.Namespace) -> Request:
     """Check what argparse cannot; raises UserError."""
     if arguments.arch not in (known := architectures()):
         raise unknown("backbone", arguments.arch, known)
-    for option in ("accumulate", "seed", "subset_seed", "workers"):
-        least = 1 if option == "accumulate" else 0
+    for option in ("accumulate", "seed", "subset_seed", "workers", "snapshot_epochs"):
+        least = 1 if option in ("accumulate", "snapshot_epochs") else 0
         given = getattr(arguments, option)
         if given is not None and given < least:
             raise UserError(f"--{option.replace('_', '-')} {given}: the least is {least}.")
@@ -132,6 +138,7 @@ def _request(arguments: argparse.Namespace) -> Request:
         wandb=arguments.wandb,
         workers=max(1, cores // 2) if arguments.workers is None else arguments.workers,
         checkpoint_seconds=arguments.checkpoint_seconds,
+        snapshot_epochs=arguments.snapshot_epochs,
     )
 
 
