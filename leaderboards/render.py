@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.results import Result, Store, write_atomic
-from leaderboards import extract, few_images, published
+from leaderboards import export, extract, few_images, published
 from leaderboards.cards import cards
 from leaderboards.markdown import MARK, OVERVIEW
 from leaderboards.overview import overview
@@ -50,6 +50,10 @@ def _render(args: argparse.Namespace) -> int:
         for path in old:
             write_atomic(path, extracts[path])
         lines = [f"records: {len(results)}, pages: {len(pages)}, overview: {args.out / OVERVIEW}"]
+    if args.csv:
+        export.write_csv(sections(results), args.csv)
+    if args.latex:
+        export.write_latex(sections(results), args.latex)
     if args.print:
         print_page(pages[OVERVIEW])
     for line in lines:
@@ -155,6 +159,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE.md",
         help="also put the overview's tables between its marks, <!-- tables --> and <!-- /tables -->",
     )
+    add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
+    add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")
     add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser

@@ -1,0 +1,109 @@
+"""Two backbones side by side: their difference in each task, with its interval, and what it means in words.
+
+python -m leaderboards.compare A B [--results DIR]
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.errors import UserError, unknown
+from leaderboards.markdown import MISSING, arrow, decimals, table
+from leaderboards.render import HERE, print_page, read
+from leaderboards.standings import Row, Section, mode, sections
+from leaderboards.statistics import Difference, difference
+
+HEAD = ["task", "protocol", "backbone is", "metric", "A", "B", "A - B", "n", "in words"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0, 1 (a record was left out) or 2 (wrong request)."""
+    args = _parser().parse_args(argv)
+    try:
+        results, broken = read(args.results)
+        print_page(page(sections(results), args.a, args.b))
+    except UserError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    for message in broken:
+        print(message, file=sys.stderr)  # noqa: T201
+    return 1 if broken else 0
+
+
+def page(standings: Sequence[Section], a: str, b: str) -> str:
+    """Return the comparison as markdown: current digests that both have. Raises UserError for a name."""
+    current = [section for section in standings if not section.superseded_by]
+    pairs = [(s, _find(s, a, standings), _find(s, b, standings)) for s in current]
+    lines = [_line(s, one, two) for s, one, two in pairs if one is not None and two is not None]
+    title = f"# A = {a}, B = {b}\n\n"
+    if not lines:
+        return f"{title}They have no task, protocol and digest in common.\n"
+    return title + table(HEAD, lines, left=4)
+
+
+def _find(section: Section, name: str, standings: Sequence[Section]) -> Row | None:
+    """The row of a name, with or without @weights; raises UserError where it is in no section, or is two rows'."""
+    known = {_full(row): row.backbone for s in standings for row in s.rows}
+    meant = [full for full, backbone in known.items() if name in (full, backbone)]
+    if not meant:
+        raise unknown("recorded backbone", name, known)
+    if len(meant) > 1:
+        raise UserError(f"{name} is the name of {' and '.join(sorted(meant))}. Give one of these.")
+    return next((row for row in section.rows if _full(row) == meant[0]), None)
+
+
+def _full(row: Row) -> str:
+    return f"{row.backbone}@{row.weights8}"
+
+
+def _line(section: Section, one: Row, two: Row) -> list[str]:
+    digits = decimals(section, section.primary)
+    means = [row.metrics.get(section.primary) for row in (one, two)]
+    found = difference(one.values(section.primary), two.values(section.primary))
+    return [
+        section.task,
+        section.protocol["name"],
+        mode(section.protocol),
+        arrow(section),
+        *(MISSING if mean is None else f"{mean.mean:.{digits}f}" for mean in means),
+        _signed(found, digits),
+        f"{found.n} {'pairs' if found.paired else 'each'}",
+        _words(section, found, digits),
+    ]
+
+
+def _signed(found: Difference, digits: int) -> str:
+    width = "" if found.half_width is None else f" ± {found.half_width:.{digits}f}"
+    return f"{found.mean:+.{digits}f}{width}"
+
+
+def _words(section: Section, found: Difference, digits: int) -> str:
+    if found.half_width is None:
+        return "a single seed, or one that is not finite: nothing can be told"
+    if not found.told_apart:
+        largest = abs(found.mean) + found.half_width
+        return f"cannot be told apart; if they differ, then by less than {largest:.{digits}f}"
+    better = "A" if (found.mean > 0) == section.higher_is_better else "B"
+    least = abs(found.mean) - found.half_width
+    return f"{better} is better, by {least:.{digits}f} or more"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m leaderboards.compare",
+        description="The paired difference of two backbones in every task that both have, with 95 % intervals.",
+    )
+    add = parser.add_argument
+    add(
+        "a",
+        metavar="A",
+        help="a backbone's name in the records, with @weights where it is not unique",
+    )
+    add("b", metavar="B", help="the other's")
+    add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
