@@ -6,9 +6,9 @@ Else a private one of four nodes on this machine is started by the script $BENCH
 """
 
 import os
-import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from desk import CONTENDED, FAILING, ROOT, Desk
 
-BASE = Path("/tmp/slurm-bench-tests")
+BASE = Path(tempfile.gettempdir()) / "slurm-bench-tests"
 STARTED = BASE.with_suffix(".started")
 UP = Path(os.environ.get("BENCH_SLURM_UP", ROOT.parent / "shared/slurm/slurm_up.sh"))
 SITE = {"mem": "1500M", "time": 60}
@@ -39,21 +39,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=REASON))
 
 
+def _answers() -> bool:
+    """Whether this machine has a Slurm."""
+    try:
+        words = ["sinfo", "--noheader"]
+        return not subprocess.run(words, capture_output=True, timeout=30, check=False).returncode
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+
+
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Puts a running Slurm into the environment; gives "private" or "site"."""
-    if shutil.which("sinfo") and "SLURM_CONF" in os.environ:
+    if str(BASE) not in os.environ.get("SLURM_CONF", "") and _answers():
         yield "site"
         return
-    up = Path(os.environ.get("BENCH_SLURM_UP", ROOT.parent / "shared/slurm/slurm_up.sh"))
-    if not up.is_file():
+    if not UP.is_file():
         pytest.fail(
-            f"no Slurm here, and no {up} that starts one (set BENCH_SLURM_UP)", pytrace=False
+            f"no Slurm here, and no {UP} that starts one (set BENCH_SLURM_UP)", pytrace=False
         )
+    if not BASE.exists():
+        STARTED.touch()
     # On a busy machine it takes longer than usual until a node is rid of a job that is to start again.
     private = {"BASE": str(BASE), "NODES": "4", "ACCT": "none", "CRED_EXPIRE": "12"}
     environment = {**os.environ, **private}
-    # Several workers of pytest ask at once: the first starts it, and the last leaves it on.
+    # Several workers of pytest ask at once; what one starts must not hold the lock.
     lock = f"{BASE}.lock"
     started = subprocess.run(
         ["flock", "--close", lock, "bash", str(UP)],

@@ -57,6 +57,31 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     )
 
 
+def test_two_nodes_pretrain_as_one_process(desk: Desk) -> None:
+    """Without masks, which each process draws for itself. The bound is that of tests/pretrain/test_run.py."""
+    images = pictures(desk.folder / "pictures")
+    words = [
+        "--method",
+        "supervised",
+        "--arch",
+        "test_vit",
+        "--recipe",
+        "smoke",
+        "--data",
+        str(images),
+    ]
+    words += ["--workers", "1", "--epochs", "1", "--precision", "fp32"]
+    cluster = ["--cluster", "slurm", "--slurm", "nodes=2", "mem=3500M"]
+    assert desk.module("pretrain.run", *words, "--out", "shared", *cluster).returncode == 0
+    ended = desk.module("bench.status", "--watch", "--work-dir", "shared", "--results", "shared")
+    assert ended.returncode == 0, ended.stdout
+    assert desk.module("pretrain.run", *words, "--out", "alone").returncode == 0
+    one, two = (load_file(desk.folder / n / "backbone.safetensors") for n in ("shared", "alone"))
+    assert one.keys() == two.keys()
+    for key in one:
+        torch.testing.assert_close(one[key], two[key], atol=1e-4, rtol=1e-2)
+
+
 def test_what_a_pretraining_s_end_was(desk: Desk) -> None:
     """A folder without a picture is found out on the node."""
     (desk.folder / "empty").mkdir()

@@ -80,14 +80,14 @@ def test_a_job_that_nobody_knows_is_lost(desk: Desk) -> None:
 
 
 def test_arrays_are_split_under_the_cluster_s_limit(cluster: str, desk: Desk) -> None:
-    made = [desk.folder / f"made-{index}" for index in range(5)]
+    made = [desk.folder / f"made-{index}" for index in range(24)]
     calls = [
         Call(key=p.name, title=p.name, function=functools.partial(Path.touch, p)) for p in made
     ]
-    jobs = submission.submit(calls, resources(["mem=500M", "time=5"]), desk.folder / "runs", 2)
+    jobs = submission.submit(calls, resources(["mem=500M", "time=5"]), desk.folder / "runs", 10)
     assert len(jobs) == 3
-    assert len(desk.jobs()) == 5
-    until(lambda: all(path.exists() for path in made), 60, "five files")
+    assert [job.partition("_")[0] for job in desk.jobs()] == [jobs[n // 10] for n in range(24)]
+    until(lambda: all(path.exists() for path in made), 150, "every call's file")
 
 
 def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: str) -> None:
