@@ -35,7 +35,8 @@ def joined() -> Iterator[int]:
 
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # A site may show each process its own GPU alone.
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield torch.distributed.get_rank()
