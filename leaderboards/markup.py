@@ -1,5 +1,6 @@
 """Tables as HTML, and the line of markdown that a cell of ours is, as HTML."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -60,8 +61,9 @@ def words(markdown: str, kind: str = "") -> str:
 
 
 def number(markdown: str, value: float | None, remark: str = "") -> str:
-    """Return a cell with a number, which sorts by its full value; None goes last whichever way it sorts."""
-    key = "" if value is None else f' data-value="{exact(value)}"'
+    """Return a cell with a number, which sorts by its full value; None and NaN go last whichever way it sorts."""
+    known = value is not None and math.isfinite(value)
+    key = f' data-value="{exact(value)}"' if known else ""
     small = f"<small>{remark}</small>" if remark else ""
     return f'<td class="number"{key}>{inline(markdown)}{small}</td>'
 

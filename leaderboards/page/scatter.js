@@ -229,9 +229,10 @@ if (data.measures.length) {
   }
   byId("log").addEventListener("change", draw);
   document.addEventListener("filtered", draw);
-  let width = 0;
-  new ResizeObserver(([{ contentRect }]) => {
-    if (contentRect.width !== width) draw();
-    width = contentRect.width;
+  draw();
+  let width = byId("plot").clientWidth;
+  new ResizeObserver(() => {
+    if (byId("plot").clientWidth !== width) draw();
+    width = byId("plot").clientWidth;
   }).observe(byId("plot"));
 }

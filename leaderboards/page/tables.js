@@ -84,5 +84,9 @@ document.querySelectorAll("table.sortable").forEach(makeSortable);
 byId("filters").hidden = false;
 byId("filters").addEventListener("input", filter);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
-byId("filters").addEventListener("reset", () => setTimeout(filter)); // the fields are reset after the event
+byId("filters").addEventListener("reset", (event) => {
+  event.preventDefault(); // it would empty the fields only after this
+  for (const field of ["text", "task", "mode"]) byId(field).value = "";
+  filter();
+});
 filter();

@@ -8,11 +8,16 @@ import select
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bench.results import Result
+from leaderboards.page import write
+from leaderboards.published import Published
+from leaderboards.standings import Section, sections
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 FLAGS = (
@@ -128,6 +133,18 @@ class Chromium:
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
+    def table(self, caption: str) -> list[list[str]]:
+        """Return the texts of the visible cells of a table's visible rows, the head's first; dashes as "-"."""
+        return self.run(
+            f"""(() => {{
+                const found = Array.from(document.querySelectorAll("table"));
+                const table = found.find((one) => one.caption.textContent.startsWith({json.dumps(caption)}));
+                const shown = (parts) => Array.from(parts).filter((part) => part.checkVisibility());
+                const text = (cell) => cell.innerText.trim().replace("\\u2013", "-");
+                return shown(table.rows).map((row) => shown(row.cells).map(text));
+            }})()"""
+        )
+
     def picture(self, path: Path) -> None:
         """Save what the window shows, down to the page's end."""
         told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
@@ -152,3 +169,56 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     browser = Chromium(program, tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
+
+
+@pytest.fixture
+def standings(result: Callable[..., Result]) -> list[Section]:
+    """What is known by hand: a tie, a winner, a single seed, a run that failed, a stale digest."""
+
+    def seeds(*values: float, **changes: Any) -> list[Result]:
+        primary = changes.get("primary", "top1")
+        return [result(seed=i, metrics={primary: v}, **changes) for i, v in enumerate(values)]
+
+    tuned = {
+        "protocol": "finetune",
+        "digest": "e2" * 32,
+        "task": "segmentation/voc",
+        "primary": "mIoU",
+    }
+    records = seeds(80.0, 80.2, 80.4, backbone="best", cost=cost(1.0))
+    slow = {"device_hours": 10.0, "device": "CPU, 2 cores"}
+    records += seeds(80.3, 79.8, 80.35, backbone="tied", method="simmim", cost=slow)
+    records += seeds(50.0, 50.1, 50.2, backbone="worst", method="", weights=None, cost=cost(0.1))
+    records += seeds(79.0, backbone="single", method="moco", cost=cost(100.0))
+    records += [
+        result(backbone="worst", seed=3, status="failed", error="out of memory", weights=None)
+    ]
+    records += seeds(
+        90.0, 90.0, backbone="best", digest="0d" * 32, finished="2025-01-01T00:00:00+00:00"
+    )
+    records += seeds(60.0, 60.1, 60.2, backbone="best", **tuned)
+    records += seeds(40.0, 40.1, 40.1, backbone="tied", method="simmim", **tuned)
+    return sections(records)
+
+
+def cost(hours: float) -> dict[str, Any]:
+    return {"device_hours": hours, "images_per_second": 100.0 / hours, "device": "CPU, 2 cores"}
+
+
+@pytest.fixture
+def page(chromium: Chromium, standings: list[Section], tmp_path: Path) -> Chromium:
+    """The browser with the page of these standings open, light, 1280 pixels wide."""
+    elsewhere = Published(
+        task="segmentation/voc",
+        backbone="ViT-B/16",
+        method="mae",
+        pretraining="ImageNet-1k",
+        protocol="UPerNet",
+        metric="mIoU",
+        value=99.9,
+        source="a paper, table 1",
+    )
+    write(standings, [elsewhere], tmp_path, records=tmp_path)
+    chromium.look()
+    chromium.open(tmp_path / "index.html")
+    return chromium
