@@ -34,7 +34,9 @@ POLL_SECONDS = 2.0
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
-Record = Result | Path | None  # a path: what a pretraining made
+Record = (
+    Result | UserError | Path | None
+)  # an error: it cannot be read; a path: what a pretraining made
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,10 @@ class Watch:
         path = self.store.root / key
         if not path.is_file():
             return None
-        return self.store.read(path) if path.suffix == ".json" else path
+        try:
+            return self.store.read(path) if path.suffix == ".json" else path
+        except UserError as error:  # the others must be seen all the same
+            return error
 
     def _row(self, key: str, record: Record, job: Submitted | None, now: Queue | None) -> Row:
         title = job.title if job else _title(record) if isinstance(record, Result) else key
@@ -90,13 +95,13 @@ class Watch:
 
     def _state(self, key: str, record: Record, job: Submitted, now: Queue) -> tuple[str, str]:
         """Of a run that was submitted: its state, and what a person should hear of it."""
-        # Beside a pretraining's product, or in the run's own folder.
-        folder = self.work_dir / key if key.endswith(".json") else (self.work_dir / key).parent
+        path = self.work_dir / key
+        folder = path.with_suffix("") if path.suffix == ".json" else path.parent
         state = now.state(job.job, job.when)
         if _is_done(record) or (state == "ended" and _is_of(record, job)):
             return _kept(record)
         if state == "running":
-            return state, f"job {job.job}, {_how_far(folder.with_suffix(''))}"
+            return state, f"job {job.job}, {_how_far(folder)}"
         if state == "queued":
             return state, ", ".join(filter(None, (f"job {job.job}", now.reason(job.job))))
         if job.cancelled:
@@ -110,9 +115,7 @@ class Watch:
             return _kept(record)
         try:
             reaped = reaping.reap(job, now.reason(job.job))
-        except (
-            UserError
-        ) as error:  # the store takes no record: the others must be seen all the same
+        except UserError as error:  # the store takes no record
             return "failed", str(error)
         if reaped:
             return _kept(self._record(key))
@@ -124,7 +127,7 @@ class Watch:
 
 
 def _is_done(record: Record) -> bool:
-    return isinstance(record, Path) or (record is not None and record.status == "done")
+    return isinstance(record, Path) or (isinstance(record, Result) and record.status == "done")
 
 
 def _is_of(record: Record, job: Submitted) -> bool:
@@ -140,6 +143,8 @@ def _kept(record: Record) -> tuple[str, str]:
         return "to do", ""
     if isinstance(record, Path):
         return "done", str(record)
+    if isinstance(record, UserError):
+        return "failed", str(record)
     if record.status == "failed":
         return "failed", record.error or ""
     return "done", f"{record.primary} {record.metrics[record.primary]:.2f}"

@@ -27,7 +27,7 @@ class Resources:
         time: minutes, after which Slurm stops the job; it is then queued again and goes on.
         gpus_per_node: GPUs, each with a process of its own; 0 is one process a node, on its CPUs.
         nodes: all of whose processes share a run.
-        array_parallelism: how many runs of one command may be at work at once.
+        array_parallelism: how many runs of one command may be at work at once; shared by its arrays.
         options: further long options of sbatch: {"qos": "long", "exclude": "n3"}.
     """
 

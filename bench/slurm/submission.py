@@ -75,9 +75,10 @@ def submit(
     name = f"bench-{uuid.uuid4().hex[:8]}"
     made = []
     try:
-        for start in range(0, len(calls), array_size):
-            part = calls[start : start + array_size]
-            made.append(_submit_array(part, resources, folder, name))
+        arrays = [calls[start : start + array_size] for start in range(0, len(calls), array_size)]
+        at_once = max(1, resources.array_parallelism // max(1, len(arrays)))
+        for part in arrays:
+            made.append(_submit_array(part, resources, folder, name, at_once))
     except BaseException as error:
         subprocess.run(["scancel", "--name", name, "--user", getpass.getuser()], check=False)
         for job in made:
@@ -91,7 +92,9 @@ def submit(
     return made
 
 
-def _submit_array(calls: Sequence[Call], resources: Resources, folder: Path, name: str) -> str:
+def _submit_array(
+    calls: Sequence[Call], resources: Resources, folder: Path, name: str, at_once: int
+) -> str:
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
@@ -103,7 +106,7 @@ def _submit_array(calls: Sequence[Call], resources: Resources, folder: Path, nam
         time=resources.time,
         nodes=resources.nodes,
         ntasks_per_node=resources.tasks_per_node,
-        array_parallelism=resources.array_parallelism,
+        array_parallelism=at_once,
         signal_delay_s=resources.signal_delay,
         # Jobs may start where modules of the submitter's folder are not found.
         setup=[f'export PYTHONPATH="{PROJECT}${{PYTHONPATH:+:$PYTHONPATH}}"'],

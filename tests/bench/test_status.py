@@ -110,6 +110,15 @@ def test_the_last_submission_of_a_run_counts(place: Place) -> None:
     assert [jobs[place.key(i)].job for i in range(2)] == ["9_0", "7_1"]
 
 
+def test_a_record_that_cannot_be_read_hides_no_other(place: Place) -> None:
+    for seed in range(2):
+        place.store.write(replace(KEY, seed=seed), result(seed=seed))
+    (place.store.root / place.key(1)).write_text("{")
+    rows = Watch(store=place.store, work_dir=place.work_dir).rows()
+    assert [row.state for row in rows] == ["failed", "done"]
+    assert "cannot be read: not JSON" in rows[0].detail
+
+
 def test_records_alone_need_no_slurm(place: Place) -> None:
     place.store.write(replace(KEY, seed=0), result(seed=0))
     assert place.rows() == {"pose/coco frozen a/b seed 0": ("done", "AP 71.50")}
