@@ -62,8 +62,7 @@ def words(markdown: str, kind: str = "") -> str:
 
 def number(markdown: str, value: float | None, remark: str = "") -> str:
     """Return a cell with a number, which sorts by its full value; None and NaN go last whichever way it sorts."""
-    known = value is not None and math.isfinite(value)
-    key = f' data-value="{exact(value)}"' if known else ""
+    key = "" if value is None or math.isnan(value) else f' data-value="{exact(value)}"'
     small = f"<small>{remark}</small>" if remark else ""
     return f'<td class="number"{key}>{inline(markdown)}{small}</td>'
 
