@@ -5,6 +5,8 @@ A record's path is its identity, so whether a number exists is a look at the fil
 """
 
 import dataclasses
+import functools
+import glob
 import hashlib
 import json
 import math
@@ -117,14 +119,20 @@ def _odd(record: object) -> str:
     if record.get("schema") != SCHEMA:
         later = ", later than this version knows" if str(record.get("schema")) > str(SCHEMA) else ""
         return f"schema {record.get('schema')}{later}"
-    kinds: dict[Any, Any] = {str: str, int: int, bool: bool, str | None: (str, type(None))}
-    fields = {f.name: kinds.get(f.type, dict) for f in dataclasses.fields(Result)}
+    fields = _fields()
     if differ := sorted(fields.keys() ^ record.keys()):
         return f"keys missing or unknown: {', '.join(differ)}"
     wrong = [name for name, kind in fields.items() if not isinstance(record[name], kind)]
     wrong += [f"metrics.{k}" for k, v in _items(record["metrics"]) if not _is_number(v)]
     wrong += [f"{k}.name" for k in ("backbone", "protocol", "data") if not _is_named(record[k])]
     return f"unfit values of {', '.join(wrong)}" if wrong else ""
+
+
+@functools.cache
+def _fields() -> dict[str, Any]:
+    """A record's keys, with the types that JSON gives their values."""
+    kinds: dict[Any, Any] = {str: str, int: int, bool: bool, str | None: (str, type(None))}
+    return {field.name: kinds.get(field.type, dict) for field in dataclasses.fields(Result)}
 
 
 def _items(value: object) -> list[tuple[str, object]]:
@@ -192,7 +200,9 @@ class Store:
 
     def paths(self, task: str = "*/*") -> list[Path]:
         """Every record's path (of one task), sorted."""
-        return sorted(self.root.glob(f"{task}/*@*/*-seed*.json"))
+        # A hundred thousand are listed and sorted as strings in a tenth of the time.
+        below = glob.glob(f"{task}/*@*/*-seed*.json", root_dir=self.root)  # noqa: PTH207
+        return [self.root / path for path in sorted(below)]
 
 
 def check_writable(folder: Path, flag: str) -> None:

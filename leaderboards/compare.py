@@ -10,8 +10,9 @@ from pathlib import Path
 
 from bench.errors import UserError, unknown
 from leaderboards.markdown import MISSING, arrow, decimals, table
-from leaderboards.render import HERE, print_page, read
-from leaderboards.standings import Row, Section, mode, sections
+from leaderboards.reading import read
+from leaderboards.render import HERE, print_page
+from leaderboards.standings import Row, Section, mode
 from leaderboards.statistics import Difference, difference
 
 HEAD = ["task", "protocol", "backbone is", "metric", "A", "B", "A - B", "n", "in words"]
@@ -21,14 +22,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0, 1 (a record was left out) or 2 (wrong request)."""
     args = _parser().parse_args(argv)
     try:
-        results, broken = read(args.results)
-        print_page(page(sections(results), args.a, args.b))
+        found = read(args.results)
+        print_page(page(found.standings, args.a, args.b))
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    for message in broken:
+    for message in found.broken:
         print(message, file=sys.stderr)  # noqa: T201
-    return 1 if broken else 0
+    return 1 if found.broken else 0
 
 
 def page(standings: Sequence[Section], a: str, b: str) -> str:

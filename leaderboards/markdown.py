@@ -77,9 +77,7 @@ def number(interval: Interval, digits: int) -> str:
 
 def decimals(section: Section, name: str) -> int:
     """Return 2 for percentages, 4 for a column of small values (metres, indices)."""
-    means = [row.metrics[name].mean for row in section.rows if name in row.metrics]
-    largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=0.0)
-    return 2 if largest >= 10 else 4
+    return 2 if section.largest.get(name, 0.0) >= 10 else 4
 
 
 def costs(row: Row) -> list[str]:

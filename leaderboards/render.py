@@ -5,17 +5,18 @@ python -m leaderboards.render [--results DIR] [--out DIR] [--extract README.md] 
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
-from bench.results import Result, Store, write_atomic
-from leaderboards import export, extract, few_images, published
+from bench.results import write_atomic
+from leaderboards import export, extract, few_images, page, published
 from leaderboards.cards import cards
 from leaderboards.markdown import MARK, OVERVIEW
 from leaderboards.overview import overview
 from leaderboards.published import Published
-from leaderboards.standings import sections
+from leaderboards.reading import read
+from leaderboards.standings import Section
 from leaderboards.task_pages import task_pages
 
 HERE = Path(__file__).parent
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _render(args: argparse.Namespace) -> int:
-    results, broken = read(args.results)
-    pages = all_pages(results, published.load(args.published))
+    found, numbers = read(args.results), published.load(args.published)
+    pages = all_pages(found.standings, numbers)
     stale = stale_pages(pages, args.out)
     extracts = {path: extract.put(path, pages[OVERVIEW], args.out) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
@@ -49,23 +50,24 @@ def _render(args: argparse.Namespace) -> int:
         write(pages, stale, args.out)
         for path in old:
             write_atomic(path, extracts[path])
-        lines = [f"records: {len(results)}, pages: {len(pages)}, overview: {args.out / OVERVIEW}"]
+        lines = [f"records: {found.records}, pages: {len(pages)}, overview: {args.out / OVERVIEW}"]
     if args.csv:
-        export.write_csv(sections(results), args.csv)
+        export.write_csv(found.standings, args.csv)
     if args.latex:
-        export.write_latex(sections(results), args.latex)
+        export.write_latex(found.standings, args.latex)
+    if args.html:
+        page.write(found.standings, numbers, args.html, records=args.results)
     if args.print:
         print_page(pages[OVERVIEW])
     for line in lines:
         print(line)  # noqa: T201
-    for message in broken:
+    for message in found.broken:
         print(message, file=sys.stderr)  # noqa: T201
-    return 1 if broken or (args.check and (stale or old)) else 0
+    return 1 if found.broken or (args.check and (stale or old)) else 0
 
 
-def all_pages(results: Iterable[Result], numbers: Sequence[Published] = ()) -> dict[str, str]:
+def all_pages(standings: Sequence[Section], numbers: Sequence[Published] = ()) -> dict[str, str]:
     """Return every page as file name -> markdown: the overview, one a task, one a backbone, and what else there is."""
-    standings = sections(results)
     elsewhere = published.page(numbers)
     few = few_images.page(standings)
     return {
@@ -75,33 +77,6 @@ def all_pages(results: Iterable[Result], numbers: Sequence[Published] = ()) -> d
         **({few_images.PAGE: few} if few else {}),
         **({published.PAGE: elsewhere} if elsewhere else {}),
     }
-
-
-def read(root: Path) -> tuple[list[Result], list[str]]:
-    """Read a store; returns the records, and a paragraph for each that cannot be read."""
-    if not root.is_dir():
-        raise UserError(
-            f"There is no results folder {root}. Give one that python -m bench.run has written, "
-            f"with --results DIR; its own default is results/ in the current folder."
-        )
-    store, results, broken = Store(root), [], []
-    for path in store.paths():
-        try:
-            results.append(_in_place(store.read(path), path))
-        except UserError as error:
-            broken.append(f"Left out: {error}")
-    return results, broken
-
-
-def _in_place(result: Result, path: Path) -> Result:
-    # A copied file would count as one more seed and narrow the interval.
-    place = Path(result.task, path.parent.name, f"{result.digest[:8]}-seed{result.seed}.json")
-    if path.parts[-4:] != place.parts:
-        raise UserError(
-            f"The record {path} holds the number of {place}: a copy, or moved by hand. "
-            f"Move it there or delete it."
-        )
-    return result
 
 
 def stale_pages(pages: Mapping[str, str], out: Path) -> list[str]:
@@ -161,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
     add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")
+    add("--html", type=Path, metavar="DIR", help="also one web page, with plots; needs no network")
     add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from bench.results import Json, Result
 from leaderboards.statistics import Interval, mean_interval, rank_intervals
@@ -47,6 +47,9 @@ class Section:
     higher_is_better: bool
     rows: tuple[Row, ...]
     failed: tuple[Result, ...]
+    largest: Mapping[str, float] = field(
+        default_factory=dict
+    )  # the rows' largest mean of each metric
     superseded_by: str | None = None
 
     @property
@@ -102,7 +105,16 @@ def _section(results: list[Result]) -> Section:
         rows=tuple(_row(group) for group in groups.values()),
         failed=tuple(result for result in results if result.status != "done"),
     )
-    return replace(section, rows=_ranked(section))
+    return replace(section, rows=_ranked(section), largest=_largest(section))
+
+
+def _largest(section: Section) -> dict[str, float]:
+    found: dict[str, float] = defaultdict(float)
+    for row in section.rows:
+        for name, interval in row.metrics.items():
+            if math.isfinite(interval.mean):
+                found[name] = max(found[name], abs(interval.mean))
+    return dict(found)
 
 
 def _row(results: list[Result]) -> Row:

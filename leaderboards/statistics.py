@@ -1,5 +1,6 @@
 """What a few seeds can tell: a mean with its interval, a difference with its own, the ranks that remain possible."""
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -84,17 +85,22 @@ def difference(a: Values, b: Values, confidence: float = CONFIDENCE) -> Differen
     width = None
     if min(len(a), len(b)) >= 2 and math.isfinite(one.mean + two.mean):
         errors = [_variance(list(side.values())) / len(side) for side in (a, b)]
-        degrees = _welch(errors, [len(a), len(b)])
+        degrees = float(_welch(errors, [len(a), len(b)]))
         width = t_quantile((1 + confidence) / 2, degrees) * math.sqrt(sum(errors))
     return Difference(mean=one.mean - two.mean, half_width=width, n=min(one.n, two.n), paired=False)
 
 
 def _welch(errors: Sequence[Any], counts: Sequence[Any]) -> Any:
-    """Satterthwaite's degrees of freedom of a difference of means with these squared standard errors."""
-    total = errors[0] + errors[1]
-    return (
-        total**2 / sum(e**2 / (n - 1) for e, n in zip(errors, counts, strict=True)) if total else 1
-    )
+    """Satterthwaite's degrees of freedom of a difference of means with these squared standard errors.
+
+    Without any error they are of no matter: the smaller side's.
+    """
+    import numpy as np
+
+    (one, two), (n, m) = np.broadcast_arrays(*errors), counts
+    below = one**2 / (n - 1) + two**2 / (m - 1)
+    fewest = np.broadcast_to(np.minimum(n, m) - 1.0, below.shape).copy()
+    return np.divide((one + two) ** 2, below, out=fewest, where=below > 0)
 
 
 def tie(a: Values, b: Values) -> bool:
@@ -121,53 +127,75 @@ def rank_intervals(
         line[[seeds[seed] for seed in row]] = list(row.values())
     if not higher_is_better:
         table = -table
-    ranks = iter([_rank_interval(table, index) for index in range(len(table))])
+    alone = _moments(table)
+    ranks = iter([_rank_interval(table, alone, index) for index in range(len(table))])
     return [next(ranks) if ok else None for ok in whole]
 
 
-def _rank_interval(table: Any, index: int) -> tuple[int, int]:
+def _rank_interval(table: Any, alone: Any, index: int) -> tuple[int, int]:
     import numpy as np
 
-    leads, p_values = _leads(table, index)
-    order = np.argsort(p_values, kind="stable")
-    testable = int(np.isfinite(p_values).sum())
-    levels = (1 - CONFIDENCE) / np.maximum(testable - np.arange(len(order)), 1)
-    rejected = np.logical_and.accumulate(p_values[order] <= levels)
-    certain = leads[order[rejected]]
-    return 1 + int((certain < 0).sum()), len(table) - int((certain > 0).sum())
+    leads, sizes, degrees = _t_tests(table, alone, index)
+    rejected = _holm(sizes, degrees)
+    certain = leads[rejected]
+    return 1 + int(np.sum(certain < 0)), len(table) - int(np.sum(certain > 0))
 
 
-def _leads(table: Any, index: int) -> tuple[Any, Any]:
-    """By how much a row leads each other, and the p-value of that; NaN where nothing can be tested."""
+def _holm(sizes: Any, degrees: Any) -> Any:
+    """Which of these t statistics |t| Holm's step-down test rejects; without degrees of freedom none."""
     import numpy as np
     from scipy.special import stdtr
 
-    def moments(values: Any) -> tuple[Any, Any, Any]:
-        """Number, mean and squared standard error of each line, without its gaps."""
-        there = ~np.isnan(values)
-        n = there.sum(1)
-        mean = np.where(there, values, 0).sum(1) / np.maximum(n, 1)
-        square = np.where(there, values - mean[:, None], 0) ** 2
-        return n, mean, square.sum(1) / np.maximum(n - 1, 1) / np.maximum(n, 1)
+    testable = ~np.isnan(degrees)
+    found = np.unique(degrees[testable])
+    rejected = np.zeros(len(sizes), bool)
+    if len(found) == 1:  # critical values need no p-value of each
+        order = np.sort(sizes[testable])[::-1]
+        fails = np.flatnonzero(order < _critical(len(order), float(found[0])))
+        rejected[testable] = sizes[testable] >= (order[fails[0] - 1] if len(fails) else 0)
+        return rejected if not len(fails) or fails[0] else np.zeros(len(sizes), bool)
+    p = np.where(testable, 2 * stdtr(degrees, -sizes), np.nan)
+    order = np.argsort(p, kind="stable")
+    levels = (1 - CONFIDENCE) / np.maximum(testable.sum() - np.arange(len(p)), 1)
+    rejected[order] = np.logical_and.accumulate(p[order] <= levels)
+    return rejected
 
-    n, mean, error = moments(table)
-    pairs, lead, spread = moments(table[index] - table)
-    paired, welch = pairs >= 2, (n >= 2) & (n[index] >= 2)
-    lead = np.where(paired, lead, mean[index] - mean)
-    spread = np.where(paired, spread, error + error[index])
+
+@functools.cache
+def _critical(number: int, degrees: float) -> Any:
+    """Holm's critical values of |t|: of the largest of so many first."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    return stdtrit(degrees, 1 - (1 - CONFIDENCE) / (number - np.arange(number)) / 2)
+
+
+def _moments(values: Any) -> tuple[Any, Any, Any]:
+    """Number, mean and squared standard error of each line, without its gaps."""
+    import numpy as np
+
+    there = ~np.isnan(values)
+    n = there.sum(1)
+    mean = np.where(there, values, 0).sum(1) / np.maximum(n, 1)
+    square = np.where(there, values - mean[:, None], 0) ** 2
+    return n, mean, square.sum(1) / np.maximum(n - 1, 1) / np.maximum(n, 1)
+
+
+def _t_tests(table: Any, alone: Any, index: int) -> tuple[Any, Any, Any]:
+    """By how much a row leads each other, |t| and degrees of freedom of that; NaN where nothing can be tested."""
+    import numpy as np
+
+    n, mean, error = alone
+    pairs, lead, spread = _moments(table[index] - table)
+    paired = pairs >= 2
+    degrees = np.where(paired, pairs - 1.0, np.nan)
+    degrees[index] = np.nan
+    if not paired.all():
+        lead = np.where(paired, lead, mean[index] - mean)
+        spread = np.where(paired, spread, error + error[index])
+        welch = ~paired & (n >= 2) & (n[index] >= 2)
+        degrees[welch] = _welch([error[welch], error[index]], [n[welch], n[index]])
+    noise, size, scale = np.sqrt(spread), np.abs(lead), ROUNDING * np.abs(mean)
     with np.errstate(divide="ignore", invalid="ignore"):
-        satterthwaite = (error + error[index]) ** 2 / (
-            error**2 / (n - 1) + error[index] ** 2 / (n[index] - 1)
-        )
-        degrees = np.where(paired, pairs - 1, np.nan_to_num(satterthwaite, nan=1.0))
-        size = np.abs(lead)
-        noise = np.sqrt(spread)
-        exact = noise <= ROUNDING * np.maximum(np.abs(mean), abs(mean[index]))
-        p = np.where(
-            exact,
-            np.where(size <= ROUNDING * np.abs(mean), 1.0, 0.0),
-            2 * stdtr(degrees, -size / noise),
-        )
-    p = np.where(paired | welch, p, np.nan)
-    p[index] = np.nan
-    return lead, p
+        exact = np.where(size > scale, np.inf, 0.0)
+        return lead, np.where(noise > scale, size / noise, exact), degrees

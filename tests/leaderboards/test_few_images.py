@@ -67,4 +67,4 @@ def test_another_architecture_is_no_baseline(result):
 def test_without_few_images_there_is_no_page(result):
     records = [result(), scratch(result, 10.0)]
     assert few_images.page(sections(records)) is None
-    assert few_images.PAGE not in render.all_pages(records)
+    assert few_images.PAGE not in render.all_pages(sections(records))

@@ -3,11 +3,15 @@ import math
 import re
 
 from leaderboards.markdown import escape, table
-from leaderboards.render import all_pages as tables
+from leaderboards.render import all_pages
 from leaderboards.standings import mode, sections
 from leaderboards.task_pages import task_table
 
 PAGE = "classification-scenes.md"
+
+
+def tables(records):
+    return all_pages(sections(records))
 
 
 def seeds(result, *values, primary="top1", **changes):

@@ -67,7 +67,7 @@ def test_a_number_without_a_source_or_with_another_flaw_is_refused(file, old, ne
 def test_published_numbers_stand_apart_and_are_never_ranked(file, result):
     numbers = published.load(file(NUMBER))
     ours = [result(seed=seed, metrics={"top1": 50.0 + seed}) for seed in (0, 1)]
-    pages, alone = render.all_pages(ours, numbers), render.all_pages(ours)
+    pages, alone = render.all_pages(sections(ours), numbers), render.all_pages(sections(ours))
     page = pages["classification-scenes.md"]
     assert page.startswith(alone["classification-scenes.md"])
     apart = page.removeprefix(alone["classification-scenes.md"])
@@ -82,7 +82,7 @@ def test_published_numbers_stand_apart_and_are_never_ranked(file, result):
 
 def test_a_task_that_nobody_ran_here_is_on_the_page_of_published_numbers_alone(file, result):
     numbers = published.load(file(NUMBER.replace("classification/scenes", "depth/nyu")))
-    pages = render.all_pages([result()], numbers)
+    pages = render.all_pages(sections([result()]), numbers)
     assert "## depth/nyu" in pages[published.PAGE]
     assert "83.6" not in pages["classification-scenes.md"]
     assert "depth-nyu.md" not in pages

@@ -1,0 +1,89 @@
+"""A store of records into standings: task by task, on several cores where there are many."""
+
+import dataclasses
+import multiprocessing
+import os
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.errors import UserError
+from bench.results import Result, Store
+from leaderboards.standings import Section, sections
+
+MANY = 5000  # records, from which on other processes pay
+SHOWN = ("device", "device_hours", "images_per_second", "data_wait")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a store holds: its sections, the number of records, a paragraph for each that was left out."""
+
+    standings: list[Section]
+    records: int
+    broken: list[str]
+
+
+def read(root: Path) -> Reading:
+    """Read a store; raises UserError where there is none."""
+    if not root.is_dir():
+        raise UserError(
+            f"There is no results folder {root}. Give one that python -m bench.run has written, "
+            f"with --results DIR; its own default is results/ in the current folder."
+        )
+    paths = defaultdict(list)
+    for path in Store(root).paths():
+        paths[path.parent.parent].append(path)
+    tasks = [paths[task] for task in sorted(paths)]
+    if sum(map(len, tasks)) < MANY:
+        found = [read_task(task) for task in tasks]
+    else:
+        context = multiprocessing.get_context("fork")  # nothing here has threads
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=context) as pool:
+            found = list(pool.map(read_task, tasks))
+    return Reading(
+        standings=[section for reading in found for section in reading.standings],
+        records=sum(reading.records for reading in found),
+        broken=[message for reading in found for message in reading.broken],
+    )
+
+
+def read_task(paths: list[Path]) -> Reading:
+    """Read the records of one task."""
+    store, results, broken, shared = Store(paths[0].parents[3]), [], [], dict[Any, Any]()
+    for path in paths:
+        try:
+            results.append(_lean(_in_place(store.read(path), path), shared))
+        except UserError as error:
+            broken.append(f"Left out: {error}")
+    return Reading(standings=sections(results), records=len(results), broken=broken)
+
+
+def _in_place(result: Result, path: Path) -> Result:
+    # A copied file would count as one more seed and narrow the interval.
+    place = f"{result.task}/{path.parent.name}/{result.digest[:8]}-seed{result.seed}.json"
+    if not path.as_posix().endswith(f"/{place}"):
+        raise UserError(
+            f"The record {path} holds the number of {place}: a copy, or moved by hand. "
+            f"Move it there or delete it."
+        )
+    return result
+
+
+def _lean(result: Result, shared: dict[Any, Any]) -> Result:
+    """A record without what no page shows, and with one copy of what is the same in many."""
+    backbone = result.backbone["name"], result.backbone["weights_sha256"]
+    return dataclasses.replace(
+        result,
+        backbone=shared.setdefault(backbone, result.backbone),
+        load_report=shared.setdefault((*backbone, "loading"), result.load_report),
+        protocol=shared.setdefault(result.digest, result.protocol),
+        data=shared.setdefault((result.digest, str(result.data)), result.data),
+        selection=shared.setdefault(str(result.selection), result.selection),
+        metrics={shared.setdefault(key, key): value for key, value in result.metrics.items()},
+        curves={},
+        cost={key: result.cost[key] for key in SHOWN if key in result.cost},
+        environment={},
+        git={},
+    )

@@ -1,0 +1,29 @@
+from leaderboards import reading
+from leaderboards.render import all_pages
+from leaderboards.standings import sections
+
+
+def test_many_records_are_read_by_several_processes_to_the_same_pages(
+    write, result, results_dir, monkeypatch
+):
+    for task in ("classification/scenes", "pose/scenes"):
+        for backbone in "ab":
+            for seed in range(3):
+                write(task=task, backbone=backbone, seed=seed, metrics={"top1": 50.0 + seed})
+    write(task="pose/scenes", backbone="c").write_text("{")
+    one = reading.read(results_dir)
+    monkeypatch.setattr(reading, "MANY", 0)
+    several = reading.read(results_dir)
+    assert one.records == several.records == 12
+    assert one.broken == several.broken
+    assert "c@a1a1a1a1" in one.broken[0]
+    assert all_pages(one.standings) == all_pages(several.standings)
+
+
+def test_a_reading_shows_what_the_records_show(write, result, results_dir):
+    changes = {"curves": {"loss": [1.0, 2.0]}, "environment": {"torch": "2"}}
+    records = [result(seed=s, metrics={"top1": 50.0 + s}, **changes) for s in range(2)]
+    for seed in range(2):
+        write(seed=seed, metrics={"top1": 50.0 + seed}, **changes)
+    found = reading.read(results_dir)
+    assert all_pages(found.standings) == all_pages(sections(records))
