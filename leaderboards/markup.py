@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 _TOKEN = re.compile(r"\\(.)|(\*\*|`)")
+TIE = " ≈"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,10 @@ def number(markdown: str, value: float | None, remark: str = "") -> str:
     """Return a cell with a number, which sorts by its full value; None and NaN go last whichever way it sorts."""
     key = "" if value is None or math.isnan(value) else f' data-value="{exact(value)}"'
     small = f"<small>{remark}</small>" if remark else ""
-    return f'<td class="number"{key}>{inline(markdown)}{small}</td>'
+    text = inline(markdown).replace(
+        TIE, f'<span class="tie">{TIE}</span>'
+    )  # hangs, so that digits align
+    return f'<td class="number"{key}>{text}{small}</td>'
 
 
 def exact(value: float) -> str:

@@ -4,6 +4,10 @@ import re
 from itertools import pairwise
 
 import pytest
+from PIL import Image
+
+from leaderboards.page import write
+from leaderboards.standings import sections
 
 # Every text that shows, with its colour and the first opaque background behind it.
 TEXTS = """(() => {
@@ -196,3 +200,24 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
     assert requests[0].startswith("file:")
     said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
     assert [event for event in page.events if event["method"] in said] == []
+
+
+def test_a_picture_beside_a_record_is_shown_with_its_words(chromium, result, tmp_path):
+    place = (
+        tmp_path
+        / "results/classification/scenes/vit@a1a1a1a1/d1d1d1d1-seed0-attention-distance.png"
+    )
+    place.parent.mkdir(parents=True)
+    Image.new("RGB", (30, 20)).save(place)
+    write(sections([result()]), [], tmp_path / "out", records=tmp_path / "results")
+    chromium.look()
+    chromium.open(tmp_path / "out/index.html")
+    chromium.run("document.querySelector('img').scrollIntoView()")
+    size = "(async (one) => { await one.decode(); return [one.naturalWidth, one.naturalHeight]; })"
+    assert chromium.run(f"{size}(document.querySelector('img'))") == [30, 20]
+    text = "attention distance of vit on classification/scenes, frozen, seed 0"
+    nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
+    assert text in [
+        node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "image"
+    ]
+    assert chromium.run("document.querySelector('figcaption').innerText") == text
