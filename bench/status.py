@@ -157,7 +157,7 @@ def _title(record: Result) -> str:
 def _how_far(folder: Path) -> str:
     seen = progress.read(folder)
     if seen is None:
-        return "starting"
+        return "at work"
     left = f", {datetime.timedelta(seconds=round(seen.left))} left" if seen.left is not None else ""
     return f"{seen.what} {seen.done}/{seen.total}{left}"
 
