@@ -14,12 +14,12 @@ from typing import Any
 from bench import lease, plan, provenance, ranks
 from bench.errors import UserError
 from bench.installs import refuse_installs
+from bench.keeping import keep, keep_first, kept
 from bench.plan import Run
-from bench.results import Result, Store, write_atomic
+from bench.results import Result, Store
 from bench.slurm import survivor
 from bench.tasks import Job, Outcome, Protocol, Selection, Task
 
-KEPT = "result.json"  # computed, and not yet in the store
 CAUSE = "first-error.txt"  # of a run that several processes share
 RANK_SECONDS = 2.0  # in which Slurm notices that a rank is gone
 
@@ -42,19 +42,18 @@ def execute(run: Run) -> Result | None:
 
 
 def _make(run: Run) -> Result:
-    store, kept = Store(run.results), run.folder / KEPT
     run.folder.mkdir(parents=True, exist_ok=True)
     with lease.held(run.folder):
-        there = store.load(run.key)
+        there = Store(run.results).load(run.key)
         done = there if there is not None and there.status == "done" else None
-        earlier = Result.from_json(kept.read_text()) if kept.is_file() else None
+        earlier = kept(run)
         (run.folder / CAUSE).unlink(missing_ok=True)
         if ranks.started(run.gpus):
             ranks.told(done is None and earlier is None)
         if done:
             return done
         result = earlier or _attempt(run)
-        _keep(result, kept, store, run)
+        keep(run, result)
         return result
 
 
@@ -69,30 +68,20 @@ def _help(run: Run, rank: int) -> None:
         raise
 
 
-def bury(run: Run, error: str, started: str | None = None) -> None:
-    """Leave the record of a run whose process is gone: what it had computed, or `error`."""
-    store, kept = Store(run.results), run.folder / KEPT
-    there = store.load(run.key)
+def bury(run: Run, error: str) -> None:
+    """Leave the record of a run whose process is gone: what it had computed, or `error`.
+
+    A file system may show what another machine wrote only after a while, so a record is not replaced that
+    was not seen to be a failure.
+    """
+    there, earlier = Store(run.results).load(run.key), kept(run)
     if there is not None and there.status == "done":
         return
-    if kept.is_file():
-        return _keep(Result.from_json(kept.read_text()), kept, store, run)
+    if earlier:
+        return keep(run, earlier)
     task, protocol = plan.resolve(run)
-    _keep(_record(run, task, protocol, None, error, started or provenance.now()), kept, store, run)
-
-
-def _keep(result: Result, kept: Path, store: Store, run: Run) -> None:
-    try:
-        if result.status == "done":
-            write_atomic(kept, result.to_json())
-        store.write(run.key, result)
-        kept.unlink(missing_ok=True)
-    except OSError as error:
-        saved = f"What was computed is kept in {kept}. " if kept.is_file() else ""
-        raise UserError(
-            f"The record {store.root / run.key.path} cannot be written ({error.strerror}). {saved}Free some space "
-            f"or mend the folder, and give the same command again: it goes on from there."
-        ) from None
+    write = keep if there else keep_first
+    write(run, _record(run, task, protocol, None, error, provenance.now()))
 
 
 def _attempt(run: Run) -> Result:
@@ -107,9 +96,7 @@ def _attempt(run: Run) -> Result:
         together = ranks.started(run.gpus)
         error = _first_cause(run, 0, problem) if together else _explain(problem)
         survivor.await_end()
-        with contextlib.suppress(
-            OSError
-        ):  # the folder may be what failed; the record has the cause
+        with contextlib.suppress(OSError):  # it may be the folder that failed
             (run.folder / "error.txt").write_text(traceback.format_exc())
     return _record(run, task, protocol, done, error, started)
 

@@ -32,7 +32,7 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
         "--workers",
         "1",
     ]
-    words += ["--epochs", "60", "--checkpoint-seconds", "0.2"]
+    words += ["--epochs", "40", "--checkpoint-seconds", "0.2"]
     cluster = ["--cluster", "slurm", "--slurm", "mem=3500M"]
     first = desk.module("pretrain.run", *words, "--out", "moved", *cluster)
     assert first.returncode == 0, first.stderr

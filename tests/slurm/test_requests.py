@@ -80,13 +80,13 @@ def test_a_job_that_nobody_knows_is_lost(desk: Desk) -> None:
 
 
 def test_arrays_are_split_under_the_cluster_s_limit(cluster: str, desk: Desk) -> None:
-    made = [desk.folder / f"made-{index}" for index in range(24)]
+    made = [desk.folder / f"made-{index}" for index in range(60)]
     calls = [
         Call(key=p.name, title=p.name, function=functools.partial(Path.touch, p)) for p in made
     ]
-    jobs = submission.submit(calls, resources(["mem=500M", "time=5"]), desk.folder / "runs", 10)
+    jobs = submission.submit(calls, resources(["mem=500M", "time=5"]), desk.folder / "runs", 25)
     assert len(jobs) == 3
-    assert [job.partition("_")[0] for job in desk.jobs()] == [jobs[n // 10] for n in range(24)]
+    assert [job.partition("_")[0] for job in desk.jobs()] == [jobs[n // 25] for n in range(60)]
     until(lambda: all(path.exists() for path in made), 150, "every call's file")
 
 
