@@ -100,7 +100,7 @@ function plot(x, y, log, points) {
   const [right, bottom] = [width - MARGIN.right, height - MARGIN.bottom];
   const scale = (measure, axis) => {
     const values = points.flatMap(({ [axis]: { mean, half } }) => [mean, mean - (half ?? 0), mean + (half ?? 0)]);
-    return log && measure.cost ? logScale(values.filter((value) => value > 0)) : linearScale(values);
+    return log && measure.cost ? logScale(values) : linearScale(values);
   };
   const [across, up] = [scale(x, "x"), scale(y, "y")];
   const left = (value) => MARGIN.left + across.at(value) * (right - MARGIN.left);

@@ -80,6 +80,8 @@ def test_a_name_cannot_become_markup_or_end_the_script(result):
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert data["backbones"][0]["label"] == name
     assert entities.escape(name) in text
+    (row,) = [attrs["data-name"] for tag, attrs in elements.found if "data-name" in attrs][1:]
+    assert row == f"{name} <i> a1a1a1a1".lower()
 
 
 def test_twins_by_name_are_told_apart_by_weights(result):

@@ -18,6 +18,7 @@ TICKS = """Array.from(document.querySelectorAll(".tick"), (one) => {
     return { across: one.classList.contains("across"), value: Number(one.dataset.value), x, y,
              text: one.textContent };
 })"""
+FRAME = "(({ x, y, width, height }) => ({ x, y, width, height }))(document.querySelector('.frame').getBBox())"
 TASK = "classification/scenes, frozen"
 TOP1 = {"best": 80.2, "tied": 80.15, "worst": 50.1, "single": 79.0}
 HOURS = {"best": 1.0, "tied": 10.0, "worst": 0.1, "single": 100.0}
@@ -47,6 +48,9 @@ def test_there_is_a_point_for_each_backbone_where_its_numbers_are(page):
     for name, point in points.items():
         assert point["x"] == pytest.approx(pixel(page, "x", HOURS[name]), abs=1)
         assert point["y"] == pytest.approx(pixel(page, "y", TOP1[name]), abs=1)
+    ys = [point["y"] for point in points.values()]
+    frame = page.run(FRAME)
+    assert all(frame["y"] < y < frame["y"] + frame["height"] for y in ys)
 
 
 def test_logarithmic_cost_spreads_factors_evenly_and_leaves_the_metric_alone(page):
@@ -58,6 +62,8 @@ def test_logarithmic_cost_spreads_factors_evenly_and_leaves_the_metric_alone(pag
         assert point["y"] == before[name]
     xs = [points[name]["x"] for name in ("worst", "best", "tied", "single")]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.1)
+    frame = page.run(FRAME)
+    assert all(frame["x"] < x < frame["x"] + frame["width"] for x in xs)
     texts = [tick["text"] for tick in page.run(TICKS) if tick["across"]]
     assert {"0.1", "1", "10", "100"} <= set(texts)
 
@@ -154,5 +160,6 @@ def test_a_diverged_seed_and_a_superseded_digest_are_no_points(result, standings
     found = scatter_data(sections([result(metrics={"top1": math.nan}), result(backbone="whole")]))
     top1 = found["measures"][0]
     assert [found["backbones"][key]["label"] for key in top1["values"]] == ["whole"]
-    groups = {measure["group"] for measure in scatter_data(standings)["measures"]}
-    assert groups == {TASK, "segmentation/voc, finetune"}
+    measures = scatter_data(standings)["measures"]
+    names = [(m["group"], m["name"]) for m in measures if not m["cost"]]
+    assert names == [(TASK, "top1"), ("segmentation/voc, finetune", "mIoU")]
