@@ -2,9 +2,11 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError
+from leaderboards.markdown import table
 
 START, END = "<!-- tables -->\n", "<!-- /tables -->\n"
 
@@ -36,7 +38,13 @@ def _tables(overview: str, folder: str) -> str:
     parts = []
     for section in overview.split("\n## ")[1:]:
         title, _, body = section.partition("\n")
-        rows = [line for line in body.splitlines() if line.startswith("|")]
-        if rows:
-            parts.append(f"**{title}**\n\n" + "\n".join(rows) + "\n")
-    return re.sub(r"\]\((?=[^)]+\.md\))", f"]({folder}/", "\n".join(parts))
+        if lines := [line for line in body.splitlines() if line.startswith("|")]:
+            parts.append(f"**{title}**\n\n{_moved(lines, folder)}")
+    return "\n".join(parts)
+
+
+def _moved(lines: Sequence[str], folder: str) -> str:
+    """A table with its links led to the folder, aligned again."""
+    led = [re.sub(r"\]\((?=[^)]+\.md\))", f"]({folder}/", line) for line in lines]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in led]
+    return table(cells[0], cells[2:], left=3)
