@@ -23,6 +23,8 @@ TEXTS = """(() => {
     });
 })()"""
 FOCUSABLE = "a[href], button, input:not(:disabled), select, summary, [tabindex='0']"
+CONTROLS = {"button", "link", "searchbox", "combobox", "checkbox", "DisclosureTriangle"}
+PARTS = {"navigation", "search", "form", "region", "table", "columnheader", "rowheader", "heading"}
 
 
 def luminance(colour):
@@ -104,7 +106,8 @@ def test_the_plot_is_redrawn_at_another_width(page):
 
 
 def test_paper_gets_light_colours_whole_tables_and_no_controls(page):
-    page.look(scheme="dark", media="print", width=700)
+    page.look(scheme="dark", media="print", width=1032)  # A4 across, less the margins
+    assert page.run("document.documentElement.scrollWidth") == 1032
     assert luminance(page.run("getComputedStyle(document.body).backgroundColor")) > 0.9
     assert not page.run("document.getElementById('filters').checkVisibility()")
     assert page.run("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
@@ -140,27 +143,9 @@ def test_the_first_stop_skips_to_the_tables(page):
 def test_controls_tables_and_marks_have_names_when_read_aloud(page):
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    named = {
-        "button",
-        "link",
-        "textbox",
-        "searchbox",
-        "combobox",
-        "checkbox",
-        "table",
-        "region",
-        "form",
-        "search",
-    }
-    named |= {"navigation", "DisclosureTriangle", "columnheader", "rowheader", "heading"}
-    found = [
-        (n["role"]["value"], n["name"]["value"])
-        for n in nodes
-        if not n["ignored"] and n["role"]["value"] in named
-    ]
-    assert {"button", "searchbox", "combobox", "checkbox", "table", "navigation"} <= {
-        role for role, _ in found
-    }
+    told = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"]]
+    found = [(role, name) for role, name in told if role in CONTROLS | PARTS]
+    assert {role for role, _ in found} == CONTROLS | PARTS
     assert [role for role, name in found if not name.strip()] == []
     assert ("searchbox", "Backbone or method") in found
     tables = [name for role, name in found if role == "table"]
