@@ -108,7 +108,7 @@ def _main(arguments: argparse.Namespace) -> int:
     requests = [request]
     if arguments.suite:
         wanted = suite.load(arguments.suite)
-        unmade = _pretrained(wanted, request, dry_run=arguments.dry_run)
+        unmade = _pretrained(wanted, request, arguments)
         requests = suite.requests(wanted, request)
     runs = {run.key: run for asked in requests for run in plan.runs(asked)}
     planned = plan.plan(list(runs.values()), store)
@@ -132,17 +132,26 @@ def _main(arguments: argparse.Namespace) -> int:
     if to_do:
         planned = plan.plan([p.run for p in planned], store)
     status = _report(planned, problems, store)
-    return FAILED if unmade else status
+    return FAILED if unmade and arguments.cluster != "slurm" else status
 
 
-def _pretrained(wanted: Suite, common: Request, *, dry_run: bool) -> list[Pretraining]:
-    """Make the suite's backbones; return those that are not there in the end."""
-    if not dry_run:
+def _pretrained(
+    wanted: Suite, common: Request, arguments: argparse.Namespace
+) -> list[Pretraining]:
+    """Make the suite's backbones, or submit them; return those that are not there then."""
+    where = ["--cluster", "slurm"] if arguments.cluster == "slurm" else []
+    where += ["--slurm", *arguments.slurm] if arguments.slurm else []
+    if not arguments.dry_run:
         check_writable(common.work_dir, "--work-dir")
-        for pretraining in wanted.pretrainings:
-            if problem := suite.pretrain(pretraining, common.work_dir, common.data_root):
-                sys.stderr.write(f"{pretraining.name}: {problem}\n")
-    return [p for p in wanted.pretrainings if not p.weights(common.work_dir).is_file()]
+        for made in wanted.pretrainings:
+            if problem := suite.pretrain(made, common.work_dir, common.data_root, where):
+                sys.stderr.write(f"{made.name}: {problem}\n")
+    unmade = [p for p in wanted.pretrainings if not p.weights(common.work_dir).is_file()]
+    if unmade and where and not arguments.dry_run:
+        sys.stderr.write(
+            f"{len(unmade)} backbones are not there yet. Give the same command again when they are: it goes on.\n"
+        )
+    return unmade
 
 
 def _resources(arguments: argparse.Namespace) -> Resources | None:

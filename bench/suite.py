@@ -21,7 +21,7 @@ import itertools
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +156,18 @@ def requests(suite: Suite, common: Request) -> list[Request]:
     ]
 
 
-def pretrain(wanted: Pretraining, work_dir: Path, data_root: Path | None) -> str | None:
-    """Make a backbone, in a process of its own, unless it is there; return what went wrong, or None."""
+def pretrain(
+    wanted: Pretraining, work_dir: Path, data_root: Path | None, where: Sequence[str] = ()
+) -> str | None:
+    """Make a backbone, in a process of its own, unless it is there; return what went wrong, or None.
+
+    `where` are further arguments of pretrain.run: with `--cluster slurm` it submits, and is back at once.
+    """
     weights = wanted.weights(work_dir)
     if weights.is_file():
         return None
     root = ("--data-root", str(data_root)) if data_root else ()
-    command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root]
+    command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root, *where]
     sys.stderr.write(f"pretraining {wanted.name}\n")
     status = subprocess.run([*command, "--out", str(weights.parent)], check=False).returncode
     if status == INTERRUPTED:
