@@ -56,10 +56,15 @@ const SHAPES = [
   "M-2-7h4v5h5v4h-5v5h-4v-5h-5v-4h5z",
 ];
 
-function glyph(method) {
+// As many colours as shapes; each next six methods pair them anew.
+function colour(method) {
   const index = data.methods.indexOf(method);
-  const hue = (index + Math.floor(index / SHAPES.length)) % SHAPES.length;
-  return element("path", { d: SHAPES[index % SHAPES.length], class: "glyph", style: `color: var(--method-${hue})` });
+  return `color: var(--method-${(index + Math.floor(index / SHAPES.length)) % SHAPES.length})`;
+}
+
+function glyph(method) {
+  const shape = SHAPES[data.methods.indexOf(method) % SHAPES.length];
+  return element("path", { d: shape, class: "glyph", style: colour(method) });
 }
 
 function chosen() {
@@ -140,8 +145,8 @@ function mark(point, x, y, left, top) {
   const [cx, cy] = [left(point.x.mean), top(point.y.mean)];
   const told = `${point.label}, ${point.method}: ${y.title} ${point.y.text}; ${x.title} ${point.x.text}`;
   const place = { class: "point", role: "img", "aria-label": told, transform: `translate(${cx} ${cy})` };
-  const whole = element("g", { ...place, tabindex: -1, "data-key": point.label }, ...intervals(point, left, top, cx, cy));
-  whole.append(glyph(point.method), element("circle", { class: "hit", r: 12 }));
+  const whole = element("g", { ...place, tabindex: -1, "data-key": point.label });
+  whole.append(...intervals(point, left, top, cx, cy), glyph(point.method), element("circle", { class: "hit", r: 12 }));
   for (const event of ["focus", "pointerenter"]) {
     whole.addEventListener(event, () => { byId("detail").textContent = told; });
   }
@@ -149,11 +154,10 @@ function mark(point, x, y, left, top) {
 }
 
 function intervals({ method, x, y }, left, top, cx, cy) {
-  const lines = [];
-  const add = (ends) => lines.push(element("line", { class: "interval", style: glyph(method).style.cssText, ...ends }));
-  if (x.half) add({ x1: left(x.mean - x.half) - cx, x2: left(x.mean + x.half) - cx, y1: 0, y2: 0 });
-  if (y.half) add({ x1: 0, x2: 0, y1: top(y.mean - y.half) - cy, y2: top(y.mean + y.half) - cy });
-  return lines;
+  const ends = [];
+  if (x.half) ends.push({ x1: left(x.mean - x.half) - cx, x2: left(x.mean + x.half) - cx, y1: 0, y2: 0 });
+  if (y.half) ends.push({ x1: 0, x2: 0, y1: top(y.mean - y.half) - cy, y2: top(y.mean + y.half) - cy });
+  return ends.map((end) => element("line", { class: "interval", style: colour(method), ...end }));
 }
 
 // One stop of the Tab key for all points, as two thousand stops would shut the keyboard in.
@@ -199,14 +203,15 @@ const box = (x, y, w, h) => ({ left: x - w, right: x + w, top: y - h, bottom: y 
 const apart = (a, b) => a.right < b.left || b.right < a.left || a.bottom < b.top || b.bottom < a.top;
 
 function pointTable(x, y, points) {
-  const head = (text, kind, first) => element("th", { scope: "col", class: kind, "data-first": first }, text);
+  const column = (text, kind, first) => element("th", { scope: "col", class: kind, "data-first": first }, text);
   const number = ({ mean, text }) => element("td", { class: "number", "data-value": mean }, text);
-  const names = ["backbone", "method"].map((name) => head(name, "", "ascending"));
-  const heads = [...names, ...[y, x].map((measure) => head(measure.title, "number wide", "descending"))];
+  const names = ["backbone", "method"].map((name) => column(name, "", "ascending"));
+  const heads = [...names, ...[y, x].map((measure) => column(measure.title, "number wide", "descending"))];
   const rows = points.map((p) => element("tr", {},
     element("th", { scope: "row" }, p.label), element("td", {}, p.method), number(p.y), number(p.x)));
   const title = element("caption", { id: "points-title" }, `${y.title} against ${x.title}`);
-  const table = element("table", {}, title, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
+  const head = element("thead", {}, element("tr", {}, ...heads));
+  const table = element("table", {}, title, head, element("tbody", {}, ...rows));
   makeSortable(table);
   return element("div", { class: "scroll", role: "region", tabindex: 0, "aria-labelledby": "points-title" }, table);
 }

@@ -25,6 +25,7 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--no-first-run",
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # which a container makes too small
     "--disable-extensions",
     "--disable-background-networking",
     "--force-color-profile=srgb",
