@@ -5,14 +5,24 @@ import functools
 import json
 import math
 from pathlib import Path
+from typing import Any
 
-import family_jobs
+import family_jobs  # first: it readies the process for OpenMMLab  # isort: skip
+
+import numpy as np
 import pytest
+import torch
 from coloured_boxes import CLASSES, IDS, write
 from family_jobs import real_data
+from faster_coco_eval import COCO as COCO_API
+from faster_coco_eval.core.mask import encode
+from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+from mmdet.structures.mask import BitmapMasks
 
 from adapters.detection import COCO, SCENES_LAYOUT
+from adapters.openmmlab.detection_metric import precision
 from bench.scenes.world import World, ensure
+from bench.tasks import Task
 
 job = functools.partial(family_jobs.job, "detection")
 
@@ -87,6 +97,28 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "eight"
 
 
+def test_masks_of_28_cells_hold_these_scenes_to_95(eight: Path) -> None:
+    """The true masks as the mask head is told them, pasted where they are: what it can reach at most."""
+    truth = COCO_API(str(eight / SCENES_LAYOUT.annotations.format(split="val")))
+    found = []
+    for a in truth.dataset["annotations"]:
+        mask, (left, top, width, height) = truth.annToMask(a), a["bbox"]
+        box = np.array([[left, top, left + width, top + height]], np.float32)
+        cells = BitmapMasks(mask[None], *mask.shape).crop_and_resize(box, (28, 28), np.array([0]))
+        pasted, _ = _do_paste_mask(
+            torch.from_numpy(cells.masks[:, None]).float(),
+            torch.from_numpy(box),
+            *mask.shape,
+            skip_empty=False,
+        )
+        shape = encode(np.asfortranarray(pasted[0].numpy() >= 0.5).astype(np.uint8))
+        found.append({**a, "score": 1.0, "segmentation": shape})
+    images, categories = truth.getImgIds(), truth.getCatIds()
+    table = precision(truth, found, "segm", images, categories)[:, :, :, 0, -1]
+
+    assert 100 * table[table > -1].mean() == pytest.approx(94.5, abs=0.5)
+
+
 BY_HEART = {
     "limit": 8,
     "batch_size": 1,
@@ -94,22 +126,42 @@ BY_HEART = {
     "ratio_range": (1.0, 1.0),
     "epochs": 120,
     "warmup_epochs": 2.0,
-    "lr": 7e-4,
+    "lr": 1e-3,
     "weight_decay": 0.0,
     "channels": 48,
-    "proposals": 64,
-    "rois": 64,
+    "proposals": 32,
+    "rois": 32,
 }
 
 
+def for_the_heart(task: Task) -> Task:
+    """The task on the images as they are, not their mirror images too, and with more said of masks.
+
+    As it stands it gets there as well, in three times the steps: boxes AP 100, masks AP 94.5.
+    """
+
+    def upstream(task: Task, protocol: Any) -> dict[str, Any]:
+        config = dict(original(task, protocol))
+        dataset, model = config["train_dataloader"]["dataset"], config["model"]
+        dataset["pipeline"] = [t for t in dataset["pipeline"] if t["type"] != "RandomFlip"]
+        model["train_cfg"]["rcnn"]["sampler"]["pos_fraction"] = 0.5
+        model["roi_head"]["mask_head"]["loss_mask"]["loss_weight"] = 3.0
+        return config
+
+    original = task.upstream
+    return dataclasses.replace(task, upstream=upstream)
+
+
 def test_eight_scenes_are_learnt_by_heart(eight: Path) -> None:
-    """From random initialisation in 960 steps; measured: boxes AP 91, masks AP50 100."""
+    """From random initialisation in 960 steps; measured: boxes AP 97, masks AP 94.4, all they can."""
     work = job(eight, "test_vit", "finetune", **BY_HEART)
+    work = dataclasses.replace(work, task=for_the_heart(work.task))
     metrics = work.task.evaluate(work).metrics
 
-    assert metrics["bbox_AP"] > 80
-    assert metrics["bbox_AP50"] > 95
-    assert metrics["mask_AP50"] > 85
+    assert metrics["bbox_AP"] > 90
+    assert metrics["bbox_AP50"] > 99
+    assert metrics["mask_AP"] > 90
+    assert metrics["mask_AP50"] > 99
 
 
 @pytest.mark.data
