@@ -1,15 +1,14 @@
 """What the web page says, chapter by chapter, as HTML: overview, tasks, published numbers, what is not in a table."""
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from html import escape
-from itertools import groupby, product
+from itertools import groupby
 
 from leaderboards import markdown
 from leaderboards.markdown import MISSING, arrow, metric_cell, primary_cell, rank_cell
 from leaderboards.markup import Column, bullets, inline, number, slug, table, table_row, words
-from leaderboards.overview import EMPTY, MEAN_RANK, columns, matrix_cell, mean_ranks
+from leaderboards.overview import EMPTY, Block, blocks, columns, matrix_cell, mean_ranks
 from leaderboards.published import NOTE, Published
 from leaderboards.standings import Row, Section, mode
 from leaderboards.task_pages import diverged, failure, provenance
@@ -32,43 +31,29 @@ PUBLISHED = (
 
 def overview(standings: Sequence[Section]) -> str:
     """Return backbones by tasks, current digests only; modes, and real data, apart."""
-    parts = []
-    for kind, embedded in product(("fine-tuned", "frozen"), (True, False)):
-        chosen = [
-            section
-            for section in standings
-            if section.rows and not section.superseded_by and mode(section.protocol) == kind
-            if section.task.endswith("/scenes") == embedded
-        ]
-        if chosen:
-            title = f"{kind.capitalize()} backbones{', embedded world' if embedded else ''}"
-            body = f"<h3>{title}</h3>\n{_matrix(title, chosen)}"
-            parts.append(f'<section class="filtered" data-mode="{kind}">\n{body}</section>\n')
+    parts = [
+        f'<section class="filtered" data-mode="{block.mode}">\n<h3>{block.title}</h3>\n{_matrix(block)}</section>\n'
+        for block in blocks(standings)
+    ]
     return "".join(parts) or f"<p>{inline(EMPTY.strip())}</p>\n"
 
 
-def _matrix(title: str, standings: Sequence[Section]) -> str:
-    found = [{(row.backbone, row.weights8): row for row in s.rows} for s in standings]
-    rows = {name: row for section in found for name, row in section.items()}
-    counts = Counter(row.n for section in standings for row in section.rows)
-    common, _ = max(counts.items(), key=lambda item: item[::-1])
-    ranks = mean_ranks(standings)
+def _matrix(block: Block) -> str:
+    ranks, common = mean_ranks(block.sections), block.common_n
     lines = []
-    for name in sorted(rows):
+    for name, rows in block.rows.items():
         mean = ranks.get(name, MISSING)
         cells = [number(mean, float(mean.split()[0]) if name in ranks else None)] if ranks else []
-        cells += [
-            _matrix_cell(s, at.get(name), common) for s, at in zip(standings, found, strict=True)
-        ]
-        lines.append(_row(rows[name], cells))
+        cells += [_matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
+        lines.append(_row(next(filter(None, rows)), cells))
     heads = [replace(NAMES[0], sorted="ascending"), *NAMES[1:]]
     heads += [Column(name="mean rank", kind="number")] if ranks else []
-    heads += map(_matrix_head, standings)
-    notes = f"n = {common} where a cell does not say otherwise. {MEAN_RANK if ranks else ''}"
-    stand_on = bullets(inline(line.removeprefix("- ")) for line in columns(standings).splitlines())
+    heads += map(_matrix_head, block.sections)
+    digests = columns(block.sections).splitlines()
+    stand_on = bullets(inline(line.removeprefix("- ")) for line in digests)
     return (
-        table(slug(title), f"{title} by task", heads, lines, "overview")
-        + f'<p class="prose note">{inline(notes.strip())}</p>\n'
+        table(slug(block.title), f"{block.title} by task", heads, lines, "overview")
+        + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
         + f"<details><summary>Digests and data of the columns</summary>\n{stand_on}</details>\n"
     )
 

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
@@ -36,22 +37,67 @@ MEAN_RANK = (
 Name = tuple[str, str]  # a row's backbone and weights
 
 
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One table of the overview: current sections whose numbers may stand side by side."""
+
+    mode: str
+    embedded: bool
+    sections: tuple[Section, ...]
+
+    @property
+    def title(self) -> str:
+        """What its backbones are, and where."""
+        where = ", embedded world" if self.embedded else ""
+        return f"{self.mode.capitalize()} backbones{where}"
+
+    @property
+    def rows(self) -> dict[Name, list[Row | None]]:
+        """A backbone's row in each section, None where it has none; sorted by name."""
+        found = [{_name(row): row for row in section.rows} for section in self.sections]
+        names = sorted({name for rows in found for name in rows})
+        return {name: [rows.get(name) for rows in found] for name in names}
+
+    @property
+    def common_n(self) -> int:
+        """The number of seeds that most rows have."""
+        counts = Counter(row.n for section in self.sections for row in section.rows)
+        return max(counts.items(), key=lambda item: item[::-1])[0]
+
+    def notes(self, ranks: Mapping[Name, str]) -> str:
+        """What a reader has to know of the table."""
+        said = f"n = {self.common_n} where a cell does not say otherwise."
+        return f"{said} {MEAN_RANK}" if ranks else said
+
+
+def blocks(standings: Iterable[Section]) -> list[Block]:
+    """Return the overview's tables: modes, and real data, apart."""
+    current = [s for s in standings if s.rows and not s.superseded_by]
+    made = [
+        Block(
+            mode=kind,
+            embedded=embedded,
+            sections=tuple(
+                s
+                for s in current
+                if mode(s.protocol) == kind and s.task.endswith("/scenes") == embedded
+            ),
+        )
+        for kind, embedded in product(("fine-tuned", "frozen"), (True, False))
+    ]
+    return [block for block in made if block.sections]
+
+
 def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
-    """Return the overview: backbones by tasks, current digests only; modes, and real data, apart.
+    """Return the overview: backbones by tasks, current digests only.
 
     `elsewhere` is the page of numbers that were published and not run here.
     """
-    current = [section for section in standings if not section.superseded_by]
-    if not current:
+    if not standings:
         return f"{MARK}# Leaderboards\n\n{EMPTY}"
     parts = [f"{MARK}# Leaderboards\n\n{LEGEND}\n"]
-    for kind, embedded in product(("fine-tuned", "frozen"), (True, False)):
-        chosen = [s for s in current if s.rows and mode(s.protocol) == kind]
-        chosen = [s for s in chosen if s.task.endswith("/scenes") == embedded]
-        if chosen:
-            where = ", embedded world" if embedded else ""
-            title = f"## {kind.capitalize()} backbones{where}\n"
-            parts += [title, matrix(chosen), columns(chosen)]
+    for block in blocks(standings):
+        parts += [f"## {block.title}\n", matrix(block), columns(block.sections)]
     if any(s.failed for s in standings):
         parts += ["## Failed runs\n\n" + failures(standings)]
     if old := [s for s in standings if s.superseded_by]:
@@ -63,28 +109,20 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
     return "\n".join([*parts, REPRODUCE + "\n"])
 
 
-def matrix(standings: Sequence[Section]) -> str:
+def matrix(block: Block) -> str:
     """Return backbones by sections, each cell the primary metric, with the note on n and the mean rank."""
-    found = [{_name(row): row for row in s.rows} for s in standings]
-    rows_of = {name: row for rows in found for name, row in rows.items()}
-    common, _ = max(
-        Counter(row.n for s in standings for row in s.rows).items(), key=lambda item: item[::-1]
-    )
-    ranks = mean_ranks(standings)
+    ranks, common = mean_ranks(block.sections), block.common_n
     head = ["backbone", "method", "weights", *(["mean rank"] if ranks else [])]
     head += [
         f"[{s.task}]({page_name(s.task)}) {escape(s.protocol['name'])} {arrow(s)}"
-        for s in standings
+        for s in block.sections
     ]
-    rows = []
-    for name in sorted(rows_of):
+    lines = []
+    for name, rows in block.rows.items():
         cells = [ranks.get(name, MISSING)] if ranks else []
-        cells += [
-            matrix_cell(s, at.get(name), common) for s, at in zip(standings, found, strict=True)
-        ]
-        rows += [[*name_cells(rows_of[name]), *cells]]
-    notes = [f"n = {common} where a cell does not say otherwise.", *([MEAN_RANK] if ranks else [])]
-    return table(head, rows, left=3) + f"\n{' '.join(notes)}\n"
+        cells += [matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
+        lines += [[*name_cells(next(filter(None, rows))), *cells]]
+    return table(head, lines, left=3) + f"\n{block.notes(ranks)}\n"
 
 
 def _name(row: Row) -> Name:
