@@ -5,6 +5,8 @@ Else a private one of four nodes on this machine is started by the script $BENCH
 ../shared/slurm/slurm_up.sh. Where that cannot be, `make test-slurm` fails; `make test` says what it left out.
 """
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
@@ -19,15 +21,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from desk import CONTENDED, FAILING, ROOT, Desk
 
 BASE = Path(tempfile.gettempdir()) / "slurm-bench-tests"
-STARTED = BASE.with_suffix(".started")
+STARTED, USERS = BASE.with_suffix(".started"), BASE.with_suffix(".users")
 UP = Path(os.environ.get("BENCH_SLURM_UP", ROOT.parent / "shared/slurm/slurm_up.sh"))
 SITE = {"mem": "1500M", "time": 60}
 REASON = "they need a Slurm and minutes: make test-slurm"
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Stop the private cluster that this session started."""
-    if STARTED.is_file() and not hasattr(session.config, "workerinput"):
+    """Stop the private cluster that a session of tests has started, after the last that uses it."""
+    if hasattr(session.config, "workerinput") or not STARTED.is_file():
+        return
+    with USERS.open("a") as users, contextlib.suppress(BlockingIOError):
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         STARTED.unlink()
         environment = {**os.environ, "BASE": str(BASE), "FAST": "1", "WIPE": "1"}
         subprocess.run(["bash", str(UP.with_name("slurm_down.sh"))], env=environment, check=False)
@@ -49,7 +55,7 @@ def _answers() -> bool:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def cluster() -> Iterator[str]:
     """Puts a running Slurm into the environment; gives "private" or "site"."""
     if str(BASE) not in os.environ.get("SLURM_CONF", "") and _answers():
         yield "site"
@@ -58,25 +64,29 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.fail(
             f"no Slurm here, and no {UP} that starts one (set BENCH_SLURM_UP)", pytrace=False
         )
+    with USERS.open("a") as users:
+        fcntl.flock(users, fcntl.LOCK_SH)
+        _start()
+        os.environ["SLURM_CONF"] = str(BASE / "etc/slurm.conf")
+        os.environ["PATH"] += ":/usr/sbin:/sbin"
+        yield "private"
+
+
+def _start() -> None:
+    """Start the private cluster, unless it runs; several workers of pytest do so at once."""
     if not BASE.exists():
         STARTED.touch()
     # On a busy machine it takes longer than usual until a node is rid of a job that is to start again.
     private = {"BASE": str(BASE), "NODES": "4", "ACCT": "none", "CRED_EXPIRE": "12"}
-    environment = {**os.environ, **private}
-    # Several workers of pytest ask at once; what one starts must not hold the lock.
-    lock = f"{BASE}.lock"
     started = subprocess.run(
-        ["flock", "--close", lock, "bash", str(UP)],
-        env=environment,
+        ["flock", "--close", f"{BASE}.lock", "bash", str(UP)],
+        env={**os.environ, **private},
         capture_output=True,
         text=True,
         timeout=300,
     )
     if started.returncode:
         pytest.fail(f"{UP} could not start a Slurm: {started.stderr}", pytrace=False)
-    os.environ["SLURM_CONF"] = str(BASE / "etc/slurm.conf")
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
-    yield "private"
 
 
 @pytest.fixture
