@@ -135,9 +135,7 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if unmade and arguments.cluster != "slurm" else status
 
 
-def _pretrained(
-    wanted: Suite, common: Request, arguments: argparse.Namespace
-) -> list[Pretraining]:
+def _pretrained(wanted: Suite, common: Request, arguments: argparse.Namespace) -> list[Pretraining]:
     """Make the suite's backbones, or submit them; return those that are not there then."""
     where = ["--cluster", "slurm"] if arguments.cluster == "slurm" else []
     where += ["--slurm", *arguments.slurm] if arguments.slurm else []

@@ -2,10 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
+from timm.data.auto_augment import AugmentOp
 from torch.nn import functional as F
 
 from adapters.openmmlab.classifier import Accuracies, ImageFolder, TimmClassifier
@@ -156,3 +159,11 @@ def test_training_images_are_augmented_and_test_images_are_not(tmp_path):
     assert not torch.equal(one, two)
     assert torch.equal(val[0]["inputs"], val[0]["inputs"])
     assert val[1]["data_samples"] == 1
+
+
+def test_the_largest_magnitude_of_rand_augment_posterizes_to_black():
+    """Keeping 4 - 4 = 0 bits, which Pillow refuses from version 13 on; timm's other magnitudes are its own."""
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    for magnitude, expected in ((10, np.zeros((4, 4, 3))), (5, np.asarray(image) & 0b11000000)):
+        op = AugmentOp("PosterizeIncreasing", prob=1.0, magnitude=magnitude)
+        np.testing.assert_array_equal(np.asarray(op(image)), expected)
