@@ -123,6 +123,7 @@ def _main(arguments: argparse.Namespace) -> int:
     check_writable(request.work_dir, "--work-dir")
     if asked := _resources(arguments):
         problems: dict[RunKey, str] = {}
+        sys.stderr.write(_cost(planned, plan.estimate(planned, store)))
         if to_do and not _on_slurm(to_do, asked, wait=arguments.wait):
             return DONE
     else:
@@ -240,15 +241,17 @@ def _listing(kind: str, entries: plan.Entries) -> str:
 
 def _describe(planned: Sequence[Planned], hours: dict[RunKey, float]) -> str:
     """The plan: a line a run, then the counts and the cost of what is left."""
-    lines = [f"{p.state:8} {p.run}" for p in planned]
+    return "".join(f"{p.state:8} {p.run}\n" for p in planned) + _cost(planned, hours)
+
+
+def _cost(planned: Sequence[Planned], hours: dict[RunKey, float]) -> str:
+    """How much is done, and what the rest will cost, as earlier records of the same digests have it."""
     left = [p.run for p in planned if p.state != "done"]
     known = [hours[run.key] for run in left if run.key in hours]
-    unknown_cost = len(left) - len(known)
     cost = f"about {sum(known):.2f} device-hours"
-    if unknown_cost:
+    if unknown_cost := len(left) - len(known):
         cost += f" and {unknown_cost} run(s) of unknown cost (no record of their digest yet)"
-    lines.append(f"{len(planned) - len(left)} of {len(planned)} done; to do: {cost}")
-    return "\n".join(lines) + "\n"
+    return f"{len(planned) - len(left)} of {len(planned)} done; to do: {cost}\n"
 
 
 def _report(planned: Sequence[Planned], problems: dict[RunKey, str], store: Store) -> int:

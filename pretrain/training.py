@@ -273,15 +273,16 @@ def _compile(siamese: Siamese) -> None:
 
 
 def place() -> torch.device:
-    """This process's device; joins the process group that torchrun says it is of."""
-    cuda = torch.cuda.is_available()
-    device = (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
-    )
-    if cuda:
+    """This process's device; joins the process group that torchrun or Slurm's launcher says it is of."""
+    if torch.cuda.is_available():
+        # A site may show each process its own GPU alone.
+        local = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
+        device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
     if "RANK" in os.environ and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if cuda else "gloo")
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
 
 

@@ -94,6 +94,7 @@ def test_a_run_leaves_the_whole_record_and_the_second_command_does_nothing(desk:
         *("schema", "status", "error", "backbone", "load_report", "task", "task_version"),
         *("protocol", "digest", "data", "selection", "seed", "metrics", "curves", "primary"),
         *("higher_is_better", "cost", "environment", "git", "started", "finished"),
+        "sha256",
     }
     second = desk.run(*TOY, "--seeds", "2")
     assert second.returncode == 0
