@@ -101,10 +101,12 @@ def distinct(values: Iterable[object]) -> str:
     return "; ".join(sorted(texts)) or MISSING
 
 
+SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\|*`[]<>"})
+
+
 def escape(text: object) -> str:
     """Return a text as one line of plain markdown that cannot end its table cell."""
-    line = " ".join(str(text).split())
-    return "".join(f"\\{char}" if char in "\\|*`[]<>" else char for char in line)
+    return " ".join(str(text).split()).translate(SPECIAL)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:

@@ -43,6 +43,7 @@ def _variance(values: Sequence[float]) -> float:
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
+@functools.cache
 def t_quantile(probability: float, degrees: float) -> float:
     """Return the quantile of Student's t distribution with `degrees` of freedom."""
     # scipy.stats takes four times as long to import, and calls this very function.
