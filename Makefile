@@ -35,7 +35,7 @@ check: install
 	$(BIN)/python -m leaderboards.render --check --extract README.md
 
 # Paired timings: command line, training step, COCO's metric, loading of weights, frozen features, a step
-# of pretraining. Then what one gets without looking.
+# of pretraining. Then ten thousand runs, a hundred thousand records, and what one gets without looking.
 bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/start_up.py
 	PYTHONPATH=. $(BIN)/python benchmarks/step_time.py
@@ -44,6 +44,7 @@ bench: install
 	PYTHONPATH=. $(BIN)/python benchmarks/frozen_features.py
 	PYTHONPATH=. $(BIN)/python benchmarks/pretraining.py
 	PYTHONPATH=. $(BIN)/python benchmarks/cluster_scale.py
+	PYTHONPATH=. $(BIN)/python benchmarks/leaderboard_scale.py
 	PYTHONPATH=. $(BIN)/python benchmarks/constant_predictors.py
 
 # Exact versions for Python 3.10 to 3.12, without any address.
