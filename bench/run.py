@@ -123,8 +123,8 @@ def _main(arguments: argparse.Namespace) -> int:
     check_writable(request.work_dir, "--work-dir")
     if asked := _resources(arguments):
         problems: dict[RunKey, str] = {}
-        sys.stderr.write(_cost(planned, plan.estimate(planned, store)))
-        if to_do and not _on_slurm(to_do, asked, wait=arguments.wait):
+        cost = _cost(planned, plan.estimate(planned, store))
+        if to_do and not _on_slurm(to_do, asked, cost, wait=arguments.wait):
             return DONE
     else:
         launch.check_weights(to_do)
@@ -168,7 +168,7 @@ def _resources(arguments: argparse.Namespace) -> Resources | None:
     return None
 
 
-def _on_slurm(to_do: Sequence[Run], asked: Resources, *, wait: bool) -> bool:
+def _on_slurm(to_do: Sequence[Run], asked: Resources, cost: str, *, wait: bool) -> bool:
     """Submit what no job is at; return whether all has ended."""
     from bench.slurm import runs
 
@@ -176,7 +176,7 @@ def _on_slurm(to_do: Sequence[Run], asked: Resources, *, wait: bool) -> bool:
     where = f"--results {to_do[0].results} --work-dir {to_do[0].work_dir}"
     sys.stderr.write(
         f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work "
-        f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n"
+        f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n{cost}"
     )
     return wait and runs.wait(to_do)
 
