@@ -70,11 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="a job's request (partition=main time=2:00:00 gpus_per_node=8 nodes=2), over the site's file",
     )
-    add(
-        "--wait",
-        action="store_true",
-        help="with --cluster slurm: show the runs until all have ended",
-    )
+    add("--wait", action="store_true", help="on Slurm: show the runs until all have ended")
     add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
     add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
     add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")

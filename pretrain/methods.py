@@ -218,8 +218,7 @@ METHODS = (
         views="mask-complement",
         similarity="relaxed-l2",
         complement_share=1 / 3,
-        source="Kong & Zhang, arXiv 2208.04164, equations 4-6; lambda, stop-gradient and the share of the complement "
-        "are our reading",
+        source="Kong & Zhang, arXiv 2208.04164, equations 4-6; lambda, stop-gradient, complement share: our reading",
     ),
     Method(
         name="c-mae",

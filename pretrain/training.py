@@ -224,11 +224,7 @@ def train(
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         ),
         custom_hooks=[FiniteLoss(), *hooks],
-        visualizer={
-            "type": "Visualizer",
-            "vis_backends": _writers(wandb, out),
-            "save_dir": str(out),
-        },
+        visualizer=_visualizer(wandb, out),
         randomness={"seed": seed},
         experiment_name=str(out),  # mmengine's global loggers go by this name
         resume=checkpoint is not None,
@@ -255,13 +251,12 @@ def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
     )
 
 
-def _writers(wandb: bool, out: Path) -> list[dict[str, Any]]:
-    """TensorBoard's, and W&B's, which goes on with its own run where ours was killed."""
+def _visualizer(wandb: bool, out: Path) -> dict[str, Any]:
+    """TensorBoard's writer, and W&B's, which goes on with its own run where ours was killed."""
     run = {"project": "mim-bench", "name": out.resolve().name, "resume": "auto"}
-    return [
-        {"type": "TensorboardVisBackend"},
-        *([{"type": "WandbVisBackend", "init_kwargs": run}] if wandb else []),
-    ]
+    writers: list[dict[str, Any]] = [{"type": "TensorboardVisBackend"}]
+    writers += [{"type": "WandbVisBackend", "init_kwargs": run}] if wandb else []
+    return {"type": "Visualizer", "vis_backends": writers, "save_dir": str(out)}
 
 
 def _compile(siamese: Siamese) -> None:
