@@ -163,13 +163,14 @@ def _augmentation(request: Request, world_size: int) -> "Augmentation":
     chosen = augmentation(recipe.augmentation or AUGMENTATION_OF[views])
     if chosen.mixes and views != "image-label":
         raise UserError(
-            f"The recipe {recipe.name} mixes images and their labels, and the views {views} of {request.method.name} "
-            f"have no labels. Give the method supervised, or another recipe, such as mae-1600."
+            f"The augmentation {chosen.name} mixes images and their labels, and the views {views} of "
+            f"{request.method.name} have no labels. Give the method supervised, or another --augmentation or recipe, "
+            f"such as mae-1600."
         )
     pairs = 2 * request.accumulate * world_size
     if chosen.mixes and recipe.batch_size % pairs:
         raise UserError(
-            f"The recipe {recipe.name} mixes images in pairs, and a batch of {recipe.batch_size} in "
+            f"The augmentation {chosen.name} mixes images in pairs, and a batch of {recipe.batch_size} in "
             f"{request.accumulate} parts on {world_size} processes leaves one over. Give --batch-size a multiple of "
             f"{pairs}."
         )

@@ -182,6 +182,15 @@ SCENES = Recipe(
     weight_decay=0.05,
     clip_norm=5.0,
 )
+TEST_VIT = dataclasses.replace(
+    SCENES,
+    name="test-vit",
+    source="This project: `scenes` at four times its rate, at which supervised pretraining of test_vit learns the "
+    "species (linear probe 23.0 after 100 epochs and 18.5 after 60, chance 10), with `--augmentation simmim`. Chosen by that "
+    "alone, on seed 100.",
+    cost="any method on test_vit: 4 minutes of a CPU core, decoding included",
+    base_lr=4e-3,
+)
 PHOTOGRAPHS = dataclasses.replace(
     SCENES,
     name="photographs",
@@ -204,7 +213,7 @@ RECIPES: Mapping[str, Recipe] = {
     entry.name: entry
     for entry in (
         *(MAE, RELAXMIM, SIMMIM, SIMMIM_SWIN, SIMMIM_SWINV2, MOCO, DEIT),
-        *(SCENES, PHOTOGRAPHS, SMOKE),
+        *(SCENES, TEST_VIT, PHOTOGRAPHS, SMOKE),
     )
 }
 
@@ -215,6 +224,7 @@ def recipe(
     epochs: int | None = None,
     batch_size: int | None = None,
     precision: Precision | None = None,
+    augmentation: str | None = None,
 ) -> Recipe:
     """A recipe by name; other `epochs` stretch its warm-up and milestones with them. Raises UserError."""
     if name not in RECIPES:
@@ -231,6 +241,7 @@ def recipe(
         milestones=tuple(milestone * stretch for milestone in found.milestones),
         batch_size=batch_size or found.batch_size,
         precision=precision or found.precision,
+        augmentation=augmentation or found.augmentation,
     )
 
 

@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, metavar="E", help="stretches the recipe's schedule")
     add("--batch-size", type=int, metavar="B", help="images an update; the rate is in proportion")
     add("--precision", choices=("fp32", "bf16"), help="of the forward pass (default: the recipe's)")
+    add(
+        "--augmentation",
+        metavar="A",
+        help="mae, simmim, moco, ... (default: the recipe's or method's)",
+    )
     add("--accumulate", type=int, default=1, metavar="A", help="parts of a batch (default 1)")
     add("--compile", action="store_true", help="torch.compile (a minute, once)")
     add("--wandb", action="store_true", help="also write to Weights & Biases")
@@ -126,6 +131,7 @@ def _request(arguments: argparse.Namespace) -> Request:
             epochs=arguments.epochs,
             batch_size=arguments.batch_size,
             precision=arguments.precision,
+            augmentation=arguments.augmentation,
         ),
         data=arguments.data,
         images=arguments.images,

@@ -47,6 +47,18 @@ def test_any_view_and_similarity_that_go_together(images: Path, tmp_path: Path) 
     assert run.main(words(images, tmp_path, *pair)) == run.DONE
 
 
+def test_another_augmentation_is_another_training(images: Path, tmp_path: Path) -> None:
+    found = []
+    for name in ("mae", "simmim"):
+        given = ["--epochs", "1", "--augmentation", name]
+        assert run.main(words(images, tmp_path / name, *given)) == run.DONE
+        with safe_open(tmp_path / name / "backbone.safetensors", "pt") as file:
+            told = json.loads(file.metadata()["pretraining"])
+            found.append(file.get_tensor("patch_embed.proj.weight"))
+        assert told["recipe"]["augmentation"] == name
+    assert not torch.equal(*found)  # crops of other sizes
+
+
 def test_few_images_make_as_many_steps(images: Path, tmp_path: Path) -> None:
     one = words(images, tmp_path, "--images", "1", "--epochs", "1", "--checkpoint-seconds", "0")
     assert run.main(one) == run.DONE
@@ -165,6 +177,8 @@ def test_another_seed_is_another_run(
         (["--mask-ratio", "1"], "mask ratio of 1.0"),
         (["--similarity", "cross-entropy"], "make no method"),
         (["--images", "13"], "--images 13"),
+        (["--augmentation", "simmin"], "Did you mean simmim"),
+        (["--augmentation", "deit"], "deit mixes images and their labels"),
     ],
 )
 def test_a_wrong_request_is_one_paragraph(
