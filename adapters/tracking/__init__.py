@@ -209,11 +209,22 @@ ON_TRACKINGNET = {"one-stream": (VIT_B, f"{OSTRACK} SUC 83.1")}
 FULL_GOT10K = full("got10k", None, OWN, ON_GOT10K)
 SCENES_FINETUNE = on_scenes(FULL_GOT10K[0], **SMALL_FUSION)
 SCENES_LONG = on_scenes(FULL_GOT10K[0], **SMALL_FUSION, name="finetune-long", epochs=16)
+SCENES_LARGE = on_scenes(
+    FULL_GOT10K[0],
+    **SMALL_FUSION,
+    name="finetune-large",
+    epochs=16,
+    img_size=192,
+    template_size=96,
+)
 SCENES_FROZEN = on_scenes(FULL_GOT10K[1], **SMALL_FUSION, epochs=16)
 SCENES_ONE_STREAM = on_scenes(FULL_GOT10K[2])
 
 TASKS = (
-    task(SCENES, (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM, SCENES_LONG)),
+    task(
+        SCENES,
+        (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM, SCENES_LONG, SCENES_LARGE),
+    ),
     task(LASOT, (*full("lasot", ALL, FOUR, ON_LASOT), *transfer("test"))),
     task(GOT10K, (*FULL_GOT10K, *transfer("val"))),
     task(TRACKINGNET, (*full("trackingnet", ALL, FOUR, ON_TRACKINGNET), *transfer("test"))),
