@@ -185,9 +185,9 @@ SCENES = Recipe(
 TEST_VIT = dataclasses.replace(
     SCENES,
     name="test-vit",
-    source="This project: `scenes` at four times its rate. With it, and `--augmentation simmim`, supervised pretraining "
-    "of test_vit learns the species (linear probe 23.0 after 100 epochs, 18.5 after 60, chance 10). Chosen by that "
-    "alone, on seed 100.",
+    source="This project: `scenes` at four times its rate. With it, and `--augmentation simmim`, supervised "
+    "pretraining of test_vit learns the species (linear probe 23.0 after 100 epochs, 18.5 after 60, chance 10). Chosen "
+    "by that alone, on seed 100.",
     cost="any method on test_vit: 4 minutes of a CPU core, decoding included",
     base_lr=4e-3,
 )
