@@ -28,13 +28,14 @@ def check_whole(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Raise UserError where a tar is missing or of another size than told, or not all were written yet."""
     prepared = "recipe" in manifest
     command = f"python -m {'bench.datasets prepare' if prepared else 'pretrain.shards'}"
+    gone = "its entry there: that tar alone" if prepared else f"{folder}: all of it"
     for name, told in manifest["tars"].items():
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != told["bytes"]:
             raise UserError(
                 f"{path} {'is missing' if size is None else f'has {size:,} bytes'}, and {MANIFEST} beside it says "
-                f"{told['bytes']:,}. Fetch it anew, or delete it and its entry there and make it anew with {command}."
+                f"{told['bytes']:,}. Fetch it anew, or delete {gone} is made anew by {command}."
             )
     there = sum(told["images"] for told in manifest["tars"].values())
     if there != manifest["images"]:
