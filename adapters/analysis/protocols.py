@@ -135,7 +135,9 @@ IMAGENET_SAMPLES = Dataset(
     licence="ImageNet's terms: non-commercial research",
     root="imagenet-samples",
     splits={"val": (".",)},
-    facts=Facts(counts={"val": 1_000}, known_from="EliSchwartz/imagenet-sample-images"),
+    facts=Facts(
+        counts={"val": 1_000}, gigabytes=0.11, known_from="EliSchwartz/imagenet-sample-images"
+    ),
 )
 FLAT_LAYOUT = Layout(gallery="")
 DATASETS = ((SCENES, SCENES_LAYOUT), (FOLDER, FOLDER_LAYOUT), (IMAGENET_SAMPLES, FLAT_LAYOUT))

@@ -164,11 +164,12 @@ TRACKINGNET = Videos(
     definitions=("trackingnet",),
     facts=Facts(
         counts={"train": 30_132, "test": 511},
+        gigabytes=1114,
         files={
             "TRAIN_0/anno/": "boxes, a file a sequence",
             "TRAIN_0/frames/": "a folder a sequence",
         },
-        known_from="SilvioGiancola/TrackingNet-devkit: 12 chunks of 2,511, and 511",
+        known_from="SilvioGiancola/TrackingNet-devkit: 12 chunks of 2,511, about 90 GB each, and 511, 34 GB (issue 19)",
     ),
 )
 OTB = Videos(
@@ -181,8 +182,10 @@ OTB = Videos(
     definitions=("otb",),
     facts=Facts(
         counts={"test": 100},
+        gigabytes=2.76,
         files={"Basketball/": "img/0001.jpg, ..., groundtruth_rect.txt"},
-        known_from="its name: 100 targets, two in Jogging and two in Skating2; botaoye/OSTrack lists 100",
+        known_from="its name: 100 targets, two in Jogging and two in Skating2; botaoye/OSTrack lists 100; size on "
+        "one lab's disks (DeepInsight-PCALab/Dataset-Catalog-, issue 38)",
     ),
 )
 COCO = Videos(
