@@ -28,6 +28,7 @@ from adapters.image_sets.protocols import (
 )
 from adapters.openmmlab.classification_protocol import Finetune, Frozen, Knn, LinearProbe
 from bench.datasets import Dataset, EmbeddedWorld
+from bench.datasets.facts import Facts
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Outcome, Task
 
@@ -115,6 +116,13 @@ TINY_IMAGENET = Dataset(
     licence="ImageNet's terms: non-commercial research",
     root="tiny-imagenet-200",
     splits={"train": ("train",), "val": ("val",)},
+    facts=Facts(
+        counts={"train": 100_000, "val": 10_000},
+        classes=200,
+        gigabytes=0.248,
+        known_from="huggingface.co/datasets/zh-plus/tiny-imagenet; size from a public log of its download (248,100,043 "
+        "bytes)",
+    ),
 )
 
 

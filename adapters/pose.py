@@ -17,6 +17,7 @@ from adapters.openmmlab import facts
 from adapters.openmmlab.pose_config import upstream
 from adapters.openmmlab.pose_protocol import Layout, PoseProtocol, Transfer
 from bench.datasets import Dataset, EmbeddedWorld
+from bench.datasets.facts import UNREAD
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
@@ -228,7 +229,7 @@ COCO = Dataset(
 CROWDPOSE = Dataset(
     name="crowdpose",
     source="https://github.com/Jeff-sjtu/CrowdPose, annotations in mmpose's form",
-    licence="research",
+    licence=UNREAD,
     root="crowdpose",
     splits=CROWDPOSE_LAYOUT.splits(),
     facts=facts.CROWDPOSE,
@@ -236,7 +237,7 @@ CROWDPOSE = Dataset(
 AP10K = Dataset(
     name="ap10k",
     source="https://github.com/AlexTheBad/AP-10K",
-    licence="research",
+    licence="CC BY 4.0 (its README; mmpose's documentation says non-commercial)",
     root="ap10k",
     splits=AP10K_LAYOUT.splits(),
     facts=facts.AP10K,

@@ -1,7 +1,17 @@
 """Images of any kind as 8-bit RGB, alike in evaluation and pretraining."""
 
+import os
+
 import numpy as np
 from PIL import Image
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name says that it is an image."""
+    base = name.rsplit("/", 1)[-1]
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in SUFFIXES  # noqa: PTH122
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,6 @@ their folder within the tar, or by the `.cls` beside them (WebDataset).
 
 import argparse
 import dataclasses
-import functools
 import io
 import itertools
 import json
@@ -18,48 +17,39 @@ import os
 import sys
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from bench.datasets import manifests
+from bench.datasets.manifests import MANIFEST
 from bench.errors import UserError
-from bench.provenance import cache_dir, content_sha256, file_sha256
+from bench.images import SUFFIXES
+from bench.provenance import content_sha256, file_sha256
 from bench.results import write_atomic
+from bench.tars import Packed, index
 from pretrain import sources
 from pretrain.sources import ImageSource, Indices, combined
-
-MANIFEST = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Images within tar files.
-
-    Args:
-        members: int64 [n, 3]: which tar, and where in it the image begins and how long it is, in bytes.
-    """
+    """Images within the tar files of a folder."""
 
     root: Path
     tars: Sequence[str]
-    members: NDArray[np.int64]
+    packed: Packed
 
     def __len__(self) -> int:
         """How many images there are."""
-        return len(self.members)
+        return len(self.packed)
 
     def read(self, index: int) -> bytes:
         """An image's file; raises OSError where the tar ends before it."""
-        tar, begin, size = self.members[index].tolist()
-        content = os.pread(_opened(str(self.root / self.tars[tar])).fileno(), size, begin)
-        if len(content) < size:
-            raise OSError(f"{self.tars[tar]} ends within it")
+        content: bytes = self.packed[index].read()
         return content
 
     def where(self, index: int) -> str:
         """The tar and the byte where the image begins."""
-        return f"{self.root / self.tars[self.members[index, 0]]} at byte {self.members[index, 1]}"
+        return str(self.packed[index])
 
     def fingerprint(self, chosen: Indices) -> str:
         """Of the tars' hashes: those of the manifest, where there is one."""
@@ -67,15 +57,10 @@ class Shards:
         return own if len(chosen) == len(self) else combined(own, chosen.tolist())
 
     def _hashes(self) -> str:
-        manifest = _manifest(self.root)
+        manifest = manifests.read(self.root)
         if manifest:
             return combined([manifest["tars"][name]["sha256"] for name in self.tars])
         return content_sha256(self.root, [self.root / name for name in self.tars])
-
-
-@functools.lru_cache(maxsize=256)  # as many as a process may well have open
-def _opened(path: str) -> BinaryIO:
-    return Path(path).open("rb", buffering=0)
 
 
 def source(folder: Path) -> ImageSource:
@@ -85,102 +70,16 @@ def source(folder: Path) -> ImageSource:
         UserError: a tar is damaged, compressed or missing, or none holds an image.
     """
     tars = sorted(path.name for path in folder.glob("*.tar"))
-    _check_sizes(folder)
-    found = _members(folder, tars)
-    if not len(found["members"]):
+    if manifest := manifests.read(folder):
+        manifests.check_whole(folder, manifest)
+    packed, paths = index(folder, tars)
+    if not len(packed):
         raise UserError(
             f"The tar files of {folder} hold no image: expected are members that end in "
-            f"{', '.join(sorted(sources.SUFFIXES))}. Give another folder with --data."
+            f"{', '.join(sorted(SUFFIXES))}. Give another folder with --data."
         )
-    storage = Shards(root=folder, tars=tars, members=found["members"])
-    return sources.labelled(folder.resolve().name, storage, found["paths"].tolist())
-
-
-def _members(folder: Path, tars: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Every image's place and its path within its tar."""
-    stats = [(name, s.st_size, s.st_mtime_ns) for name in tars for s in [(folder / name).stat()]]
-    memory = cache_dir() / "shards" / f"{combined(str(folder.resolve()), stats)}.npz"
-    if not memory.is_file():
-        rows = [
-            (k, begin, size, path)
-            for k, name in enumerate(tars)
-            for path, begin, size in images_of(folder / name)
-        ]
-        places = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
-        _save(memory, places, np.array([row[3] for row in rows], str))
-    with np.load(memory) as content:
-        return dict(content)
-
-
-def _save(path: Path, members: NDArray[np.int64], paths: NDArray[np.str_]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("wb") as file:
-        np.savez(file, members=members, paths=paths)
-    partial.rename(path)
-
-
-def images_of(path: Path) -> list[tuple[str, int, int]]:
-    """(class/name, first byte, length) of every image of a tar; raises UserError for a damaged one."""
-    images, labels = [], {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if member.name.endswith(".cls"):
-                    labels[_key(member.name)] = _text(tar, member)
-                elif member.isfile() and sources.is_image(member.name):
-                    images.append((member.name.removeprefix("./"), member.offset_data, member.size))
-    except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The tar file {path} ({path.stat().st_size:,} bytes) cannot be read: {error}. It is truncated, damaged or "
-            f"compressed (images are so already); make or fetch it anew."
-        ) from None
-    return [
-        (f"{labels[_key(name)]}/{name}" if _key(name) in labels else name, begin, size)
-        for name, begin, size in images
-    ]
-
-
-def _key(name: str) -> str:
-    """What WebDataset's members of one sample share: the path up to the base name's first dot."""
-    path = PurePosixPath(name)
-    return str(path.with_name(path.name.split(".")[0]))
-
-
-def _text(tar: tarfile.TarFile, member: tarfile.TarInfo) -> str:
-    file = tar.extractfile(member)
-    assert file is not None
-    # Classes are sorted as text: numbers of equal length keep their order.
-    return file.read().decode().strip().zfill(8)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        return dict(json.loads(path.read_text())) if path.is_file() else {}
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}. Make the tar files anew.") from None
-
-
-def _check_sizes(folder: Path) -> None:
-    """Compare the tars with the manifest, where there is one."""
-    manifest = _manifest(folder)
-    if not manifest:
-        return
-    for name, told in manifest["tars"].items():
-        path = folder / name
-        size = path.stat().st_size if path.is_file() else None
-        if size != told["bytes"]:
-            raise UserError(
-                f"{path} {'is missing' if size is None else f'has {size:,} bytes'}, and {MANIFEST} beside it says "
-                f"{told['bytes']:,}. Fetch it anew, or delete it and make it anew with python -m pretrain.shards."
-            )
-    there = sum(told["images"] for told in manifest["tars"].values())
-    if there != manifest["images"]:
-        raise UserError(
-            f"{folder} holds {there:,} of {manifest['images']:,} images: python -m pretrain.shards was stopped. Run "
-            f"the same command again; it goes on where it was."
-        )
+    storage = Shards(root=folder, tars=tars, packed=packed)
+    return sources.labelled(folder.resolve().name, storage, paths.tolist())
 
 
 def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
@@ -192,7 +91,7 @@ def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
     if not isinstance(whole.storage, sources.Files):
         raise UserError(f"{whole.name} consists of tar files already; name a folder of images.")
     fingerprint = whole.fingerprint
-    manifest = _manifest(out) or {"source": fingerprint, "images": len(whole), "tars": {}}
+    manifest = manifests.read(out) or {"source": fingerprint, "images": len(whole), "tars": {}}
     if manifest["source"] != fingerprint or (not manifest["tars"] and any(out.glob("*.tar"))):
         raise UserError(
             f"{out} holds tar files of other images than {whole.name}'s. Name another folder, or delete that one."
@@ -238,12 +137,12 @@ def _images(whole: ImageSource, start: int) -> Iterator[tuple[str, bytes]]:
 
 def check(folder: Path) -> None:
     """Compare every byte with the manifest; raises UserError for the first tar that differs."""
-    manifest = _manifest(folder)
+    manifest = manifests.read(folder)
     if not manifest:
         raise UserError(
             f"{folder} has no {MANIFEST}; only what python -m pretrain.shards wrote can be checked."
         )
-    _check_sizes(folder)
+    manifests.check_whole(folder, manifest)
     for name, told in manifest["tars"].items():
         if content_sha256(folder, [folder / name]) != told["sha256"]:
             raise UserError(

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
+from bench.images import SUFFIXES, is_image
 from bench.provenance import content_sha256
 from bench.scenes.world import World, ensure
 from pretrain.scenes import Scenes
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 EMBEDDED = {"scenes": "images/train", "species": "species/train"}
 WORLD = World()
 SUBSET = 5  # the stream of random numbers that picks few images
@@ -233,9 +233,3 @@ def image_paths(root: Path) -> list[str]:
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + name for name in names if is_image(name)]
     return sorted(found)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image."""
-    base = name.rsplit("/", 1)[-1]
-    return not base.startswith(".") and os.path.splitext(base)[1].lower() in SUFFIXES  # noqa: PTH122

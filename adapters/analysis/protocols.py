@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any, Literal
 
 from bench.datasets import Dataset, EmbeddedWorld
+from bench.datasets.facts import Facts
 from bench.tasks import Protocol, Task
 
 SAMPLE = (
@@ -134,6 +135,9 @@ IMAGENET_SAMPLES = Dataset(
     licence="ImageNet's terms: non-commercial research",
     root="imagenet-samples",
     splits={"val": (".",)},
+    facts=Facts(
+        counts={"val": 1_000}, gigabytes=0.11, known_from="EliSchwartz/imagenet-sample-images"
+    ),
 )
 FLAT_LAYOUT = Layout(gallery="")
 DATASETS = ((SCENES, SCENES_LAYOUT), (FOLDER, FOLDER_LAYOUT), (IMAGENET_SAMPLES, FLAT_LAYOUT))

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from adapters.analysis.protocols import Analysis, name
 from adapters.openmmlab.classification_protocol import Frozen
 from bench.datasets import Dataset, EmbeddedWorld
+from bench.datasets.facts import Facts
 from bench.datasets.items import Items
 from bench.tasks import Job, Metric, Outcome, Task
 
@@ -68,6 +69,12 @@ GEIRHOS = Dataset(
     licence="CC BY 4.0",
     root="cue_conflict",
     splits={"test": ("cue_conflict.csv", "images")},
+    facts=Facts(
+        counts={"test": 1_200},
+        classes=16,
+        gigabytes=0.136,
+        known_from="rgeirhos/texture-vs-shape: 1,280 stimuli, of which 80 have shape and texture of one class",
+    ),
 )
 METRICS = ("shape_bias", "shape_top1", "texture_top1")
 

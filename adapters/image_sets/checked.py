@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapters.image_sets.listed import LabelledImages, Lists
-from bench import datasets
-from bench.datasets import nearest
+from bench import datasets, tars
+from bench.datasets import nearest, prepared
 from bench.errors import UserError
+from bench.tars import Packed
 
 MALFORMED = (  # what the readers raise at files that are not as they should be
     OSError,
@@ -30,7 +31,7 @@ MALFORMED = (  # what the readers raise at files that are not as they should be
 class Listed:
     """One split, found good: as `Lists`, in the order of the paths; labels are int64."""
 
-    images: "Paths | NDArray[np.uint8]"
+    images: "Paths | Packed | NDArray[np.uint8]"
     labels: NDArray[np.int64]
     classes: Sequence[str]
 
@@ -54,6 +55,22 @@ def listed(entry: LabelledImages, folder: Path, split: str) -> Listed:
     order = np.argsort(names, kind="stable")
     _check_images(entry, folder, names[order])
     return Listed(images=Paths(folder, names[order]), labels=labels[order], classes=found.classes)
+
+
+def packed(entry: LabelledImages, folder: Path, split: str) -> Listed:
+    """Read a split from the tar files that `bench.datasets.prepare` made of it; raises UserError."""
+    told = prepared.manifest(entry, folder, split)
+    images, paths = tars.index(folder / split, sorted(told["tars"]))
+    names = paths.tolist()  # <number of the class>-<its name>/<number of the image>.jpg
+    labels = np.array([name.partition("-")[0] for name in names]).astype(np.int64)
+    if len(labels) != told["images"]:
+        raise UserError(
+            f"The tar files of {folder / split} hold {len(labels):,} images, and their manifest says "
+            f"{told['images']:,}. Delete that folder, and prepare {entry.name} anew."
+        )
+    found = Lists(images=names, labels=labels.tolist(), classes=told["classes"])
+    _check_labels(entry, split, found, labels)
+    return Listed(images=images, labels=labels, classes=told["classes"])
 
 
 def _malformed(entry: LabelledImages, folder: Path, split: str, error: Exception) -> UserError:

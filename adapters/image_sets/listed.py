@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.datasets import Dataset
+from bench.datasets import Dataset, prepared
 from bench.errors import UserError
 
 if TYPE_CHECKING:  # the entries are listed without numpy
@@ -54,13 +54,29 @@ class LabelledImages(Dataset):
     validation: str = ""
     reported_on: str = "test"
 
+    def locate(self, data_root: Path | None) -> Path:
+        """Return the folder of the original or, where that is not there, of what `prepare` made of it.
+
+        Raises UserError that names the file expected.
+        """
+        copy = None if data_root is None else prepared.find(self, data_root)
+        return copy or super().locate(data_root)
+
+    def fingerprint(self, folder: Path) -> str:
+        """As every data set's; of tar files, the hash of their recipe and contents."""
+        if prepared.is_copy(self, folder):
+            return prepared.fingerprint(self, folder)
+        return super().fingerprint(folder)
+
     def listed(self, folder: Path, split: str) -> "Listed":
         """Read a split, by path; raises UserError that names what is wrong with its files.
 
-        The order is that of the paths, whatever the lists' is.
+        The order is that of the paths, whatever the lists' is; tar files were written in it.
         """
         from adapters.image_sets import checked
 
+        if prepared.is_copy(self, folder):
+            return checked.packed(self, folder, split)
         return checked.listed(self, folder, split)
 
 

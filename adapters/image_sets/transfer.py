@@ -12,7 +12,7 @@ from adapters.image_sets import folders, lists
 from adapters.image_sets.from_torchvision import cifar, from_torchvision
 from adapters.image_sets.listed import RESEARCH, LabelledImages
 from adapters.image_sets.names import PET_CLASSES, VOC_CLASSES
-from bench.datasets.facts import Facts
+from bench.datasets.facts import UNREAD, Facts
 
 TRAIN_TEST: Mapping[str, Mapping[str, Any]] = {
     "train": {"split": "train"},
@@ -28,7 +28,7 @@ def _torchvision(name: str, splits: Mapping[str, Mapping[str, Any]], above: int 
 CUB = LabelledImages(
     name="cub",
     source="CUB-200-2011, vision.caltech.edu/datasets/cub_200_2011",
-    licence=RESEARCH,
+    licence=UNREAD,
     root="CUB_200_2011",
     splits=dict.fromkeys(
         ("train", "test"),
@@ -47,7 +47,7 @@ CUB = LabelledImages(
 CARS = LabelledImages(
     name="cars",
     source="Stanford Cars (its own site is gone; copies are about)",
-    licence=RESEARCH,
+    licence=UNREAD,
     root="stanford_cars",
     splits={
         "train": ("devkit/cars_train_annos.mat", "devkit/cars_meta.mat", "cars_train"),
@@ -65,7 +65,7 @@ CARS = LabelledImages(
 AIRCRAFT = LabelledImages(
     name="aircraft",
     source="FGVC-Aircraft 2013b, robots.ox.ac.uk/~vgg/data/fgvc-aircraft",
-    licence="non-commercial research",
+    licence=RESEARCH,
     root="fgvc-aircraft-2013b",
     splits={
         split: (f"data/images_variant_{split}.txt", "data/variants.txt", "data/images")
@@ -84,7 +84,7 @@ AIRCRAFT = LabelledImages(
 FLOWERS = LabelledImages(
     name="flowers",
     source="Oxford 102 Flowers, robots.ox.ac.uk/~vgg/data/flowers/102",
-    licence=RESEARCH,
+    licence=UNREAD,
     root="flowers-102",
     splits=dict.fromkeys(("train", "val", "test"), ("setid.mat", "imagelabels.mat", "jpg")),
     validation="val",
@@ -123,7 +123,7 @@ PETS = LabelledImages(
 FOOD = LabelledImages(
     name="food101",
     source="Food-101, data.vision.ee.ethz.ch/cvl/datasets_extra/food-101",
-    licence=RESEARCH,
+    licence="scientific fair use; the photographs are their owners', under Foodspotting's terms",
     root="food-101",
     splits={split: (f"meta/{split}.json", "images") for split in ("train", "test")},
     read=_torchvision("Food101", TRAIN_TEST),
@@ -142,7 +142,7 @@ def dtd(split: int) -> LabelledImages:
     return LabelledImages(
         name="dtd" if split == 1 else f"dtd-{split}",
         source="Describable Textures r1.0.1, robots.ox.ac.uk/~vgg/data/dtd",
-        licence=RESEARCH,
+        licence=UNREAD,
         root="dtd/dtd",
         splits={part: (f"labels/{part}{split}.txt", "images") for part in ("train", "val", "test")},
         validation="val",
@@ -164,7 +164,7 @@ def dtd(split: int) -> LabelledImages:
 SUN = LabelledImages(
     name="sun397",
     source="SUN397 and its partitions, vision.princeton.edu/projects/2010/SUN",
-    licence=RESEARCH,
+    licence=UNREAD,
     root="SUN397",
     splits={
         "train": ("ClassName.txt", "Training_01.txt"),
@@ -174,9 +174,10 @@ SUN = LabelledImages(
     read_as="partition 1 of 10",
     facts=Facts(
         counts={"train": 19_850, "test": 19_850},
+        gigabytes=39.1,
         classes=397,
         files={"a/abbey/": "images", "Training_01.txt": "of the partitions, put beside the images"},
-        known_from="its partitions: 50 and 50 images a class",
+        known_from="its partitions: 50 and 50 images a class; size from tensorflow/datasets, url_checksums/sun397.txt",
     ),
 )
 CALTECH = LabelledImages(
@@ -212,8 +213,9 @@ VOC = LabelledImages(
     read_as="20 classes, several an image",
     facts=Facts(
         counts={"train": 2_501, "val": 2_510, "test": 4_952},
+        gigabytes=0.911,
         classes=20,
-        known_from="the challenge's development kit",
+        known_from="the challenge's development kit; size from tensorflow/datasets, url_checksums/voc.txt",
     ),
 )
 
@@ -222,7 +224,7 @@ CIFAR_SOURCE = "its Python version, cs.toronto.edu/~kriz/cifar.html"
 CIFAR10 = LabelledImages(
     name="cifar10",
     source=CIFAR_SOURCE,
-    licence=RESEARCH,
+    licence=UNREAD,
     root="cifar-10-batches-py",
     splits={
         "train": (*(f"data_batch_{k}" for k in range(1, 6)), "batches.meta"),
@@ -249,7 +251,7 @@ CIFAR10 = LabelledImages(
 CIFAR100 = LabelledImages(
     name="cifar100",
     source=CIFAR_SOURCE,
-    licence=RESEARCH,
+    licence=UNREAD,
     root="cifar-100-python",
     splits={"train": ("train", "meta"), "test": ("test", "meta")},
     read=functools.partial(cifar, name="CIFAR100"),

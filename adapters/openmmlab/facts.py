@@ -8,20 +8,23 @@ from bench.datasets.facts import Facts
 ADE20K = Facts(
     counts={"train": 20_210, "val": 2_000},
     classes=150,
+    gigabytes=0.97,
     files={
         "images/training/ADE_train_00000001.jpg": "an image",
         "annotations/training/ADE_train_00000001.png": "its mask: 0 for no class, class k as k + 1",
     },
-    known_from="CSAILVision/sceneparsing, the challenge of 2016",
+    known_from="CSAILVision/sceneparsing, the challenge of 2016; the size from a public log of the download of "
+    "ADEChallengeData2016.zip (967,382,037 bytes)",
 )
 VOC2012 = Facts(
     counts={"train": 1_464, "val": 1_449},
     classes=21,
+    gigabytes=2.0,
     files={
         "JPEGImages/2007_000032.jpg": "an image",
         "SegmentationClass/2007_000032.png": "its mask: 0 is the background, 255 no class",
     },
-    known_from="the challenge's development kit of 2012",
+    known_from="the challenge's development kit of 2012; size from tensorflow/datasets, url_checksums/voc.txt",
 )
 CITYSCAPES = Facts(
     counts={"train": 2_975, "val": 500},
@@ -43,11 +46,13 @@ NYU = Facts(
 )
 KITTI = Facts(
     counts={"train": 23_158, "test": 652},
+    gigabytes=189,
     files={
         "images/train/2011_09_26/0000000005.png": "an image, in this folder or below it",
         "annotations/train/2011_09_26/0000000005.png": "its depth in metres times 256, 0: not known",
     },
-    known_from="SwinTransformer/MIM-Depth-Estimation@59ba08d (Eigen's split, improved ground truth)",
+    known_from="SwinTransformer/MIM-Depth-Estimation@59ba08d (Eigen's split, improved ground truth); 14 GB of depth as "
+    "KITTI's page names it, 175 GB of raw data as nianticlabs/monodepth2 says",
 )
 COCO = Facts(
     counts={"train": 118_287, "val": 5_000},
@@ -70,6 +75,9 @@ CROWDPOSE = Facts(
     known_from="Jeff-sjtu/CrowdPose: 10,000, 2,000 and 8,000; its train and val are trained on",
 )
 AP10K = Facts(
+    counts={"train": 7_023, "test": 1_997},
+    classes=54,
     files={"data/000000000001.jpg": "an image of any split"},
-    known_from="AlexTheBad/AP-10K: 10,015 images in all; how many a split has could not be looked up",
+    known_from="AlexTheBad/AP-10K: 10,015 images of 54 species; split 1 of 3 from huggingface.co/datasets/tlpss/"
+    "ap10k-cropped-512x512, with 995 to validate on",
 )

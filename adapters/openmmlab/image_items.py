@@ -8,6 +8,7 @@ from adapters.image_sets.listed import LabelledImages
 from adapters.openmmlab.images import Split, read, split_of
 from bench.datasets import Dataset, EmbeddedWorld
 from bench.datasets.items import Example, Items
+from bench.tars import Packed
 
 
 def items(folder: Path, split: str, dataset: Dataset) -> Items:
@@ -21,12 +22,13 @@ def items(folder: Path, split: str, dataset: Dataset) -> Items:
         said = said if labels.ndim > 1 else str(found.classes[labels[index]])
         return Example(image=read(where), caption=said)
 
+    files = () if isinstance(found.paths, (np.ndarray, Packed)) or labels.ndim > 1 else found.paths
     return Items(
         count=len(found.paths),
         read=example,
         classes=found.classes,
-        files=() if isinstance(found.paths, np.ndarray) or labels.ndim > 1 else found.paths,
-        labels=() if isinstance(found.paths, np.ndarray) or labels.ndim > 1 else labels.tolist(),
+        files=files,
+        labels=labels.tolist() if len(files) else (),
     )
 
 

@@ -6,6 +6,7 @@ layouts are read.
 
 import contextlib
 import dataclasses
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from bench.errors import UserError
 from bench.images import as_rgb
 from bench.normalisation import normalisation
 from bench.results import digest, write_atomic
+from bench.tars import Member, Packed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,13 +36,13 @@ class Split:
     """The images of one split in a fixed order.
 
     Args:
-        paths: of the images; or their pixels, uint8 [n, h, w, 3].
+        paths: of the images; or their places within tar files; or their pixels, uint8 [n, h, w, 3].
         labels: [n], or of images of several classes [n, k], as `Listed` has them.
         classes: names by label.
         held_out: bool [n], which images of train are the official validation split; None: it has none.
     """
 
-    paths: Sequence[Path] | NDArray[np.uint8]
+    paths: Sequence[Path] | Packed | NDArray[np.uint8]
     labels: Sequence[int] | NDArray[Any]
     classes: Sequence[str]
     held_out: NDArray[np.bool_] | None = None
@@ -62,12 +64,12 @@ class Images:
         return self.transform(read(self.split.paths[index])), self.split.labels[index]
 
 
-def read(path: Path | NDArray[np.uint8]) -> Image.Image:
+def read(path: Path | Member | NDArray[np.uint8]) -> Image.Image:
     """Decode an image as RGB, or take its pixels; raises UserError that names the file."""
     if isinstance(path, np.ndarray):
         return Image.fromarray(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             rgb: Image.Image = as_rgb(image)
             return rgb
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -84,10 +86,15 @@ def open_whole(path: Path) -> Image.Image:
         raise unreadable(path, error) from None
 
 
-def unreadable(path: Path, error: Exception) -> UserError:
+def unreadable(path: Path | Member, error: Exception) -> UserError:
     """Say which image cannot be read, and what to do."""
-    size = path.stat().st_size if path.is_file() else 0
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(path, Member):
+        return UserError(
+            f"The image in {path} ({path.size:,} bytes) cannot be read: {reason}. The tar was damaged since it was "
+            f"written; delete it and its entry in the manifest beside it, and prepare the data set again."
+        )
+    size = path.stat().st_size if path.is_file() else 0
     return UserError(
         f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or no image; "
         f"restore or remove it, and run again."

@@ -1,6 +1,7 @@
 """The splits of a task's data: its official ones (`adapters.image_sets`), or the folders train and val."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from adapters.image_sets.listed import LabelledImages
 from adapters.openmmlab.images import Split, check_same, splits
 from bench.datasets import Dataset
 from bench.errors import UserError
+from bench.tars import Packed
 
 
 def splits_of(
@@ -44,9 +46,11 @@ def splits_of(
 
 
 def _check_apart(
-    dataset: LabelledImages, seen: Paths | NDArray[np.uint8], unseen: Paths | NDArray[np.uint8]
+    dataset: LabelledImages,
+    seen: Paths | Packed | NDArray[np.uint8],
+    unseen: Paths | Packed | NDArray[np.uint8],
 ) -> None:
-    """No image may be trained on and reported on; pixels have no names to tell."""
+    """No image may be trained on and reported on; pixels have no names to tell, and `prepare` saw to its tars."""
     if not isinstance(seen, Paths) or not isinstance(unseen, Paths):
         return
     if len(both := np.intersect1d(seen.names, unseen.names)):
@@ -56,13 +60,16 @@ def _check_apart(
         )
 
 
-def _joined(parts: Sequence[Listed]) -> Paths | NDArray[np.uint8]:
+def _joined(parts: Sequence[Listed]) -> Paths | Packed | NDArray[np.uint8]:
     first = parts[0].images
+    if isinstance(first, Packed):
+        rest = [part.images for part in parts[1:] if isinstance(part.images, Packed)]
+        return functools.reduce(Packed.__add__, rest, first)
     if len(parts) == 1 or isinstance(first, np.ndarray):
         assert len(parts) == 1, "pixels with an official validation split"
         return first
-    rest = [part.images.names for part in parts if isinstance(part.images, Paths)]
-    return Paths(first.folder, np.concatenate(rest))
+    names = [part.images.names for part in parts if isinstance(part.images, Paths)]
+    return Paths(first.folder, np.concatenate(names))
 
 
 def _first(split: Split, limit: int | None) -> Split:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.datasets.facts import Facts
+from bench.datasets.facts import UNREAD, Facts
 from bench.provenance import content_sha256
 from bench.results import digest
 
@@ -120,18 +120,20 @@ SCENES = SceneVideos()
 LASOT = Videos(
     name="lasot",
     source="http://vision.cs.stonybrook.edu/~lasot/",
-    licence="research",
+    licence=UNREAD,
     root="lasot",
     splits={"train": ("training_set.txt",), "test": ("testing_set.txt",)},
     layout="lasot",
     definitions=("lasot",),
     facts=Facts(
         counts={"train": 1_120, "test": 280},
+        gigabytes=227,
         md5={"testing_set.txt": "7a3990cb60b2df9f41345738ce1cb788"},
         files={
             "airplane/airplane-1/": "img/, groundtruth.txt, full_occlusion.txt, out_of_view.txt"
         },
-        known_from="HengLan/LaSOT_Evaluation_Toolkit: 280 of 1,400 sequences are tested on",
+        known_from="HengLan/LaSOT_Evaluation_Toolkit: 280 of 1,400 sequences are tested on; size on one lab's disks "
+        "(DeepInsight-PCALab/Dataset-Catalog-, issue 47)",
     ),
 )
 GOT10K = Videos(
@@ -143,42 +145,47 @@ GOT10K = Videos(
     layout="got10k",
     definitions=("got10k",),
     facts=Facts(
-        counts={"val": 180},
+        counts={"train": 9_335, "val": 180, "test": 180},
+        gigabytes=68,
         files={
             "val/GOT-10k_Val_000001/": "00000001.jpg, ..., groundtruth.txt, absence.label, cover.label"
         },
-        known_from="wangdongdut/Online-Visual-Tracking-SOTA",
+        known_from="wangdongdut/Online-Visual-Tracking-SOTA; train from botaoye/OSTrack, lib/train/data_specs; test by "
+        "its folders' numbers; size on one lab's disks (DeepInsight-PCALab/Dataset-Catalog-, issue 53)",
     ),
 )
 TRACKINGNET = Videos(
     name="trackingnet",
     source="https://tracking-net.org",
-    licence="research",
+    licence="GPL-3.0, as its authors' copy at huggingface.co/datasets/SilvioGiancola/TrackingNet says",
     root="trackingnet",
     splits={"train": ("TRAIN_0",), "test": ("TEST/anno", "TEST/frames")},
     layout="trackingnet",
     definitions=("trackingnet",),
     facts=Facts(
         counts={"train": 30_132, "test": 511},
+        gigabytes=1114,
         files={
             "TRAIN_0/anno/": "boxes, a file a sequence",
             "TRAIN_0/frames/": "a folder a sequence",
         },
-        known_from="wangdongdut/Online-Visual-Tracking-SOTA",
+        known_from="SilvioGiancola/TrackingNet-devkit: 12 chunks of 2,511, about 90 GB each, and 511, 34 GB (issue 19)",
     ),
 )
 OTB = Videos(
     name="otb",
     source="http://cvlab.hanyang.ac.kr/tracker_benchmark/datasets.html",
-    licence="research",
+    licence=UNREAD,
     root="otb100",
     splits={"test": (".",)},
     layout="otb",
     definitions=("otb",),
     facts=Facts(
         counts={"test": 100},
+        gigabytes=2.76,
         files={"Basketball/": "img/0001.jpg, ..., groundtruth_rect.txt"},
-        known_from="its name: 100 targets, two of them in Jogging and two in Skating2",
+        known_from="its name: 100 targets, two in Jogging and two in Skating2; botaoye/OSTrack lists 100; size on "
+        "one lab's disks (DeepInsight-PCALab/Dataset-Catalog-, issue 38)",
     ),
 )
 COCO = Videos(

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+UNREAD = "its terms could not be looked up: take it for research alone"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:

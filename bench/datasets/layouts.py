@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from bench.datasets import EmbeddedWorld
-from bench.datasets.catalogue import Entry
+from bench.datasets import Dataset, EmbeddedWorld
+from bench.datasets.catalogue import Entry, counts
 
 MARGIN = 60  # where remarks begin
 
@@ -14,6 +14,7 @@ def layout(entry: Entry) -> str:
     """A data set's layout below the data root, with the split that each path belongs to."""
     dataset = entry.dataset
     head = f"{dataset.name} ({entry.names})\n  from {dataset.source}; licence: {dataset.licence}\n"
+    head += _official(dataset)
     if isinstance(dataset, EmbeddedWorld):
         return f"{head}  made on first use; nothing to lay out\n"
     remarks: dict[str, list[str]] = {}
@@ -25,6 +26,14 @@ def layout(entry: Entry) -> str:
     said |= {path: what for path, what in dataset.facts.files.items() if path not in said}
     lines = [f"  DIR{'' if dataset.root == '.' else f'/{dataset.root}'}/"]
     return head + "\n".join(lines + _tree(said)) + "\n"
+
+
+def _official(dataset: Dataset) -> str:
+    """What its authors say that it holds, and where that was read; nothing where nothing was."""
+    facts = dataset.facts
+    told = [counts(dataset)] * bool(facts.counts)
+    told += [f"{facts.gigabytes:g} GB"] * bool(facts.gigabytes)
+    return f"  {'; '.join(told)} (known from: {facts.known_from})\n" if told else ""
 
 
 def _tree(remarks: Mapping[str, str]) -> list[str]:

@@ -2,20 +2,19 @@
 
     python -m bench.datasets prepare imagenet --data-root DIR --out OUT
     python -m pretrain.run --data OUT/train ...
+    python -m bench.run --task classification/imagenet --data-root ROOT ...     (OUT being ROOT/imagenet)
 
 writes OUT/<split>/000000.tar, ... and their hashes into OUT/<split>/manifest.json: the layout of
-`pretrain.shards`. The same command goes on after a kill, within the tar that was being written. Tasks do
-not read tar files: unpacked (tar xf, each split in a folder of its name) they are `classification/folder`.
+`pretrain.shards`. The same command goes on after a kill, within the tar that was being written. How
+tasks find it: `bench.datasets.prepared`.
 """
 
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,15 +23,16 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 
 from bench import lease
+from bench.datasets import manifests, prepared
 from bench.datasets.catalogue import Entry, missing
-from bench.datasets.items import Items
+from bench.datasets.manifests import MANIFEST
+from bench.datasets.originals import Source, check_apart, source_of
 from bench.datasets.parallel import spread
 from bench.errors import UserError
 from bench.images import as_rgb
 from bench.provenance import file_sha256
 from bench.results import digest, write_atomic
 
-MANIFEST = "manifest.json"
 DAMAGED = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
@@ -67,47 +67,17 @@ def prepare(
     if len(entries) > 1:
         names = " or ".join(entry.tasks[0].name for entry in entries)
         raise UserError(f"One data set is prepared at a time. Name {names}.")
-    entry, task = entries[0], entries[0].tasks[0]
+    entry = entries[0]
     reasons = {s: missing(entry.dataset, s, data_root) for s in entry.dataset.splits}
     there = [split for split, reason in reasons.items() if reason is None]
     if not there:
         raise next(reason for reason in reasons.values() if reason)
-    for split in there:
-        folder = entry.dataset.only([split]).locate(data_root)
-        items = task.items(folder, split) if task.items else None
-        if items is None or not len(items.files):
-            raise UserError(
-                f"{task.name} cannot be prepared: that is for sets of image files with one class each, and large "
-                f"ones; labels of other kinds would no longer fit images of another size. Use it as it is."
-            )
-        name = f"{entry.dataset.name} {split}"
-        yield _split(Source(name=name, folder=folder, items=items), out / split, recipe)
+    found = {split: source_of(entry, split, data_root, out) for split in there}
+    check_apart(list(found.values()))
+    for split, source in found.items():
+        yield _split(source, out / split, recipe)
     for split in reasons.keys() - there:
         yield f"{entry.dataset.name} {split}: missing, and left out"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """The images of a split, below the data set's folder."""
-
-    name: str
-    folder: Path
-    items: Items
-
-    def member(self, place: int) -> str:
-        """The name in the tar: the class's number and name as a folder, so that these sort alike."""
-        label = int(self.items.labels[place])
-        name = re.sub(r"[^\w.-]+", "_", self.items.classes[label])[:60]
-        return f"{label:05d}-{name}/{place:08d}.jpg"
-
-    def state(self, places: range) -> str:
-        """A hash of the paths, sizes and classes of some images: whether they are still the same."""
-        value = hashlib.sha256()
-        for place in places:
-            path = self.items.files[place]
-            said = f"{path.relative_to(self.folder)} {path.stat().st_size} {self.member(place)}\n"
-            value.update(os.fsencode(said))
-        return value.hexdigest()
 
 
 def _split(source: Source, out: Path, recipe: Recipe) -> str:
@@ -139,14 +109,8 @@ def _held(source: Source, out: Path, recipe: Recipe) -> str:
     size = sum(told["bytes"] for told in manifest["tars"].values())
     return (
         f"{source.name}: {source.items.count:,} images in {len(starts)} tar files of {size / 1e9:.2f} GB in {out}, "
-        f"{made:,} of them converted now; fingerprint {fingerprint(manifest)[:16]}"
+        f"{made:,} of them converted now; fingerprint {prepared.of_split(manifest)[:16]}"
     )
-
-
-def fingerprint(manifest: Mapping[str, Any]) -> str:
-    """The hash of the recipe and of every tar's bytes."""
-    hashes = [told["sha256"] for _, told in sorted(manifest["tars"].items())]
-    return digest([manifest["recipe"], manifest["classes"], hashes])
 
 
 def _manifest(source: Source, out: Path, recipe: Recipe) -> dict[str, Any]:
@@ -158,16 +122,12 @@ def _manifest(source: Source, out: Path, recipe: Recipe) -> dict[str, Any]:
         "classes": list(source.items.classes),
     }
     new = {**about, "source": digest(about), "tars": {}}
-    path = out / MANIFEST
-    if not path.is_file():
+    there = manifests.read(out)
+    if not there:
         if any(out.glob("*.tar")):
             raise UserError(f"{out} holds tar files without a {MANIFEST}. Give another --out.")
-        write_atomic(path, json.dumps(new, indent=1))
+        write_atomic(out / MANIFEST, json.dumps(new, indent=1))
         return new
-    try:
-        there = dict(json.loads(path.read_text("utf-8")))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: {error}. Delete {out} and prepare it anew.") from None
     if there.get("source") != new["source"]:
         differ = [key for key in about if there.get(key) != about[key]]
         raise UserError(

@@ -21,7 +21,7 @@ from bench.errors import UserError
 ROOT = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
 SUBSETS = {
     "ade20k": ["train: missing: ade20k is not complete", "val: 3 of 2,000 images: a subset, 150"],
-    "ap10k": ["train: missing", "nearest there", "test: 2 images, 54 classes; 2 opened"],
+    "ap10k": ["train: missing", "nearest there", "test: 2 of 1,997 images: a subset, 54 classes; 2 opened"],
     "coco": ["train: 80 of 118,287", "val: 79 of 5,000 images: a subset", "val: 39 of 5,000 images",
              "detections: missing: coco is not complete"],
     "crowdpose": ["train: missing", "test: 2 of 8,000 images: a subset", "detections: missing"],
@@ -36,7 +36,7 @@ SUBSETS = {
     "nyu": ["train: missing", "test: 5 of 654 images: a subset; 5 opened: 224x224 to 640x480"],
     "otb": ["test: 4 of 100 sequences: a subset; 4 opened"],
     "pets": ["train: 300 of 3,680 images: a subset, 37 classes", "test: 298 of 3,669 images"],
-    "tiny-imagenet": ["train: 3,200 images, 200 classes; 8 opened: 64x64", "val: 800 images"],
+    "tiny-imagenet": ["train: 3,200 of 100,000 images: a subset, 200 classes; 8 opened", "val: 800 of"],
     "voc": ["train: 63 of 1,464 images: a subset, 21 classes", "val: 64 of 1,449 images: a subset"],
 }  # fmt: skip
 
