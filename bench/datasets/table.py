@@ -44,8 +44,9 @@ digest with one of the original. Pretraining reads them with `--data FAST/NAME/t
 - **hours on 8 GPUs**: computed, not measured: the arithmetic of ViT-B/16, forward and backward (forward alone on a
   frozen backbone), over all images that are trained on, for each epoch, on A100s at {RATE / 1e12:.0f} TFLOP/s each (two
   fifths of their peak in bf16). Where features are extracted once, it is one forward pass of all images, on the one GPU
-  that does it. Loading is not in it, nor the search for hyper-parameters. A dash where the head's share is not small,
-  so that this would say too little, and where the number of images is not known.
+  that does it. Loading is not in it, nor the search for hyper-parameters. "Over" where the head is not in it either and
+  its share is not small, or where an image has several persons, of which each is a crop. A dash where the number of
+  images is not known.
 - **published reference**: what the protocol's entry names as the number to expect, and of which backbone.
 """
 
@@ -114,24 +115,35 @@ def _published(protocol: Any) -> str:
 def _hours(task: Task, protocol: Any) -> str:
     """See the page's introduction."""
     counts = task.dataset.facts.counts
-    if task.family not in PLAIN_HEADS or "train" not in counts:
+    if "train" not in counts or not hasattr(protocol, "epochs"):
         return "-"
-    if "train_dataloader" not in task.upstream(task, protocol):
+    if task.family in PLAIN_HEADS and "train_dataloader" not in task.upstream(task, protocol):
         operations = sum(counts.values()) * forward(protocol.img_size)
         return f"{_rounded(operations / RATE / 3600)} (1 GPU)"
     passes = protocol.epochs * (1 if protocol.frozen else 3)
+    hours = passes * _epoch(task, protocol) / GPUS / RATE / 3600
+    return _rounded(hours) if task.family in PLAIN_HEADS else f"over {hours:.2g}"
+
+
+def _epoch(task: Task, protocol: Any) -> float:
+    """Operations of the backbone, forward, on all that an epoch shows it."""
+    counts, size = task.dataset.facts.counts, protocol.img_size
+    if pairs := getattr(protocol, "pairs", 0):
+        return float(pairs * (forward(size) + forward(protocol.template_size)))
     trained_on = counts["train"] + counts.get(getattr(task.dataset, "validation", ""), 0)
-    operations = trained_on * passes * forward(protocol.img_size)
-    return _rounded(operations / GPUS / RATE / 3600)
+    width, window = getattr(protocol, "img_width", size), getattr(protocol, "window_size", 0)
+    return trained_on * forward(size, width, window)
 
 
-def forward(img_size: int) -> float:
+def forward(img_size: int, width: int = 0, window: int = 0) -> float:
     """Operations of ViT-B/16 on an image: multiplications and additions of its blocks (arXiv 2010.11929).
 
-    A block's four projections and its MLP are 12 d^2 multiplications a token, attention 2 n d.
+    A block's four projections and its MLP are 12 d^2 multiplications a token, attention 2 n d, where n are all
+    tokens or, in two of three blocks, those of a window (ViTDet, arXiv 2203.16527).
     """
-    tokens = (img_size // PATCH) ** 2 + 1
-    return 2.0 * DEPTH * tokens * (12 * WIDTH**2 + 2 * tokens * WIDTH)
+    tokens = (img_size // PATCH) * ((width or img_size) // PATCH) + 1
+    seen = (tokens + 2 * window**2) / 3 if window else tokens
+    return 2.0 * DEPTH * tokens * (12 * WIDTH**2 + 2 * seen * WIDTH)
 
 
 def _rounded(hours: float) -> str:

@@ -35,6 +35,14 @@ def test_hours_by_hand() -> None:
     assert "83.6" in cells[7]
 
 
+def test_hours_of_a_backbone_alone_are_a_least() -> None:
+    """ViTDet: 100 epochs of COCO; a third of the blocks attend to all 4,097 tokens, the others to windows of 196."""
+    rows = table.page(catalogue.entries()).splitlines()
+    coco = next(row for row in rows if "`detection/coco`" in row)
+    one = 2 * 12 * 4097 * 12 * 768**2 + 4 * 768 * 4097 * (4 * 4097 + 8 * 196)
+    assert f"| over {118_287 * 100 * 3 * one / 8 / 124.8e12 / 3600:.2g} |" in coco
+
+
 def test_names_that_differ_in_a_number_share_a_cell() -> None:
     assert table._span(["a-10", "a-2", "a-1"]) == "`a-1 to 10`"
     assert table._span(["frozen", "dtd", "dtd-2", "dtd-3"]) == "`frozen`, `dtd`, `dtd-2 to 3`"
