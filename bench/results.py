@@ -16,6 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from bench.errors import UserError
 
 SCHEMA = 3  # 1 had no curves, 2 no hash of itself
@@ -69,25 +71,33 @@ class Result:
         for name, curve in self.curves.items():
             line = json.dumps([float(f"{value:.5g}") for value in curve], allow_nan=False)
             text = text.replace(json.dumps(f"curve {name}"), line)
-        return _sealed(text)
+        return _sealed(text.encode()).decode()
 
     @classmethod
-    def from_json(cls, text: str) -> "Result":
+    def from_json(cls, text: bytes) -> "Result":
         """Parse a record; raises UserError when it is malformed, edited by hand, or of a later schema."""
-        try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"not JSON ({error})") from None
-        seal = record.pop("sha256", None) if isinstance(record, dict) else None
+        record = _parsed(text)
         sealed = isinstance(record, dict) and record.get("schema") == SCHEMA
         if isinstance(record, dict):
+            record.pop("sha256", None)
             record = _upgraded(record)
         if odd := _odd(record):
             raise UserError(f"not a record of schema {SCHEMA}: {odd}")
-        if sealed and not (text.endswith(f'{SEAL}{seal}"{CLOSING}') and _hash(text) == seal):
+        if sealed and text != _sealed(text.rpartition(SEAL)[0] + CLOSING):
             raise UserError("its content is not what its sha256 says: it was edited by hand")
-        nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
-        return cls(**{**record, "metrics": nan})
+        record["metrics"] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+        return cls(**record)
+
+
+def _parsed(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)  # a hundred thousand records in a quarter of json's time
+    except orjson.JSONDecodeError:
+        pass  # what it refuses may be a lone surrogate of a file's name: json has the last word
+    try:
+        return json.loads(text.decode())
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON ({error})") from None
 
 
 def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
@@ -97,19 +107,14 @@ def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"schema": SCHEMA} if record.get("schema") in (1, 2) else record
 
 
-CLOSING = "\n}\n"
-SEAL = ',\n "sha256": "'
+CLOSING = b"\n}\n"
+SEAL = b',\n "sha256": "'
 
 
-def _sealed(text: str) -> str:
+def _sealed(text: bytes) -> bytes:
     """A record's JSON with the hash of what it was without it, as the last key."""
-    return f'{text.removesuffix(CLOSING)}{SEAL}{_hash(text)}"{CLOSING}'
-
-
-def _hash(text: str) -> str:
-    """Of a record's JSON, without the hash that it may end with."""
-    body = text.rpartition(SEAL)[0] + CLOSING if SEAL in text else text
-    return hashlib.sha256(body.encode()).hexdigest()
+    seal = hashlib.sha256(text).hexdigest().encode()
+    return text.removesuffix(CLOSING) + SEAL + seal + b'"' + CLOSING
 
 
 def _odd(record: object) -> str:
@@ -180,8 +185,8 @@ class Store:
     def read(self, path: Path) -> Result:
         """Read one record; raises UserError that names the file."""
         try:
-            return Result.from_json(path.read_bytes().decode())  # read_text takes twice as long
-        except (UserError, OSError, UnicodeDecodeError) as error:
+            return Result.from_json(path.read_bytes())
+        except (UserError, OSError) as error:
             raise UserError(
                 f"The record {path} cannot be read: {error}. Delete it and run again, or restore it."
             ) from None
