@@ -127,25 +127,24 @@ def _odd(record: object) -> str:
     fields = _fields()
     if differ := sorted(fields.keys() ^ record.keys()):
         return f"keys missing or unknown: {', '.join(differ)}"
-    wrong = [name for name, kind in fields.items() if not isinstance(record[name], kind)]
-    wrong += [f"metrics.{k}" for k, v in _items(record["metrics"]) if not _is_number(v)]
+    wrong = [name for name, kinds in fields.items() if type(record[name]) not in kinds]
+    wrong += [f"metrics.{k}" for k, v in _items(record["metrics"]) if type(v) not in NUMBER]
     wrong += [f"{k}.name" for k in ("backbone", "protocol", "data") if not _is_named(record[k])]
     return f"unfit values of {', '.join(wrong)}" if wrong else ""
 
 
+NUMBER = (float, int, type(None))  # of a metric; a bool is none
+
+
 @functools.cache
-def _fields() -> dict[str, Any]:
+def _fields() -> dict[str, tuple[type, ...]]:
     """A record's keys, with the types that JSON gives their values."""
-    kinds: dict[Any, Any] = {str: str, int: int, bool: bool, str | None: (str, type(None))}
-    return {field.name: kinds.get(field.type, dict) for field in dataclasses.fields(Result)}
+    kinds: dict[Any, Any] = {str: (str,), int: (int,), bool: (bool,), str | None: (str, type(None))}
+    return {field.name: kinds.get(field.type, (dict,)) for field in dataclasses.fields(Result)}
 
 
 def _items(value: object) -> list[tuple[str, object]]:
     return list(value.items()) if isinstance(value, dict) else []
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _is_named(value: object) -> bool:
@@ -203,10 +202,10 @@ class Store:
         for path in self.paths():
             yield self.read(path)
 
-    def paths(self, task: str = "*/*") -> list[Path]:
-        """Every record's path (of one task), sorted."""
+    def paths(self, task: str = "*/*", ending: str = ".json") -> list[Path]:
+        """Every record's path (of one task), sorted; with another `ending` of what lies beside records."""
         # A hundred thousand are listed and sorted as strings in a tenth of the time.
-        below = glob.glob(f"{task}/*@*/*-seed*.json", root_dir=self.root)  # noqa: PTH207
+        below = glob.glob(f"{task}/*@*/*-seed*{ending}", root_dir=self.root)  # noqa: PTH207
         return [self.root / path for path in sorted(below)]
 
 

@@ -39,7 +39,7 @@ class Row:
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost ("device_hours", "images_per_second", "data_wait") over the seeds that recorded it."""
-        values = [r.cost[key] for r in self.results if r.cost.get(key) is not None]
+        values = [cost for r in self.results if (cost := r.cost.get(key)) is not None]
         return math.fsum(values) / len(values) if values else None
 
 

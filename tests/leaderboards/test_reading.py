@@ -11,12 +11,17 @@ def test_many_records_are_read_by_several_processes_to_the_same_pages(
             for seed in range(3):
                 write(task=task, backbone=backbone, seed=seed, metrics={"top1": 50.0 + seed})
     write(task="pose/scenes", backbone="c").write_text("{")
+    for task in ("pose/scenes", "pose/scenes-2"):  # which comes first as a path
+        record = write(task=task, metrics={"top1": 1.0})
+        record.with_name(record.stem + "-a.png").write_bytes(b"")
     one = reading.read(results_dir)
     monkeypatch.setattr(reading, "MANY", 0)
     several = reading.read(results_dir)
-    assert one.records == several.records == 12
+    assert one.records == several.records == 14
     assert one.broken == several.broken
     assert "c@a1a1a1a1" in one.broken[0]
+    assert one.pictures == several.pictures
+    assert [path.parts[-3] for path in one.pictures] == ["scenes-2", "scenes"]
     assert all_pages(one.standings) == all_pages(several.standings)
 
 
