@@ -85,8 +85,12 @@ class Result:
             raise UserError(f"not a record of schema {SCHEMA}: {odd}")
         if sealed and text != _sealed(text.rpartition(SEAL)[0] + CLOSING):
             raise UserError("its content is not what its sha256 says: it was edited by hand")
-        record["metrics"] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
-        return cls(**record)
+        if None in record["metrics"].values():
+            nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+            record["metrics"] = nan
+        made = object.__new__(cls)
+        vars(made).update(record)  # what __init__ does key by key, in a third of its time
+        return made
 
 
 def _parsed(text: bytes) -> Any:

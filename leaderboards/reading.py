@@ -102,7 +102,6 @@ def _lean(result: Result, shared: dict[Any, Any]) -> Result:
         "protocol": shared.setdefault(result.digest, result.protocol),
         "data": shared.setdefault((result.digest, str(result.data)), result.data),
         "selection": shared.setdefault(_chosen(result.selection), result.selection),
-        "metrics": {shared.setdefault(key, key): value for key, value in result.metrics.items()},
         "curves": {},
         "cost": {key: result.cost[key] for key in SHOWN if key in result.cost},
         "environment": {},

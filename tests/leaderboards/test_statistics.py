@@ -183,7 +183,7 @@ def test_rank_intervals_of_many_rows_are_those_of_pairs_one_by_one(kept):
     draw = random.Random(1)
     rows = [
         {seed: draw.gauss(row / 9, 0.3) for seed in range(4) if seed < 2 or draw.random() < kept}
-        for row in range(2 * BLOCK + 7)
+        for row in range(BLOCK + 7)
     ]
     found = rank_intervals(rows, higher_is_better=True)
     assert len(set(found)) > 20
