@@ -155,6 +155,21 @@ def _is_named(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("name"), str)
 
 
+def weights8(backbone: Json) -> str:
+    """What tells two backbones of one name apart in a record's path, from what the record says of the backbone."""
+    if backbone.get("method") == "baseline":
+        return "baseline"
+    sha256, mean, std, part, tag = map(
+        backbone.get, ("weights_sha256", "mean", "std", "part", "tag")
+    )
+    told = (part, tag if sha256 else "", *(backbone.get("allow_partial") or ()))
+    if any(told):
+        return digest([sha256, mean, std, *told])[:8]
+    if mean or std:
+        return digest([sha256, mean, std])[:8]
+    return sha256[:8] if sha256 else "scratch"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunKey:
     """What identifies a number: task, backbone with its weights, digest and seed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.results import Json, Result, Store
+from bench.results import Json, Result, Store, weights8
 from leaderboards import cores
 from leaderboards.standings import Section, sections
 
@@ -61,7 +61,7 @@ def read_task(store: Store, task: str) -> Reading:
     for path in files:
         if path.name.endswith(".json"):
             try:
-                results[path] = _lean(_in_place(store.read(path), path), shared)
+                results[path] = _lean(_in_place(store.read(path), path), path.parent.name, shared)
             except UserError as error:
                 broken.append(f"Left out: {error}")
     return Reading(
@@ -84,7 +84,8 @@ def _pictures(files: list[Path], results: Mapping[Path, Result]) -> dict[Path, R
 
 def _in_place(result: Result, path: Path) -> Result:
     # A copied file would count as one more seed and narrow the interval.
-    place = f"{result.task}/{path.parent.name}/{result.digest[:8]}-seed{result.seed}.json"
+    folder = f"{result.backbone['name'].replace('/', '--')}@{weights8(result.backbone)}"
+    place = f"{result.task}/{folder}/{result.digest[:8]}-seed{result.seed}.json"
     if not path.as_posix().endswith(f"/{place}"):
         raise UserError(
             f"The record {path} holds the number of {place}: a copy, or moved by hand. "
@@ -93,12 +94,11 @@ def _in_place(result: Result, path: Path) -> Result:
     return result
 
 
-def _lean(result: Result, shared: dict[Any, Any]) -> Result:
-    """A record without what no page shows, and with one copy of what is the same in many."""
-    backbone = result.backbone["name"], result.backbone["weights_sha256"]
+def _lean(result: Result, backbone: str, shared: dict[Any, Any]) -> Result:
+    """A record without what no page shows, and with one copy of what is the same in many of a `backbone`."""
     changes = {
         "backbone": shared.setdefault(backbone, result.backbone),
-        "load_report": shared.setdefault((*backbone, "loading"), result.load_report),
+        "load_report": shared.setdefault((backbone, "loading"), result.load_report),
         "protocol": shared.setdefault(result.digest, result.protocol),
         "data": shared.setdefault((result.digest, str(result.data)), result.data),
         "selection": shared.setdefault(_chosen(result.selection), result.selection),

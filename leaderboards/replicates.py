@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Result, RunKey, Store
+from bench.results import Result, RunKey, Store, weights8
 from leaderboards.analyses import shown
 from leaderboards.claims import SCRATCH, few
 from leaderboards.comparisons import Score
-from leaderboards.standings import Row, Section, weights8
+from leaderboards.standings import Row, Section
 
 ORDER = (SCRATCH, "supervised", "moco", "mae", "r-mae", "c-mae", "simmim")
 BLOCKS = 12  # of the papers' ViT-B

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bench.results import Json, Result
+from bench.results import Json, Result, weights8
 from leaderboards.statistics import Interval, mean_interval, rank_intervals, tie
 
 
@@ -90,13 +90,6 @@ def sections(results: Iterable[Result]) -> list[Section]:
 def mode(protocol: Json) -> str:
     """Say how the backbone is used, "frozen" or "fine-tuned"; the two are never mixed."""
     return "frozen" if protocol["frozen"] else "fine-tuned"
-
-
-def weights8(backbone: Json) -> str:
-    """Return what names the weights in a record's path: eight digits of their hash, "scratch" or "baseline"."""
-    if backbone.get("method") == "baseline":
-        return "baseline"
-    return str(backbone["weights_sha256"] or "scratch")[:8]
 
 
 @functools.cache  # every row of a backbone says the same

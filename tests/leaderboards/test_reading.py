@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+from bench.results import RunKey, Store, weights8
 from leaderboards import reading
 from leaderboards.render import all_pages
 from leaderboards.standings import sections
@@ -32,3 +35,21 @@ def test_a_reading_shows_what_the_records_show(write, result, results_dir):
         write(seed=seed, metrics={"top1": 50.0 + seed}, **changes)
     found = reading.read(results_dir)
     assert all_pages(found.standings) == all_pages(sections(records))
+
+
+def test_one_file_under_two_tags_is_two_backbones(result, results_dir):
+    for tag in ("", "in1k"):
+        for seed in range(2):
+            made = result(seed=seed)
+            made = replace(made, backbone={**made.backbone, "tag": tag})
+            key = RunKey(
+                task=made.task,
+                backbone="vit",
+                weights8=weights8(made.backbone),
+                digest=made.digest,
+                seed=seed,
+            )
+            Store(results_dir).write(key, made)
+    (section,) = reading.read(results_dir).standings
+    assert sorted(row.n for row in section.rows) == [2, 2]
+    assert len({row.weights8 for row in section.rows}) == 2
