@@ -27,7 +27,7 @@ from bench.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.loading import LoadReport
 from bench.provenance import file_sha256
-from bench.results import digest
+from bench.results import weights8
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,14 +64,7 @@ class Backbone:
     @property
     def weights8(self) -> str:
         """What tells two backbones of one name apart in a record's path."""
-        if self.method == "baseline":
-            return self.method
-        told = (self.part, self.tag if self.sha256 else "", *self.allow_partial)
-        if any(told):
-            return digest([self.sha256, self.mean, self.std, *told])[:8]
-        if self.mean or self.std:
-            return digest([self.sha256, self.mean, self.std])[:8]
-        return self.sha256[:8] if self.sha256 else "scratch"
+        return weights8({**vars(self), "weights_sha256": self.sha256})
 
 
 def resolve(spec: str, entries: Mapping[str, Backbone] | None = None) -> Backbone:

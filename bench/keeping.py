@@ -27,7 +27,7 @@ def beside(record: Path, name: str) -> Path:
 def kept(run: Run) -> Result | None:
     """What an earlier process computed, and could not write into the store."""
     path = run.folder / KEPT
-    return Result.from_json(path.read_text("utf-8")) if path.is_file() else None
+    return Result.from_json(path.read_bytes()) if path.is_file() else None
 
 
 def keep(run: Run, result: Result) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from bench.results import Result
+from bench.results import Result, weights8
 from leaderboards.correlation import FEWEST, Correlation, kendall
 from leaderboards.markdown import (
     MARK,
@@ -18,7 +18,7 @@ from leaderboards.markdown import (
     page_name,
     table,
 )
-from leaderboards.standings import Row, Section, mode, weights8
+from leaderboards.standings import Row, Section, mode
 from leaderboards.statistics import CONFIDENCE
 
 REFERENCE = "reference/"  # metrics of a record that are others' numbers

@@ -4,7 +4,6 @@
 those of the markdown; equal records give equal bytes.
 """
 
-import glob
 import json
 import re
 import shutil
@@ -12,17 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
 from urllib.parse import quote
 
 from bench.errors import UserError
-from bench.results import Result, RunKey, write_atomic
+from bench.results import Result, write_atomic
 from leaderboards import analysis_chapter, chapters
 from leaderboards.markdown import LEGEND, MARK
 from leaderboards.markup import bullets, inline, slug
 from leaderboards.measures import scatter_data
 from leaderboards.overview import REPRODUCE
 from leaderboards.published import TITLE, Published
-from leaderboards.standings import Section, weights8
+from leaderboards.standings import Section
 
 PAGE = "index.html"
 PICTURES = "pictures"
@@ -31,55 +31,28 @@ SCRIPTS = ("tables.js", "scatter.js")  # in one module: the second draws what th
 
 
 def write(
-    standings: Sequence[Section], published: Sequence[Published], out: Path, *, records: Path
+    standings: Sequence[Section],
+    published: Sequence[Published],
+    out: Path,
+    pictures: Mapping[Path, Result] = MappingProxyType({}),
 ) -> list[Path]:
-    """Write the page, and copy the pictures that lie beside the records of `records`; returns the files.
+    """Write the page, and copy the `pictures`, each of a record; returns the files.
 
     Raises UserError where `out` holds an index.html that this did not write.
     """
-    page, found = out / PAGE, pictures(standings, records)
+    page = out / PAGE
     if page.exists() and MARK not in page.read_text("utf-8", errors="replace")[:200]:
         raise UserError(
             f"{page} was not written by this command and would be lost. "
             f"Give another folder with --html DIR, or move that file."
         )
-    copies = [out / picture_place(path) for path in found]
+    copies = [out / picture_place(path) for path in pictures]
     for folder in {out, *(copy.parent for copy in copies)}:
         folder.mkdir(parents=True, exist_ok=True)
-    for path, copy in zip(found, copies, strict=True):
+    for path, copy in zip(pictures, copies, strict=True):
         shutil.copyfile(path, copy)
-    write_atomic(page, html(standings, published, found))
+    write_atomic(page, html(standings, published, pictures))
     return [page, *copies]
-
-
-def pictures(standings: Sequence[Section], records: Path) -> dict[Path, Result]:
-    """Return the images that lie beside records, `<record>*.png`, sorted, each with its record."""
-    paths = sorted(glob.glob("*/*/*@*/*-seed*.png", root_dir=records))  # noqa: PTH207
-    tasks = {path.rsplit("/", 2)[0] for path in paths}  # most have none
-    results = {
-        _key(result).path.with_suffix(""): result
-        for section in standings
-        if section.task in tasks
-        for result in (*section.results, *section.failed)
-    }
-    found = {}
-    for path in (records / path for path in paths):
-        # The seed is read whole, or seed 1 would have the pictures of seed 10.
-        stem = re.match(r".*?-seed\d+", path.name)
-        result = results.get(path.relative_to(records).with_name(stem[0])) if stem else None
-        if result is not None:
-            found[path] = result
-    return found
-
-
-def _key(result: Result) -> RunKey:
-    return RunKey(
-        task=result.task,
-        backbone=result.backbone["name"],
-        weights8=weights8(result.backbone),
-        digest=result.digest,
-        seed=result.seed,
-    )
 
 
 def picture_place(path: Path) -> Path:
@@ -90,7 +63,7 @@ def picture_place(path: Path) -> Path:
 def html(
     standings: Sequence[Section],
     published: Sequence[Published] = (),
-    found: Mapping[Path, Result] | None = None,
+    pictures: Mapping[Path, Result] = MappingProxyType({}),
 ) -> str:
     """Return the page as one text."""
     tasks = sorted({section.task for section in standings})
@@ -103,7 +76,7 @@ def html(
         ("published", TITLE): chapters.published(published),
         ("failed", "Failed runs"): chapters.failed(standings),
         ("superseded", "Superseded"): chapters.superseded(standings),
-        ("pictures", "Pictures of analyses"): _figures(found or {}),
+        ("pictures", "Pictures of analyses"): _figures(pictures),
     }
     links = [(ident, title) for (ident, title), body in parts.items() if body]
     return Template((ASSETS / "index.html").read_text("utf-8")).substitute(
@@ -134,8 +107,8 @@ def _chapter(ident: str, title: str, body: str) -> str:
     return f"{head}{body}</section>\n" if body else ""
 
 
-def _figures(found: Mapping[Path, Result]) -> str:
-    return "".join(_figure(path, result) for path, result in found.items())
+def _figures(pictures: Mapping[Path, Result]) -> str:
+    return "".join(_figure(path, result) for path, result in pictures.items())
 
 
 def _figure(path: Path, result: Result) -> str:

@@ -42,8 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _render(args: argparse.Namespace) -> int:
     found, numbers = read(args.results), published.load(args.published)
-    beside = page.pictures(found.standings, args.results)
-    pages = all_pages(found.standings, numbers, beside, args.out, args.results)
+    pages = all_pages(found.standings, numbers, found.pictures, args.out, args.results)
     stale = stale_pages(pages, args.out)
     extracts = {path: extract.put(path, pages[OVERVIEW], args.out) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
@@ -59,7 +58,7 @@ def _render(args: argparse.Namespace) -> int:
     if args.latex:
         export.write_latex(found.standings, args.latex)
     if args.html:
-        page.write(found.standings, numbers, args.html, records=args.results)
+        page.write(found.standings, numbers, args.html, found.pictures)
     if args.print:
         print_page(pages[OVERVIEW])
     for line in lines:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Result, RunKey, Store
+from bench.results import Result, RunKey, Store, weights8
 from leaderboards.analyses import shown
 from leaderboards.claims import SCRATCH, few
 from leaderboards.comparisons import Score
-from leaderboards.standings import Row, Section, weights8
+from leaderboards.standings import Row, Section
 
 ORDER = (SCRATCH, "supervised", "moco", "mae", "r-mae", "c-mae", "simmim")
 BLOCKS = 12  # of the papers' ViT-B
@@ -135,10 +135,10 @@ class Replicates:
 def scales(standings: Sequence[Section]) -> list[Scale]:
     """The scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    for section in shown(standings):
-        for row in section.rows:
-            if (told := _pretraining(row)) is not None:
-                methods[_scale(told)].add(told["method"]["name"])
+    rows = (row for section in shown(standings) for row in section.rows)
+    # Rows of one backbone share what its weights say.
+    for told in {id(told): told for row in rows if (told := _pretraining(row))}.values():
+        methods[_scale(told)].add(told["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
 
 
@@ -176,7 +176,7 @@ def _scale(told: Mapping[str, Any]) -> Scale:
 
 def _pretraining(row: Row) -> Mapping[str, Any] | None:
     """What the weights say of how they were made, where that is all that a replicate is known by."""
-    return row.pretraining if row.pretraining.keys() >= TOLD else None
+    return told if (told := row.pretraining).keys() >= TOLD else None
 
 
 def curves_of(records: Path | None) -> Curves:

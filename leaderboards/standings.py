@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from bench.results import Json, Result
+from bench.results import Json, Result, weights8
 from leaderboards.statistics import Interval, mean_interval, rank_intervals, tie
 
 
@@ -39,7 +39,7 @@ class Row:
 
     def cost(self, key: str) -> float | None:
         """The mean of a cost ("device_hours", "images_per_second", "data_wait") over the seeds that recorded it."""
-        values = [r.cost[key] for r in self.results if r.cost.get(key) is not None]
+        values = [cost for r in self.results if (cost := r.cost.get(key)) is not None]
         return math.fsum(values) / len(values) if values else None
 
 
@@ -90,13 +90,6 @@ def sections(results: Iterable[Result]) -> list[Section]:
 def mode(protocol: Json) -> str:
     """Say how the backbone is used, "frozen" or "fine-tuned"; the two are never mixed."""
     return "frozen" if protocol["frozen"] else "fine-tuned"
-
-
-def weights8(backbone: Json) -> str:
-    """Return what names the weights in a record's path: eight digits of their hash, "scratch" or "baseline"."""
-    if backbone.get("method") == "baseline":
-        return "baseline"
-    return str(backbone["weights_sha256"] or "scratch")[:8]
 
 
 @functools.cache  # every row of a backbone says the same

@@ -130,6 +130,7 @@ def rank_intervals(
     if not higher_is_better:
         table = -table
     alone = _moments(table.copy())
+    np.empty(1 << 20)  # freed at once: from now on glibc keeps a block's memory for the next one
     blocks = np.split(np.arange(sum(whole)), range(BLOCK, sum(whole), BLOCK))
     ranks = (rank for block in blocks for rank in _rank_intervals(table, alone, block))
     return [next(ranks) if ok else None for ok in whole]
@@ -152,12 +153,10 @@ def _holm(sizes: Any, degrees: Any) -> Any:
     from scipy.special import stdtr
 
     testable = ~np.isnan(degrees)
-    number, found = testable.sum(1), np.unique(degrees[testable])
-    if len(found) == 1 and np.ptp(number) == 0:  # critical values need no p-value of each
-        strict = np.sort(np.where(testable, -sizes, np.inf), axis=1)[:, : number[0]]
-        passed = np.logical_and.accumulate(-strict >= _critical(number[0], found[0]), axis=1).sum(1)
-        least = -np.take_along_axis(strict, np.maximum(passed - 1, 0)[:, None], 1)
-        return testable & (sizes >= np.where(passed[:, None] > 0, least, np.inf))
+    number, found = testable.sum(1), degrees[testable]
+    if found.size and np.ptp(found) == np.ptp(number) == 0:
+        # Critical values need no p-value of each.
+        return _step_down(np.where(testable, sizes, -1.0), _critical(number[0], found[0]))
     p = np.where(testable, 2 * stdtr(degrees, -sizes), np.nan)
     order = np.argsort(p, axis=1, kind="stable")
     levels = (1 - CONFIDENCE) / np.maximum(number[:, None] - np.arange(p.shape[1]), 1)
@@ -165,6 +164,18 @@ def _holm(sizes: Any, degrees: Any) -> Any:
     rejected = np.zeros(p.shape, bool)
     np.put_along_axis(rejected, order, passed, 1)
     return rejected
+
+
+def _step_down(sizes: Any, critical: Any) -> Any:
+    """Which sizes of each line the test rejects: of so many rejected, each is above the next critical value."""
+    import numpy as np
+
+    passed = np.zeros(len(sizes), int)
+    while True:
+        rejected = sizes >= critical[np.minimum(passed, len(critical) - 1), None]
+        passed, before = np.count_nonzero(rejected, axis=1), passed
+        if (passed == before).all():
+            return rejected
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 
-from bench.results import Result
+from bench.results import Result, weights8
 from leaderboards import published
 from leaderboards.markdown import (
     LEGEND,
@@ -23,7 +23,7 @@ from leaderboards.markdown import (
     table,
 )
 from leaderboards.published import Published
-from leaderboards.standings import Section, mode, weights8
+from leaderboards.standings import Section, mode
 
 
 def task_pages(standings: Sequence[Section], numbers: Sequence[Published] = ()) -> dict[str, str]:

@@ -135,6 +135,20 @@ def test_sigkill_at_any_moment_leaves_whole_records_only(tmp_path: Path) -> None
         assert list(Store(tmp_path).results()) == [result()]
 
 
+def test_an_error_that_names_a_file_of_no_encoding_comes_back(tmp_path: Path) -> None:
+    failed = result(status="failed", error="no image \udce9.jpg")  # as os.fsdecode has it
+    Store(tmp_path).write(KEY, failed)
+    assert Store(tmp_path).load(KEY) == failed
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"", b"\xef\xbb\xbf{}"])
+def test_bytes_that_are_no_text_are_named(tmp_path: Path, content: bytes) -> None:
+    path = Store(tmp_path).write(KEY, result())
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path.name}.*not JSON"):
+        Store(tmp_path).read(path)
+
+
 @pytest.mark.parametrize(
     "edit",
     [

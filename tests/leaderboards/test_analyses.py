@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from leaderboards import analyses, analysis_chapter, compare, render
-from leaderboards import page as web
 from leaderboards.analyses import correlations, scalars, shown
 from leaderboards.reading import read
 from leaderboards.standings import Section
@@ -46,8 +45,8 @@ def standings(results_dir: Path) -> list[Section]:
 
 
 def text(results_dir: Path, out: Path) -> str:
-    known = standings(results_dir)
-    made = analyses.page(known, web.pictures(known, results_dir), out)
+    known = read(results_dir)
+    made = analyses.page(known.standings, known.pictures, out)
     assert made is not None
     return made
 

@@ -12,6 +12,7 @@ from bench.errors import UserError
 from leaderboards import page
 from leaderboards.markup import inline, number
 from leaderboards.published import Published
+from leaderboards.reading import read
 from leaderboards.standings import sections
 
 PIXEL = bytes.fromhex("89504e470d0a1a0a")  # what a PNG begins with; nothing here draws it
@@ -42,8 +43,8 @@ class Elements(HTMLParser):
             self.crossed.append(tag)
 
 
-def test_one_file_holds_all_and_names_nothing_elsewhere(result, results_dir, out):
-    assert page.write(sections([result()]), [], out, records=results_dir) == [out / "index.html"]
+def test_one_file_holds_all_and_names_nothing_elsewhere(result, out):
+    assert page.write(sections([result()]), [], out) == [out / "index.html"]
     elements = Elements((out / "index.html").read_text())
     assert not elements.open
     assert not elements.crossed
@@ -90,8 +91,8 @@ def test_twins_by_name_are_told_apart_by_weights(result):
     assert [backbone["label"] for backbone in data["backbones"]] == ["vit@a1a1a1a1", "vit@b2b2b2b2"]
 
 
-def test_no_records_say_so(results_dir, out):
-    page.write([], [], out, records=results_dir)
+def test_no_records_say_so(out):
+    page.write([], [], out)
     text = (out / "index.html").read_text()
     assert "No results yet" in text
     assert 'id="scatter"' not in text
@@ -110,15 +111,15 @@ def test_a_diverged_seed_is_named_and_its_cell_has_no_place_in_the_order(result)
     assert '<td class="number">nan</td>' in text
 
 
-def test_pictures_beside_records_are_copied_and_described(write, result, results_dir, out):
+def test_pictures_beside_records_are_copied_and_described(write, results_dir, out):
     first, tenth = (write(seed=seed) for seed in (1, 10))
     names = {first: ["-attention-distance.png", ".png"], tenth: ["-cka.png"]}
     for record, ends in names.items():
         for end in ends:
             record.with_name(record.stem + end).write_bytes(PIXEL)
     first.with_name("ffffffff-seed1-stray.png").write_bytes(PIXEL)  # beside no record
-    standings = sections([result(seed=1), result(seed=10)])
-    file, *pictures = page.write(standings, [], out, records=results_dir)
+    found = read(results_dir)
+    file, *pictures = page.write(found.standings, [], out, found.pictures)
     folder = out / "pictures/classification/scenes/vit@a1a1a1a1"
     stems = ["d1d1d1d1-seed1-attention-distance", "d1d1d1d1-seed1", "d1d1d1d1-seed10-cka"]
     assert pictures == [folder / f"{stem}.png" for stem in stems]
@@ -151,15 +152,15 @@ def test_published_numbers_have_no_rank_and_no_part_in_the_plot(result):
     assert "ViT-H" not in text.replace(section, "")
 
 
-def test_a_page_of_ones_own_is_not_overwritten(result, results_dir, out):
+def test_a_page_of_ones_own_is_not_overwritten(result, out):
     out.mkdir()
     (out / "index.html").write_text("<h1>Mine</h1>")
     with pytest.raises(UserError, match=r"index\.html was not written by this command"):
-        page.write(sections([result()]), [], out, records=results_dir)
+        page.write(sections([result()]), [], out)
     assert (out / "index.html").read_text() == "<h1>Mine</h1>"
     (out / "index.html").unlink()
     for _ in range(2):
-        page.write(sections([result()]), [], out, records=results_dir)
+        page.write(sections([result()]), [], out)
 
 
 def test_markdown_of_a_cell_becomes_html_once():

@@ -103,11 +103,14 @@ def test_a_corrupt_record_is_named_and_the_rest_rendered(write, render, out, cap
     assert render("--check") == 1
 
 
-def test_a_copied_record_is_not_one_more_seed(write, render, out, capsys):
+@pytest.mark.parametrize("place", ["vit@a1a1a1a1/d1d1d1d1-seed1.json", "b@c/d1d1d1d1-seed0.json"])
+def test_a_copied_record_is_not_one_more_seed(write, render, out, capsys, place):
     path = write()
-    shutil.copy(path, path.with_name(path.name.replace("seed0", "seed1")))
+    copy = path.parents[1] / place
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copy(path, copy)
     assert render() == 1
-    assert "-seed1.json" in capsys.readouterr().err
+    assert str(copy) in capsys.readouterr().err
     (line,) = [x for x in (out / "classification-scenes.md").read_text().splitlines() if "vit" in x]
     assert " 1 |" in line
 

@@ -177,11 +177,12 @@ def test_the_rank_interval_of_a_row_is_right_in_19_of_20_tables():
     assert wrong / tables < 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
 
 
-def test_rank_intervals_of_many_rows_are_those_of_pairs_one_by_one():
-    """More rows than are compared at once, with seeds missing; Holm's steps taken by hand on scipy's p-values."""
+@pytest.mark.parametrize("kept", [0.7, 1.0])
+def test_rank_intervals_of_many_rows_are_those_of_pairs_one_by_one(kept):
+    """More rows than are compared at once, also with seeds missing; Holm's steps taken by hand on scipy's p-values."""
     draw = random.Random(1)
     rows = [
-        {seed: draw.gauss(row / 9, 0.3) for seed in range(4) if seed < 2 or draw.random() < 0.7}
+        {seed: draw.gauss(row / 9, 0.3) for seed in range(4) if seed < 2 or draw.random() < kept}
         for row in range(BLOCK + 7)
     ]
     found = rank_intervals(rows, higher_is_better=True)

@@ -219,7 +219,7 @@ def page(chromium: Chromium, standings: list[Section], tmp_path: Path) -> Chromi
         value=99.9,
         source="a paper, table 1",
     )
-    write(standings, [elsewhere], tmp_path, records=tmp_path)
+    write(standings, [elsewhere], tmp_path)
     chromium.look()
     chromium.open(tmp_path / "index.html")
     return chromium

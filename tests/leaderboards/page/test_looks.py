@@ -188,13 +188,10 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
 
 
 def test_a_picture_beside_a_record_is_shown_with_its_words(chromium, result, tmp_path):
-    place = (
-        tmp_path
-        / "results/classification/scenes/vit@a1a1a1a1/d1d1d1d1-seed0-attention-distance.png"
-    )
+    place = tmp_path / "classification/scenes/vit@a1a1a1a1/d1d1d1d1-seed0-attention-distance.png"
     place.parent.mkdir(parents=True)
     Image.new("RGB", (30, 20)).save(place)
-    write(sections([result()]), [], tmp_path / "out", records=tmp_path / "results")
+    write(sections([result()]), [], tmp_path / "out", {place: result()})
     chromium.look()
     chromium.open(tmp_path / "out/index.html")
     chromium.run("document.querySelector('img').scrollIntoView()")

@@ -146,7 +146,7 @@ def test_the_text_filter_holds_for_the_points(page):
 def test_a_cost_of_zero_is_left_out_of_a_logarithm_and_said(chromium, result, tmp_path):
     free, dear = ({"device_hours": hours} for hours in (0.0, 2.0))
     records = [result(backbone="free", cost=free), result(backbone="dear", cost=dear)]
-    write(sections(records), [], tmp_path, records=tmp_path)
+    write(sections(records), [], tmp_path)
     chromium.look()
     chromium.open(tmp_path / "index.html")
     assert len(chromium.run(POINTS)) == 2
