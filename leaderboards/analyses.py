@@ -1,9 +1,11 @@
 """What the analyses say of each backbone, and how it goes with what the backbone is worth downstream."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from urllib.parse import quote
 
 from bench.results import Result, weights8
@@ -29,9 +31,9 @@ VALUES = (
 )
 TAU = (
     "Kendall's tau-b between a scalar and a score over the backbones that have both, with its 95 % interval "
-    "(Fieller, Hartley & Pearson 1957) and their number n. Above 0: backbones with more of the scalar score better "
-    "(errors are turned round). **Bold** leaves 0 out: of the {count} here, {chance:.0f} would by chance alone if "
-    "each were by itself."
+    "(Fieller, Hartley & Pearson 1957) and their number n; those pretrained alike but for the seed count once, by "
+    "their means. Above 0: backbones with more of the scalar score better (errors are turned round). **Bold** leaves "
+    "0 out: of the {count} here, {chance:.0f} would by chance alone if each were by itself."
 )
 UNTOLD = f"Cannot be told, for want of {FEWEST} backbones that have both"
 Name = tuple[str, str]  # a row's backbone and weights
@@ -137,14 +139,19 @@ def tau_note(found: Sequence[Correlations]) -> str:
 
 
 def correlate(scalar: Scalar, score: Section) -> Correlation:
-    """Correlate a scalar with a section's primary metric, turned so that more is better."""
+    """Correlate a scalar with a section's primary metric, turned so that more is better.
+
+    Replicates are one backbone: their means stand for them, or their likeness would pass for evidence.
+    """
     sign = 1 if score.higher_is_better else -1
-    one, two = (
-        {(r.backbone, r.weights8): r.metrics[name].mean for r in section.rows if name in r.metrics}
-        for section, name in ((scalar.section, scalar.metric), (score, score.primary))
-    )
-    both = sorted(one.keys() & two.keys())
-    return kendall([one[name] for name in both], [sign * two[name] for name in both])
+    scores = {(r.backbone, r.weights8): r.metrics.get(score.primary) for r in score.rows}
+    alike: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for row in scalar.section.rows:
+        one, two = row.metrics.get(scalar.metric), scores.get((row.backbone, row.weights8))
+        if one and two:
+            alike[row.made_by].append((one.mean, sign * two.mean))
+    means = [[fmean(column) for column in zip(*alike[name], strict=True)] for name in sorted(alike)]
+    return kendall([one for one, _ in means], [two for _, two in means])
 
 
 def tau_cell(found: Correlation) -> str:

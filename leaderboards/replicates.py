@@ -7,7 +7,6 @@ twice alike; those of scratch are its seeds of evaluation.
 """
 
 import functools
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -148,8 +147,7 @@ def _members(row: Row, scale: Scale) -> list[_Member]:
     if told is not None:
         if _scale(told) != scale:
             return []
-        settings = json.dumps({k: v for k, v in told.items() if not k.endswith("seed")})
-        return [_Member(role=_role(told), replicate=told["seed"], settings=settings, row=row)]
+        return [_Member(role=_role(told), replicate=told["seed"], settings=row.made_by, row=row)]
     if row.method != SCRATCH or row.results[0].backbone["arch"] != scale.arch:
         return []
     return [_Member(role=SCRATCH, replicate=r.seed, settings="", row=row) for r in row.results]

@@ -33,6 +33,12 @@ class Row:
         """What the weights say of how `pretrain.run` made them; {} for others."""
         return _parsed(self.results[0].backbone["pretraining"].get("pretraining", "{}"))
 
+    @property
+    def made_by(self) -> str:
+        """What tells its pretraining from those alike but for their seeds; for other weights, their name."""
+        told = {k: v for k, v in self.pretraining.items() if not k.endswith("seed")}
+        return json.dumps(told) if told else f"{self.backbone}@{self.weights8}"
+
     def values(self, metric: str) -> dict[int, float]:
         """A metric by seed, where the seed has it."""
         return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}

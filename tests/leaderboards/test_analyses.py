@@ -1,5 +1,6 @@
 """The page of analyses: scalars by backbone, pictures, and their correlation with scores."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,6 +101,27 @@ def test_only_backbones_with_both_count(six: list[Path], results_dir: Path, writ
     write(metrics={"distance": 1.0}, **ATTENTION, backbone="vit-0", weights="ee" * 32)
     (column, *_) = correlations(standings(results_dir))
     assert [found[0].n for _, found in column.lines] == [6, 6]
+
+
+def test_pretrainings_that_differ_in_their_seed_are_one_backbone(
+    results_dir: Path, write: Write
+) -> None:
+    """Five methods of three seeds: 15 points would say much more than there is."""
+    for method in range(5):
+        for seed in range(3):
+            named = backbone(10 * method + seed)
+            header = json.dumps({"method": f"m{method}", "seed": seed, "subset_seed": seed})
+            named |= {"pretraining": {"pretraining": header}}
+            # By the means methods rank 0 1 2 3 4 and 1 0 2 3 4; seeds do not keep to it.
+            attends, errs = method + [0.0, 1.5, -1.5][seed], [1, 0, 2, 3, 4][method] - 0.1 * seed
+            write(metrics={"distance": attends}, **ATTENTION, **named)
+            write(metrics={"RMSE": errs}, **DEPTH, **named)
+    (column, *_) = correlations(standings(results_dir))
+    ((_, (found,)),) = column.lines
+    assert (found.n, found.tau) == (
+        5,
+        pytest.approx(-0.8),
+    )  # one pair of ten is the other way round
 
 
 def test_layers_and_ends_of_intervals_are_no_scalars(results_dir: Path, write: Write) -> None:
