@@ -148,6 +148,12 @@ def test_equal_numbers_are_open_and_rounding_is_no_difference(result):
     assert by_hand(result, (1e-6, 1e-6, 1e-6), roles=("mae",)).word == HOLDS
 
 
+def test_what_only_correction_leaves_open_is_told_apart(result):
+    leads = ((-1.6, -2.6, -3.6), (-2.7, -3.7, -4.7), (-1.0, 0.0, 1.0), (2.0, 3.0, 4.0))
+    said = [claims_page._says(by_hand(result, each).judged[0]) for each in leads]
+    assert said == ["against, but not after correction", "against", "\N{EN DASH}", "as claimed"]
+
+
 def test_a_diverged_replicate_is_not_dropped(result):
     told = by_hand(result, (2.0, 3.0, math.nan), roles=("mae",))
     assert told.word == OPEN
@@ -209,7 +215,10 @@ def test_another_scale_is_judged_by_itself_and_smoke_runs_are_none(result):
     assert [scale.data for scale in found] == ["species", "unlabelled"]
     page = claims_page.page(sections([*records, *again]))
     lines = [line for line in page.splitlines() if line.startswith("| 7 ")]
-    assert [cell.strip() for cell in lines[0].split("|")[3:5]] == [HOLDS, FAILS]
+    assert [cell.strip() for cell in lines[0].split("|")[3:5]] == [
+        f"{HOLDS} (2 of 2 as claimed, 0 against)",
+        f"{FAILS} (1 of 2 as claimed, 1 against)",
+    ]
     assert claims_page.covered(found[0]) == SPECIES
     tiny = dataclasses.replace(found[0], data="tiny-imagenet-200")
     assert claims_page.covered(tiny) == "classification/tiny-imagenet"
