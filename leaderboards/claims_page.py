@@ -28,9 +28,10 @@ UNCORRECTED = "against, but not after correction"
 
 def page(standings: Sequence[Section], records: Path | None = None) -> str | None:
     """Return the page as markdown; None where no two methods were pretrained alike. `records` is the store."""
-    found = {scale: _judged(scale, standings, records) for scale in scales(standings)}
-    if not found:
+    every = {scale: _judged(scale, standings, records) for scale in scales(standings)}
+    if not every:
         return None
+    found = {scale: each for scale, each in every.items() if _compared(each[1])} or every
     parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {RULE}\n", _summary(found)]
     parts += [_chapter(place, *each) for place, each in enumerate(found.values(), 1)]
     return "\n".join(parts)
@@ -42,6 +43,11 @@ def _judged(
     replicates = Replicates(scale, standings, curves_of(records))
     told = claims(covered(scale), replicates.blocks)
     return replicates, [verdict(claim, replicates) for claim in told]
+
+
+def _compared(verdicts: Sequence[Verdict]) -> bool:
+    """Whether anything could be compared: a scale of another question's records alone says nothing here."""
+    return any(not each.missing for told in verdicts for each in told.judged)
 
 
 def covered(scale: Scale) -> str:
