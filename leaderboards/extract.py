@@ -1,20 +1,23 @@
-"""The overview's tables inside another file, a README, between two marks."""
+"""The overview's tables and the claims' verdicts inside another file, a README, between marks."""
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
-from leaderboards.markdown import table
+from leaderboards.markdown import CLAIMS, OVERVIEW, table
 
-START, END = "<!-- tables -->\n", "<!-- /tables -->\n"
+TABLES, VERDICTS = (
+    "tables",
+    "claims",
+)  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
 
 
-def put(path: Path, overview: str, out: Path) -> str:
-    """Return the file's text with the overview's tables between its marks, links leading from the file to `out`.
+def put(path: Path, pages: Mapping[str, str], out: Path) -> str:
+    """Return the file's text with what belongs between its marks, links leading from the file to `out`.
 
-    Raises UserError where the file has not each mark once.
+    Marks of the claims may be left out. Raises UserError where the file has not each mark of the tables once.
     """
     try:
         text = path.read_text("utf-8")
@@ -22,15 +25,32 @@ def put(path: Path, overview: str, out: Path) -> str:
         raise UserError(
             f"--extract {path} cannot be read: {error}. Give a markdown file."
         ) from None
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise UserError(
-            f"--extract {path} must have the lines {START.strip()} and {END.strip()} once each: what is between them "
-            f"is replaced by the tables. Add them where the tables belong."
-        )
-    before, _, rest = text.partition(START)
-    after = rest.partition(END)[2]
     folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
-    return f"{before}{START}{_tables(overview, folder)}{END}{after}"
+    text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder))
+    if any(mark in text for mark in _marks(VERDICTS)):
+        text = _replaced(path, text, VERDICTS, _verdicts(pages.get(CLAIMS, "")))
+    return text
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+
+
+def _replaced(path: Path, text: str, name: str, by: str) -> str:
+    start, end = _marks(name)
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise UserError(
+            f"--extract {path} must have the lines {start.strip()} and {end.strip()} once each: what is between them "
+            f"is replaced by the {name}. Add them where the {name} belong."
+        )
+    before, _, rest = text.partition(start)
+    return f"{before}{start}{by}{end}{rest.partition(end)[2]}"
+
+
+def _verdicts(page: str) -> str:
+    """The table of all claims, which stands before the chapters."""
+    lines = page.partition("\n## ")[0].splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("|"))
 
 
 def _tables(overview: str, folder: str) -> str:

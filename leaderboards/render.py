@@ -44,7 +44,7 @@ def _render(args: argparse.Namespace) -> int:
     found, numbers = read(args.results), published.load(args.published)
     pages = all_pages(found.standings, numbers, found.pictures, args.out, args.results)
     stale = stale_pages(pages, args.out)
-    extracts = {path: extract.put(path, pages[OVERVIEW], args.out) for path in args.extract}
+    extracts = {path: extract.put(path, pages, args.out) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
     if args.check:
         lines = [f"stale: {path}" for path in [*(args.out / name for name in stale), *old]]
@@ -145,7 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE.md",
-        help="also put the overview's tables between its marks, <!-- tables --> and <!-- /tables -->",
+        help="also put the overview's tables between its marks, <!-- tables --> and <!-- /tables -->, and the claims' "
+        "verdicts between <!-- claims --> and <!-- /claims -->",
     )
     add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
     add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")
