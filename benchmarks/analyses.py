@@ -26,6 +26,7 @@ from adapters.analysis.occlusion_curves import Curves
 from adapters.analysis.reading import AttentionReader
 from adapters.analysis.tasks import ATTENTION, OCCLUSION
 from bench.backbones import build
+from bench.processes import keep_memory
 
 ARCH, FULL_BATCH, CELLS = "vit_base_patch16_224", 32, (7, 7)
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=4)
     given = parser.parse_args()
+    keep_memory()  # as analyses do; the bare passes gain by it too
     torch.manual_seed(0)
     model, _ = build(ARCH, num_classes=0)
     analyses = Analyses(model.eval())

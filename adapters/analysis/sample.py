@@ -15,7 +15,7 @@ from adapters.openmmlab import images
 from bench.backbones import build
 from bench.errors import UserError
 from bench.loading import LoadReport
-from bench.processes import worker_ends_with_run
+from bench.processes import keep_memory, worker_ends_with_run
 from bench.progress import ProgressFile
 from bench.tasks import Job
 
@@ -34,6 +34,7 @@ def load(job: Job) -> tuple[nn.Module, LoadReport]:
     protocol, backbone = job.protocol, job.backbone
     if job.world_size > 1:
         raise UserError(f"{job.task.name} is measured by one GPU. Leave --gpus away.")
+    keep_memory()
     torch.manual_seed(job.seed)
     model, report = build(
         backbone.arch,

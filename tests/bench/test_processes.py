@@ -62,3 +62,26 @@ def alive(process: int) -> bool:
     except FileNotFoundError:
         return False
     return "State:\tZ" not in status
+
+
+FAULTS = """
+import resource, sys
+import numpy
+from bench.processes import keep_memory
+
+if sys.argv[1].endswith("kept"):
+    keep_memory()
+for attempt in range(6):
+    if attempt == 1:  # the first has to fetch its pages
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(16_000_000, numpy.float32)  # 64 MB, freed at once
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_that_is_kept_is_not_fetched_again(tmp_path: Path) -> None:
+    """Five times 64 MB are 78,125 pages of 4 KiB."""
+    kept, given_back = (
+        int(start(FAULTS, tmp_path / name).communicate()[0]) for name in ("kept", "given-back")
+    )
+    assert kept < 100 < given_back

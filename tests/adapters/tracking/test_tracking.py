@@ -141,7 +141,8 @@ def test_every_protocol_names_its_source_and_a_command_for_what_is_published(
     if protocol.command:
         full = task.name if task.name in PUBLISHED else "tracking/got10k"
         assert f"--task {full} " in protocol.command
-        assert protocol.command.endswith(f"--protocol {protocol.name.removesuffix('-long')}")
+        at_full_scale = protocol.name.removesuffix("-long").removesuffix("-large")
+        assert protocol.command.endswith(f"--protocol {at_full_scale}")
     assert protocol.frozen == ("frozen" in protocol.name)
     assert protocol.one_stream == ("one-stream" in protocol.name)
 
