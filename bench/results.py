@@ -62,6 +62,17 @@ class Result:
     started: str
     finished: str
 
+    @property
+    def key(self) -> "RunKey":
+        """What identifies it, and where it belongs in a store."""
+        return RunKey(
+            task=self.task,
+            backbone=self.backbone["name"],
+            weights8=weights8(self.backbone),
+            digest=self.digest,
+            seed=self.seed,
+        )
+
     def to_json(self) -> str:
         """Render as indented JSON, a curve on one line, with a final newline; NaN and infinity become null."""
         record = dataclasses.asdict(self)
@@ -181,12 +192,15 @@ class RunKey:
     seed: int
 
     @property
+    def place(self) -> str:
+        """The record's path under the store's root, as text."""
+        name = self.backbone.replace("/", "--")
+        return f"{self.task}/{name}@{self.weights8}/{self.digest[:8]}-seed{self.seed}.json"
+
+    @property
     def path(self) -> Path:
         """The record's path under the store's root."""
-        name = self.backbone.replace("/", "--")
-        return (
-            Path(self.task) / f"{name}@{self.weights8}" / f"{self.digest[:8]}-seed{self.seed}.json"
-        )
+        return Path(self.place)
 
 
 @dataclasses.dataclass(frozen=True)

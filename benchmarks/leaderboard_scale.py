@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.results import RunKey, Store, weights8
+from bench.results import Store
 
 SEEDS, SECTIONS = 3, 40
 HERE = Path(__file__).parents[1]
@@ -40,9 +40,7 @@ def fill(root: Path, records: int) -> None:
             seed=seed,
             metrics={key: draw.gauss(50 + backbone / 100, 1) for key in model.metrics},
         )
-        told = weights8(made.backbone)
-        key = RunKey(task=task, backbone=name, weights8=told, digest=digest, seed=seed)
-        path = root / key.path
+        path = root / made.key.path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(made.to_json())  # without the fsync of Store.write
 

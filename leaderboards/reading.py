@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.results import Json, Result, Store, weights8
+from bench.results import Json, Result, Store
 from leaderboards import cores
 from leaderboards.standings import Section, sections
 
@@ -84,8 +84,7 @@ def _pictures(files: list[Path], results: Mapping[Path, Result]) -> dict[Path, R
 
 def _in_place(result: Result, path: Path) -> Result:
     # A copied file would count as one more seed and narrow the interval.
-    folder = f"{result.backbone['name'].replace('/', '--')}@{weights8(result.backbone)}"
-    place = f"{result.task}/{folder}/{result.digest[:8]}-seed{result.seed}.json"
+    place = result.key.place
     if not path.as_posix().endswith(f"/{place}"):
         raise UserError(
             f"The record {path} holds the number of {place}: a copy, or moved by hand. "

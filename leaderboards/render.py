@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.errors import UserError
+from bench.processes import keep_memory
 from bench.results import Result, write_atomic
 from leaderboards import analyses, claims_page, cores, export, extract, few_images, page, published
 from leaderboards.cards import cards
@@ -157,5 +158,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    keep_memory()  # ranks are compared block by block
     gc.disable()  # a hundred thousand records make no garbage, and are looked through for it again and again
     sys.exit(main())

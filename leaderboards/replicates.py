@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Result, RunKey, Store, weights8
+from bench.results import Result, Store
 from leaderboards.analyses import shown
 from leaderboards.claims import SCRATCH, few
 from leaderboards.comparisons import Score
@@ -183,12 +183,5 @@ def curves_of(records: Path | None) -> Curves:
 
 
 def _stored(records: Path, result: Result) -> Mapping[str, Sequence[float]]:
-    key = RunKey(
-        task=result.task,
-        backbone=result.backbone["name"],
-        weights8=weights8(result.backbone),
-        digest=result.digest,
-        seed=result.seed,
-    )
-    found = Store(records).load(key)
+    found = Store(records).load(result.key)
     return found.curves if found else {}

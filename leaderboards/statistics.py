@@ -130,7 +130,6 @@ def rank_intervals(
     if not higher_is_better:
         table = -table
     alone = _moments(table.copy())
-    np.empty(1 << 20)  # freed at once: from now on glibc keeps a block's memory for the next one
     blocks = np.split(np.arange(sum(whole)), range(BLOCK, sum(whole), BLOCK))
     ranks = (rank for block in blocks for rank in _rank_intervals(table, alone, block))
     return [next(ranks) if ok else None for ok in whole]
