@@ -65,7 +65,8 @@ def alive(process: int) -> bool:
 
 
 FAULTS = """
-import resource, sys
+import os, resource, sys
+os.environ["NUMPY_MADVISE_HUGEPAGE"] = "0"  # pages of 2 MB would be few enough to pass either way
 import numpy
 from bench.processes import keep_memory
 
