@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from bench import plan
+from bench.errors import UserError
 from bench.plan import Request, Run
 from bench.results import RunKey
 from bench.suite import Evaluation, Pretraining, Suite
@@ -85,9 +86,11 @@ def told(unmade: Sequence[Pretraining]) -> str:
 def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str]) -> None:
     """Make backbones one after the other, each in a process of its own; say what went wrong with one, and go on.
 
-    `where` are further arguments of pretrain.run: with `--cluster slurm` it submits, and is back at once.
+    `where` are further arguments of pretrain.run: with `--cluster slurm` it submits, and is back soon.
+    Raises UserError if one was not submitted.
     """
     root = ("--data-root", str(common.data_root)) if common.data_root else ()
+    wrong = []
     for wanted in unmade:
         out = wanted.weights(common.work_dir).parent
         command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root, *where]
@@ -99,3 +102,9 @@ def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str
             sys.stderr.write(
                 f"{wanted.name}: pretraining ended with exit status {status}, see above\n"
             )
+            wrong.append(wanted.name)
+    if wrong and where:
+        raise UserError(
+            f"{len(wrong)} of {len(unmade)} pretrainings were not submitted ({', '.join(wrong)}); why is said "
+            "above. Put that right and give the same command again: nothing is submitted twice."
+        )

@@ -16,8 +16,14 @@ protocols = ["frozen-knn"]
 def test_a_suite_submits_its_pretrainings_and_then_its_runs(desk: Desk) -> None:
     suite = desk.folder / "small.toml"
     suite.write_text(SUITE)
-    del desk.environment["BENCH_CACHE"]  # the small world is made once a machine
-    words = ("bench.run", "--suite", str(suite), "--smoke", "--cluster", "slurm")
+    del desk.environment[
+        "BENCH_CACHE"
+    ]  # the small world is made once a machine, by processes with torch
+    asked = ("bench.run", "--suite", str(suite), "--smoke", "--cluster", "slurm", "--slurm")
+    refused = desk.module(*asked, "mem=9000G")
+    assert refused.returncode == 2
+    assert "1 of 1 pretrainings were not submitted (mae-2)" in refused.stderr
+    words = (*asked, "mem=3500M")
     first = desk.module(*words)
     assert first.returncode == 0, first.stderr
     made = lambda: list(desk.folder.glob("runs/pretraining/*/mae-2/backbone.safetensors"))  # noqa: E731
