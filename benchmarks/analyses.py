@@ -89,19 +89,23 @@ def main() -> None:
     model, _ = build(ARCH, num_classes=0)
     analyses = Analyses(model.eval())
     pairs = []
-    for number, batch in enumerate(torch.randn(given.images, 3, 224, 224).split(given.batch_size)):
-        if number == 0:
+    for start in range(0, given.images, given.batch_size):
+        batch = torch.randn(min(given.batch_size, given.images - start), 3, 224, 224)
+        if start == 0:
             with torch.inference_mode():
                 model(batch)
         sides = [lambda b=batch: bare(model, b), lambda b=batch: analysed(analyses, b)]
-        order = (0, 1) if number % 2 == 0 else (1, 0)
+        order = (0, 1) if len(pairs) % 2 == 0 else (1, 0)
         taken = {side: sides[side]() for side in order}
         pairs.append((taken[0], taken[1]))
+        sys.stderr.write(f"{start + len(batch)} images: {taken[0]:.1f} and {taken[1]:.1f} s\n")
     one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = [b / a for a, b in pairs]
+    whole = sum(b for _, b in pairs) / sum(a for a, _ in pairs)
     sys.stdout.write(
-        f"{ARCH}, {len(pairs)} minibatches of {given.batch_size}: ten bare passes {one:.1f} s, the analyses "
-        f"{two:.1f} s: {statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f})\n"
+        f"{ARCH}, {given.images} images in minibatches of {given.batch_size}: ten bare passes {one:.1f} s, the "
+        f"analyses {two:.1f} s: {statistics.median(ratios):.2f} times ({min(ratios):.2f} to {max(ratios):.2f}), "
+        f"{whole:.2f} in all\n"
     )
     full = torch.randn(FULL_BATCH, 3, 224, 224)
     analyses.whole(full)
