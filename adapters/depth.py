@@ -16,7 +16,7 @@ from adapters.openmmlab import facts
 from adapters.openmmlab.depth_config import upstream
 from adapters.openmmlab.depth_protocol import DepthProtocol, Layout
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.datasets.facts import UNREAD
+from bench.datasets.facts import UNSTATED
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
@@ -213,7 +213,7 @@ def transfer(
 NYU = Dataset(
     name="nyu",
     source="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html, laid out as mmsegmentation has it",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="nyu",
     splits=NYU_LAYOUT.splits(),
     facts=facts.NYU,

@@ -17,7 +17,7 @@ from adapters.openmmlab import facts
 from adapters.openmmlab.pose_config import upstream
 from adapters.openmmlab.pose_protocol import Layout, PoseProtocol, Transfer
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.datasets.facts import UNREAD
+from bench.datasets.facts import UNSTATED
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
@@ -229,7 +229,7 @@ COCO = Dataset(
 CROWDPOSE = Dataset(
     name="crowdpose",
     source="https://github.com/Jeff-sjtu/CrowdPose, annotations in mmpose's form",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="crowdpose",
     splits=CROWDPOSE_LAYOUT.splits(),
     facts=facts.CROWDPOSE,

@@ -1,7 +1,8 @@
 """Runs into processes: one process a run, since OpenMMLab keeps state in global registries.
 
 `inline` runs them one after the other and shows each run's own progress; `local` hands them to
-submitit's local executor, as many at a time as there are GPUs (one without). `slurm` is `bench.slurm`.
+submitit's local executor, as many at a time as there are GPUs, or as were asked for where there is none.
+`slurm` is `bench.slurm`.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.backbones import Backbone
-from bench.errors import UserError
+from bench.errors import UserError, unknown
 from bench.job import execute
 from bench.plan import Run
 from bench.processes import end_with_parent
@@ -26,18 +27,38 @@ CLUSTERS = ("inline", "local", "slurm")
 POLL_SECONDS = 0.5
 
 
-def launch(runs: Sequence[Run], cluster: str) -> Iterator[tuple[Run, str | None]]:
+def check(cluster: str, size: int, jobs: int) -> None:
+    """Raise UserError unless this machine can have `jobs` runs at a time, or one on each `size` GPUs."""
+    if cluster not in CLUSTERS:
+        raise unknown("cluster", cluster, CLUSTERS)
+    if size != 1 and not 1 <= size <= len(gpus()):
+        raise UserError(
+            f"--gpus {size}: this machine has {len(gpus())} GPUs. Give a number from 1 to that."
+        )
+    if jobs != 1 and (jobs < 1 or cluster != "local" or gpus()):
+        raise UserError(
+            f"--jobs {jobs} is how many runs share the cores, 1 or more, with --cluster local on a machine without "
+            "a GPU. With GPUs there is a run on each: leave --jobs out."
+        )
+
+
+def launch(runs: Sequence[Run], cluster: str, jobs: int) -> Iterator[tuple[Run, str | None]]:
     """Carry the runs out and yield each as it ends, with what went wrong outside its record.
 
-    A run that failed by itself left a record that says so; the message yielded here is for the
-    others: a process that was killed, a disk that is full.
+    `jobs` is how many `local` has at work where there is no GPU. A run that failed by itself left a record
+    that says so; the message yielded here is for the others: a process that was killed, a disk that is full.
     """
     _preload(runs)
-    yield from {"inline": _inline, "local": _local}[cluster](runs)
+    yield from _local(runs, jobs) if cluster == "local" else _inline(runs)
 
 
 def _preload(runs: Sequence[Run]) -> None:
-    """Name what the server, that every run is forked from, imports once for all of them."""
+    """Name what the server, that every run is forked from, imports once for all of them.
+
+    Nothing where there are GPUs: mmengine asks for them on import, and CUDA does not work in what is then forked.
+    """
+    if gpus():
+        return
     modules = dict.fromkeys(module for run in runs for module in run.imports)
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
@@ -114,31 +135,39 @@ def _death(exitcode: int | None) -> str | None:
     return f"the process ended with exit code {exitcode}"
 
 
-def _local(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
+def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
     import submitit
 
-    slots = _slots(max((run.gpus for run in runs), default=1))
+    free = slots(jobs, max((run.gpus for run in runs), default=1))
     waiting = list(runs)
     running: dict[RunKey, tuple[Any, tuple[int, ...]]] = {}
     while waiting or running:
-        while waiting and len(running) < len(slots):
-            run = waiting.pop(0)
-            slot = next(s for s in slots if s not in {taken for _, taken in running.values()})
+        while waiting and free:
+            run, slot = waiting.pop(0), free.pop(0)
             executor = submitit.LocalExecutor(folder=run.folder / "submitit")
             executor.update_parameters(timeout_min=7 * 24 * 60, visible_gpus=slot)
             running[run.key] = (executor.submit(execute, run), slot)
             sys.stderr.write(f"{run}: started, log {run.folder / 'submitit'}\n")
         for run in [r for r in runs if r.key in running and running[r.key][0].done()]:
-            job, _ = running.pop(run.key)
+            job, slot = running.pop(run.key)
+            free.append(slot)
             yield run, job.exception() and f"{job.exception()}\nLog: {job.paths.stderr}"
         time.sleep(POLL_SECONDS)
 
 
-def _slots(size: int) -> list[tuple[int, ...]]:
-    """The GPUs of each run that may go on at once, `size` each; a single () where there is no GPU."""
+def slots(jobs: int, size: int = 1) -> list[tuple[int, ...]]:
+    """The GPUs of each process that may go on at once, `size` each; without a GPU, `jobs` times none."""
     found = gpus()
-    slots = [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)]
-    return slots or [()]
+    return [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)] or [
+        ()
+    ] * jobs
+
+
+def share_cores(jobs: int) -> None:
+    """Give each of `jobs` processes that are started from now on its part of the cores, unless a user did."""
+    if jobs > 1:
+        cores = len(os.sched_getaffinity(0))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
 
 
 def gpus() -> list[int]:

@@ -68,6 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
     add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
     add(
+        "--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)"
+    )
+    add(
         "--slurm",
         nargs="+",
         default=[],
@@ -105,6 +108,7 @@ def _main(arguments: argparse.Namespace) -> int:
         return DONE
     request = _request(arguments)
     store = Store(request.results)
+    launch.share_cores(arguments.jobs)
     unmade: list[Pretraining] = []
     stated: dict[RunKey, float] = {}
     if arguments.suite:
@@ -131,7 +135,7 @@ def _main(arguments: argparse.Namespace) -> int:
             return DONE
     else:
         launch.check_weights(to_do)
-        ended = launch.launch(to_do, arguments.cluster)
+        ended = launch.launch(to_do, arguments.cluster, arguments.jobs)
         problems = {run.key: problem for run, problem in ended if problem}
     if to_do:
         planned = plan.plan([p.run for p in planned], store)
@@ -155,7 +159,8 @@ def _suite(
     check_writable(request.work_dir, "--work-dir")
     where = ["--cluster", "slurm"] if arguments.cluster == "slurm" else []
     where += ["--slurm", *arguments.slurm] if arguments.slurm else []
-    suite_plan.pretrain(unmade, request, where)
+    slots = launch.slots(arguments.jobs) if arguments.cluster == "local" else [()]
+    suite_plan.pretrain(unmade, request, where, slots)
     unmade, listed = suite_plan.listed(wanted, request)
     if unmade and where:
         sys.stderr.write(
@@ -212,12 +217,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     if arguments.seeds < 1:
         raise UserError(f"--seeds {arguments.seeds}: at least 1 seed is needed.")
     asked = _resources(arguments)
-    if arguments.gpus != 1 and not 1 <= arguments.gpus <= len(launch.gpus()):
-        raise UserError(
-            f"--gpus {arguments.gpus}: this machine has {len(launch.gpus())} GPUs. Give a number from 1 to that."
-        )
-    if arguments.cluster not in launch.CLUSTERS:
-        raise unknown("cluster", arguments.cluster, launch.CLUSTERS)
+    launch.check(arguments.cluster, arguments.gpus, arguments.jobs)
     root = arguments.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
     if root and not root.is_dir():
         raise UserError(

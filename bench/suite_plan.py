@@ -1,10 +1,14 @@
 """A suite's plan: which backbones are to be made, which runs there are, made or not, and what they will cost."""
 
+import contextlib
 import dataclasses
 import itertools
+import os
+import queue
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from bench import plan
 from bench.errors import UserError
@@ -13,6 +17,7 @@ from bench.results import RunKey
 from bench.suite import Evaluation, Pretraining, Suite
 
 INTERRUPTED = 130
+Slot = tuple[int, ...]  # the GPUs of a process
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,28 +88,64 @@ def told(unmade: Sequence[Pretraining]) -> str:
     return f"{len(unmade)} backbones to pretrain: {' and '.join(costs)}\n" if unmade else ""
 
 
-def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str]) -> None:
-    """Make backbones one after the other, each in a process of its own; say what went wrong with one, and go on.
+def pretrain(
+    unmade: Sequence[Pretraining], common: Request, where: Sequence[str], slots: Sequence[Slot]
+) -> None:
+    """Make backbones, as many at a time as there are slots; say what went wrong with one, and go on.
 
-    `where` are further arguments of pretrain.run: with `--cluster slurm` it submits, and is back soon.
-    Raises UserError if one was not submitted.
+    Each is a process of its own, on the GPUs of its slot (() leaves it all). `where` are further arguments
+    of pretrain.run: with `--cluster slurm` it submits, and is back soon. Raises UserError if one was not
+    submitted.
     """
-    root = ("--data-root", str(common.data_root)) if common.data_root else ()
-    wrong = []
-    for wanted in unmade:
-        out = wanted.weights(common.work_dir).parent
-        command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root, *where]
-        sys.stderr.write(f"pretraining {wanted.name}\n")
-        status = subprocess.run([*command, "--out", str(out)], check=False).returncode
-        if status == INTERRUPTED:
-            raise KeyboardInterrupt
-        if status != 0:
-            sys.stderr.write(
-                f"{wanted.name}: pretraining ended with exit status {status}, see above\n"
-            )
-            wrong.append(wanted.name)
+    free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+    for slot in slots:
+        free.put(slot)
+
+    def make(wanted: Pretraining) -> int:
+        slot = free.get()
+        status = _pretrain(wanted, common, where, slot, quiet=len(slots) > 1)
+        free.put(slot)
+        return status
+
+    with ThreadPoolExecutor(len(slots)) as pool:
+        statuses = dict(zip((p.name for p in unmade), pool.map(make, unmade), strict=True))
+    wrong = [name for name, status in statuses.items() if status != 0]
     if wrong and where:
         raise UserError(
             f"{len(wrong)} of {len(unmade)} pretrainings were not submitted ({', '.join(wrong)}); why is said "
             "above. Put that right and give the same command again: nothing is submitted twice."
         )
+
+
+def _pretrain(
+    wanted: Pretraining, common: Request, where: Sequence[str], slot: Slot, *, quiet: bool
+) -> int:
+    """The exit status; what a quiet one says is in a file beside its weights."""
+    out = wanted.weights(common.work_dir).parent
+    root = ("--data-root", str(common.data_root)) if common.data_root else ()
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain.run",
+        *wanted.arguments,
+        *root,
+        *where,
+        "--out",
+        str(out),
+    ]
+    shown = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, slot))} if slot else {}
+    log = out / "log.txt"
+    out.mkdir(parents=True, exist_ok=True)
+    sys.stderr.write(f"pretraining {wanted.name}{f', log {log}' if quiet else ''}\n")
+    with log.open("a") if quiet else contextlib.nullcontext() as said:
+        ended = subprocess.run(
+            command, env={**os.environ, **shown}, stdout=said, stderr=said, check=False
+        )
+    if ended.returncode == INTERRUPTED:
+        raise KeyboardInterrupt
+    if ended.returncode != 0:
+        place = f"its log {log}" if quiet else "above"
+        sys.stderr.write(
+            f"{wanted.name}: pretraining ended with exit status {ended.returncode}, see {place}\n"
+        )
+    return ended.returncode

@@ -12,7 +12,7 @@ from adapters.image_sets import folders, lists
 from adapters.image_sets.from_torchvision import cifar, from_torchvision
 from adapters.image_sets.listed import RESEARCH, LabelledImages
 from adapters.image_sets.names import PET_CLASSES, VOC_CLASSES
-from bench.datasets.facts import UNREAD, Facts
+from bench.datasets.facts import UNSTATED, Facts
 
 TRAIN_TEST: Mapping[str, Mapping[str, Any]] = {
     "train": {"split": "train"},
@@ -28,7 +28,7 @@ def _torchvision(name: str, splits: Mapping[str, Mapping[str, Any]], above: int 
 CUB = LabelledImages(
     name="cub",
     source="CUB-200-2011, vision.caltech.edu/datasets/cub_200_2011",
-    licence=UNREAD,
+    licence="non-commercial research and education; the photographs are their owners'",
     root="CUB_200_2011",
     splits=dict.fromkeys(
         ("train", "test"),
@@ -47,7 +47,7 @@ CUB = LabelledImages(
 CARS = LabelledImages(
     name="cars",
     source="Stanford Cars (its own site is gone; copies are about)",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="stanford_cars",
     splits={
         "train": ("devkit/cars_train_annos.mat", "devkit/cars_meta.mat", "cars_train"),
@@ -84,7 +84,7 @@ AIRCRAFT = LabelledImages(
 FLOWERS = LabelledImages(
     name="flowers",
     source="Oxford 102 Flowers, robots.ox.ac.uk/~vgg/data/flowers/102",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="flowers-102",
     splits=dict.fromkeys(("train", "val", "test"), ("setid.mat", "imagelabels.mat", "jpg")),
     validation="val",
@@ -142,7 +142,7 @@ def dtd(split: int) -> LabelledImages:
     return LabelledImages(
         name="dtd" if split == 1 else f"dtd-{split}",
         source="Describable Textures r1.0.1, robots.ox.ac.uk/~vgg/data/dtd",
-        licence=UNREAD,
+        licence="for research",
         root="dtd/dtd",
         splits={part: (f"labels/{part}{split}.txt", "images") for part in ("train", "val", "test")},
         validation="val",
@@ -164,7 +164,7 @@ def dtd(split: int) -> LabelledImages:
 SUN = LabelledImages(
     name="sun397",
     source="SUN397 and its partitions, vision.princeton.edu/projects/2010/SUN",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="SUN397",
     splits={
         "train": ("ClassName.txt", "Training_01.txt"),
@@ -224,7 +224,7 @@ CIFAR_SOURCE = "its Python version, cs.toronto.edu/~kriz/cifar.html"
 CIFAR10 = LabelledImages(
     name="cifar10",
     source=CIFAR_SOURCE,
-    licence=UNREAD,
+    licence=UNSTATED,
     root="cifar-10-batches-py",
     splits={
         "train": (*(f"data_batch_{k}" for k in range(1, 6)), "batches.meta"),
@@ -251,7 +251,7 @@ CIFAR10 = LabelledImages(
 CIFAR100 = LabelledImages(
     name="cifar100",
     source=CIFAR_SOURCE,
-    licence=UNREAD,
+    licence=UNSTATED,
     root="cifar-100-python",
     splits={"train": ("train", "meta"), "test": ("test", "meta")},
     read=functools.partial(cifar, name="CIFAR100"),

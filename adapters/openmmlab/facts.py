@@ -38,11 +38,13 @@ CITYSCAPES = Facts(
 )
 NYU = Facts(
     counts={"train": 24_231, "test": 654},
+    gigabytes=5.0,
     files={
         "images/train/bathroom_rgb_00045.jpg": "an image of 640x480, in this folder or below it",
         "annotations/train/bathroom_rgb_00045.png": "its depth in millimetres, 16 bits",
     },
-    known_from="SwinTransformer/MIM-Depth-Estimation@59ba08d",
+    known_from="SwinTransformer/MIM-Depth-Estimation@59ba08d; about 5 GB as the author of cleinc/bts says of its "
+    "archive of these frames (issue 66); no terms at tensorflow.org/datasets/catalog/nyu_depth_v2",
 )
 KITTI = Facts(
     counts={"train": 23_158, "test": 652},
@@ -72,12 +74,14 @@ CROWDPOSE = Facts(
     counts={"train": 12_000, "test": 8_000},
     classes=1,
     files={"images/100000.jpg": "an image of any split"},
-    known_from="Jeff-sjtu/CrowdPose: 10,000, 2,000 and 8,000; its train and val are trained on",
+    known_from="Jeff-sjtu/CrowdPose: 10,000, 2,000 and 8,000; its train and val are trained on. Its README has no "
+    "terms (issue 14 asks for them, unanswered) and no size",
 )
 AP10K = Facts(
     counts={"train": 7_023, "test": 1_997},
     classes=54,
+    gigabytes=3.4,
     files={"data/000000000001.jpg": "an image of any split"},
     known_from="AlexTheBad/AP-10K: 10,015 images of 54 species; split 1 of 3 from huggingface.co/datasets/tlpss/"
-    "ap10k-cropped-512x512, with 995 to validate on",
+    "ap10k-cropped-512x512, with 995 to validate on; size of ap-10k.zip from a public guide to its download",
 )

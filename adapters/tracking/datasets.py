@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.datasets import Dataset, EmbeddedWorld
-from bench.datasets.facts import UNREAD, Facts
+from bench.datasets.facts import UNSTATED, Facts
 from bench.provenance import content_sha256
 from bench.results import digest
 
@@ -120,7 +120,7 @@ SCENES = SceneVideos()
 LASOT = Videos(
     name="lasot",
     source="http://vision.cs.stonybrook.edu/~lasot/",
-    licence=UNREAD,
+    licence="personal, academic or educational use",
     root="lasot",
     splits={"train": ("training_set.txt",), "test": ("testing_set.txt",)},
     layout="lasot",
@@ -175,7 +175,7 @@ TRACKINGNET = Videos(
 OTB = Videos(
     name="otb",
     source="http://cvlab.hanyang.ac.kr/tracker_benchmark/datasets.html",
-    licence=UNREAD,
+    licence=UNSTATED,
     root="otb100",
     splits={"test": (".",)},
     layout="otb",

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 
-UNREAD = "its terms could not be looked up: take it for research alone"
+UNSTATED = "none that is known; take it for research alone"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
