@@ -140,7 +140,7 @@ def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
 
     free = slots(jobs, max((run.gpus for run in runs), default=1))
     waiting = list(runs)
-    running: dict[RunKey, tuple[Any, tuple[int, ...]]] = {}
+    running: dict[RunKey, tuple[Any, tuple[str, ...]]] = {}
     while waiting or running:
         while waiting and free:
             run, slot = waiting.pop(0), free.pop(0)
@@ -155,7 +155,7 @@ def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
         time.sleep(POLL_SECONDS)
 
 
-def slots(jobs: int, size: int = 1) -> list[tuple[int, ...]]:
+def slots(jobs: int, size: int = 1) -> list[tuple[str, ...]]:
     """The GPUs of each process that may go on at once, `size` each; without a GPU, `jobs` times none."""
     found = gpus()
     return [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)] or [
@@ -170,9 +170,9 @@ def share_cores(jobs: int) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
 
 
-def gpus() -> list[int]:
-    """The indices of the GPUs that this process may use."""
+def gpus() -> list[str]:
+    """What CUDA calls the GPUs that this process may use: their numbers, or UUIDs where it was given those."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [int(index) for index in visible.split(",") if index]
-    return [int(p.name[6:]) for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]
+        return [name for name in visible.split(",") if name and name != "-1"]
+    return [p.name[6:] for p in sorted(Path("/dev").glob("nvidia[0-9]*"))]

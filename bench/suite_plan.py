@@ -17,7 +17,7 @@ from bench.results import RunKey
 from bench.suite import Evaluation, Pretraining, Suite
 
 INTERRUPTED = 130
-Slot = tuple[int, ...]  # the GPUs of a process
+Slot = tuple[str, ...]  # the GPUs of a process
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ def _pretrain(
         "--out",
         str(out),
     ]
-    shown = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, slot))} if slot else {}
+    shown = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
     log = out / "log.txt"
     out.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"pretraining {wanted.name}{f', log {log}' if quiet else ''}\n")

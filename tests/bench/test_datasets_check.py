@@ -13,10 +13,6 @@ from PIL import Image
 from bench.datasets import Facts, catalogue, checks
 from bench.datasets.__main__ import main
 from bench.datasets.catalogue import Entry
-from bench.datasets.items import Example
-from bench.datasets.parallel import spread
-from bench.datasets.pictures import tile
-from bench.errors import UserError
 
 ROOT = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
 SUBSETS = {
@@ -254,27 +250,6 @@ def test_counts_and_lists_are_compared_with_what_is_published(tmp_path: Path) ->
 LINES_MD5 = "8cdeb44417f3c26826595d5820cf5700"  # printf 'a\nb' | md5sum
 
 
-def test_where_it_is_looked() -> None:
-    assert checks.places(0) == []
-    assert checks.places(1) == [0]
-    assert checks.places(5) == [0, 1, 2, 3, 4]
-    found = checks.places(1_281_167)
-    assert (found[0], found[-1], len(found)) == (0, 1_281_166, 8)
-    assert max(np.diff(found)) - min(np.diff(found)) <= 1
-
-
-def test_work_is_spread_in_order_and_its_mistakes_arrive() -> None:
-    assert list(spread(lambda k: k * k, range(5, 300), "squares")) == [k * k for k in range(5, 300)]
-
-    def fails(number: int) -> int:
-        if number == 70:
-            raise UserError("the seventieth")
-        return number
-
-    with pytest.raises(UserError, match="the seventieth"):
-        list(spread(fails, range(200), "numbers"))
-
-
 def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(
     run: Run, tmp_path: Path
 ) -> None:
@@ -318,27 +293,3 @@ def test_the_layout_is_a_tree(run: Run) -> None:
     indent = {line.split()[0]: len(line) - len(line.lstrip()) for line in lines[2:]}
     assert indent["ImageSets/"] < indent["Segmentation/"] < indent["train.txt"]
     assert any(line.split()[:2] == ["train.txt", "train"] for line in lines)
-
-
-def test_labels_are_drawn_where_they_are() -> None:
-    """A 300x300 image is drawn at its size."""
-    grey = Image.new("RGB", (300, 300), (128, 128, 128))
-    boxed = tile(Example(image=grey, caption="", boxes=[("cat", (100, 150, 60, 40))]))
-    assert boxed.getpixel((50, 50)) == boxed.getpixel((130, 170)) == (128, 128, 128)
-    assert boxed.getpixel((100, 180)) == boxed.getpixel((160, 180)) != (128, 128, 128)
-    regions = np.zeros((300, 300), int)
-    regions[:, 150:] = 3
-    masked = tile(Example(image=grey, caption="", regions=regions, names={3: "sky"}))
-    assert masked.getpixel((20, 20)) == (128, 128, 128)
-    assert masked.getpixel((290, 290)) != (128, 128, 128)
-    depth = np.tile(np.linspace(1.0, 10.0, 300), (300, 1))
-    depth[:50] = 0
-    seen = tile(Example(image=grey, caption="", depth=depth))
-    near, far, unknown = (seen.getpixel(at) for at in ((310, 200), (590, 200), (450, 30)))
-    assert near[0] > near[2]
-    assert far[2] > far[0]
-    assert len(set(unknown)) == 1
-    pose = np.array([[30, 40, 2], [200, 40, 1], [100, 250, 0]])
-    posed = tile(Example(image=grey, caption="", poses=[pose], bones=[(0, 1), (1, 2)]))
-    assert posed.getpixel((115, 40)) != (128, 128, 128)
-    assert posed.getpixel((100, 250)) == posed.getpixel((150, 145)) == (128, 128, 128)

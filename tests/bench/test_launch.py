@@ -45,8 +45,10 @@ def test_cuda_works_in_a_run_where_there_is_a_gpu(tmp_path, gpus, told):
     [
         ("", 1, 1, [()]),
         ("", 3, 1, [(), (), ()]),
-        ("0,1,2,3", 1, 1, [(0,), (1,), (2,), (3,)]),
-        ("0,1,2,3,4", 1, 2, [(0, 1), (2, 3)]),
+        ("-1", 2, 1, [(), ()]),
+        ("GPU-8f1c,MIG-2b7d", 1, 1, [("GPU-8f1c",), ("MIG-2b7d",)]),
+        ("0,1,2,3", 1, 1, [("0",), ("1",), ("2",), ("3",)]),
+        ("0,1,2,3,4", 1, 2, [("0", "1"), ("2", "3")]),
     ],
 )
 def test_slots_are_gpus_or_as_many_as_were_asked_for(monkeypatch, visible, jobs, size, expected):

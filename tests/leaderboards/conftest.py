@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,6 +6,8 @@ from typing import Any
 import pytest
 
 from bench.results import Result, RunKey, Store
+
+sys.path.insert(0, str(Path(__file__).parent))  # what tests share here
 
 TRIALS = [{"lr": 0.1, "top1": 48.0}, {"lr": 0.01, "top1": 50.0}]
 Write = Callable[..., Path]

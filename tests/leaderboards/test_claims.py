@@ -3,10 +3,9 @@
 import dataclasses
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from claimed_world import AGAINST, SPECIES, record, world
 
 from bench import suite
 from leaderboards import claims_page, render, replicates
@@ -16,9 +15,6 @@ from leaderboards.markdown import CLAIMS, OVERVIEW
 from leaderboards.standings import sections
 from leaderboards.statistics import mean_interval
 from leaderboards.verdicts import FAILS, HOLDS, OPEN, verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-from claimed_world import AGAINST, SPECIES, record, world
 
 NUMBERS = sorted(AGAINST)
 

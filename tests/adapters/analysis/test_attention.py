@@ -1,13 +1,11 @@
 """Attention read exactly, at its places, and what is said of it, against closed forms."""
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from analysis_jobs import TRANSFORMERS, hooks, job, small
+from analysis_jobs import TRANSFORMERS, hooks, small
 from contract_families import images
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,10 +14,9 @@ from adapters.analysis.attention import AttentionStatistics, HeadStatistics
 from adapters.analysis.blocks import LayerReader
 from adapters.analysis.places import Places, grid, of_window
 from adapters.analysis.reading import Attention, AttentionReader
-from adapters.analysis.tasks import ATTENTION, WITH_PREFIX
-from bench.backbones import Backbone, build
+from adapters.analysis.tasks import ATTENTION
+from bench.backbones import build
 from bench.errors import UserError
-from bench.run import main
 
 SHIFTED = {"depths": (2, 2), "num_heads": (1, 2)}
 
@@ -283,103 +280,3 @@ def test_every_family_is_within_its_bounds(name: str) -> None:
         values = [value for block in found[what] for value in block]
         assert all(-1e-5 <= value < most for value in values), what
     assert sum(found["distance"][0]) > 0
-
-
-def test_the_record_has_every_layer_and_head(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "scenes").symlink_to(world)
-    work = job("attention", tmp_path / "scenes", "test_vit")
-    outcome = work.task.evaluate(work)
-    assert outcome.metrics.keys() >= {metric.name for metric in work.task.metrics}
-    assert len(outcome.curves["KL/5"]) == 2
-    assert outcome.metrics["distance/3"] == pytest.approx(sum(outcome.curves["distance/3"]) / 2)
-    last = [outcome.metrics[f"KL/{block}"] for block in (3, 4, 5)]
-    assert outcome.metrics["KL_last3"] == pytest.approx(sum(last) / 3)
-    assert (work.work_dir / "beside/heads.png").read_bytes().startswith(b"\x89PNG")
-    assert outcome.images_per_second > 0
-
-
-def test_prefix_tokens_count_as_queries_on_demand(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "scenes").symlink_to(world)
-    one, two = (
-        job("attention", tmp_path / "scenes", "test_vit", p.name) for p in (ATTENTION, WITH_PREFIX)
-    )
-    without, with_prefix = one.task.evaluate(one).metrics, two.task.evaluate(two).metrics
-    assert without["distance"] == with_prefix["distance"]
-    assert without["entropy"] != with_prefix["entropy"]
-
-
-def test_fewer_images_than_the_estimator_needs(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "scenes").symlink_to(world)
-    work = job("attention", tmp_path / "scenes", "test_vit", limit=3)
-    with pytest.raises(UserError, match=r"There are 3 images.*needs at least 4"):
-        work.task.evaluate(work)
-
-
-def test_receptive_field(world: Path, tmp_path: Path) -> None:
-    """It grows from stage to stage, and one 3 x 3 convolution sees 3 x 3 pixels."""
-    from adapters.analysis.receptive_field import measure
-
-    (tmp_path / "scenes").symlink_to(world)
-    work = job("receptive-field", tmp_path / "scenes", "test_resnet")
-    found = work.task.evaluate(work).metrics
-    assert found["ERF"] == found["ERF/4"] > found["ERF/0"] > 1
-    assert (work.work_dir / "beside/receptive-field.png").is_file()
-    field = torch.zeros(9, 9, dtype=torch.float64)
-    field[3:6, 3:6] = 1.0
-    field[0, 0] = 0.04
-    size, distance = measure(field, 1 - 0.9545)
-    assert size == 3.0
-    assert distance == pytest.approx((4 + 4 * 2**0.5 + 0.04 * 4 * 2**0.5) / 9.04)
-    with pytest.raises(UserError, match="gradient is 0 everywhere"):
-        measure(torch.zeros(9, 9), 0.05)
-
-
-@pytest.mark.parametrize("name", [*sorted(TRANSFORMERS), "ConvNeXt", "EfficientNet"])
-def test_every_family_has_a_receptive_field(name: str) -> None:
-    from adapters.analysis.receptive_field import gradients
-
-    model, size = small(name)
-    fields = gradients(model, images(*size, count=1))
-    assert fields.shape[1:] == size
-    assert fields.isfinite().all()
-    assert (fields.amax((1, 2)) > 0).all()
-
-
-def test_one_convolution_sees_its_kernel_about_the_centre() -> None:
-    from adapters.analysis.receptive_field import gradients
-
-    class Net(torch.nn.Module):
-        def forward_intermediates(self, x: Tensor, intermediates_only: bool) -> list[Tensor]:
-            return [F.conv2d(x, torch.ones(1, 3, 5, 5), padding=2)]
-
-    field = gradients(Net(), images(16, 16))[0]
-    assert field.nonzero().amin(0).tolist() == [6, 6]
-    assert field.nonzero().amax(0).tolist() == [10, 10]
-
-
-def test_from_the_command_line_to_a_picture_beside_the_record(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On folders of images, with the seed's own; attention and similarity in one pass."""
-    (tmp_path / "data").mkdir()
-    for split in ("train", "val"):
-        (tmp_path / "data" / split).symlink_to(world / "species" / split)
-    results = tmp_path / "results"
-    asked = ["--backbone", "test_vit", "--data-root", str(tmp_path / "data"), "--task"]
-    asked += ["analysis/attention-folder", "analysis/similarity-folder", "--results", str(results)]
-    assert main([*asked, "--work-dir", str(tmp_path / "runs"), "--smoke"]) == 0
-    (record,) = results.glob("analysis/attention-folder/*/*.json")
-    assert json.loads(record.read_text())["primary"] == "distance"
-    assert record.with_name(f"{record.stem}.heads.png").is_file()
-    (record,) = results.glob("analysis/similarity-folder/*/*.json")
-    assert record.with_name(f"{record.stem}.similarity.png").is_file()
-    assert record.with_name(f"{record.stem}.grams.npz").is_file()
-    assert len(list((tmp_path / "runs/analysis").glob("*.pt"))) == 1
-
-
-def test_normalisation_is_the_weights_own(world: Path, tmp_path: Path) -> None:
-    (tmp_path / "scenes").symlink_to(world)
-    grey = Backbone(name="grey", arch="test_vit", mean=(0.9, 0.9, 0.9), std=(0.1, 0.1, 0.1))
-    one = job("attention", tmp_path / "scenes", "test_vit")
-    two = job("attention", tmp_path / "scenes", "test_vit", backbone=grey)
-    assert one.task.evaluate(one).metrics != two.task.evaluate(two).metrics

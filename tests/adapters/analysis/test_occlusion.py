@@ -1,6 +1,5 @@
-"""What hiding a part changes: hidden as said, 1 where nothing is, and real occluders at known fractions."""
+"""What hiding a part changes: hidden as said, and 1 where nothing is."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from contract_families import FAMILIES, images
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters.analysis import occluders, sample
+from adapters.analysis import sample
 from adapters.analysis.blocks import LayerReader
 from adapters.analysis.cka import CKA, centred_grams
 from adapters.analysis.hiding import Hiding, mask_token, share, visible_cells
 from adapters.analysis.occlusion_curves import Curves
 from bench.backbones import Backbone, build
 from bench.errors import UserError
-from bench.scenes import layout
-from bench.scenes.render import render
 
 RATIOS = (0.0, 0.3, 0.6, 0.9)
 FEW: dict[str, Any] = {
@@ -34,12 +31,6 @@ FEW: dict[str, Any] = {
 FEW |= {"batch_size": 4, "cell": 16, "img_size": 96}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture
-def scenes(world: Path, tmp_path: Path) -> Path:
-    (tmp_path / "scenes").symlink_to(world)
-    return tmp_path / "scenes"
 
 
 @pytest.fixture
@@ -271,46 +262,6 @@ def test_too_few_images(folder: Path) -> None:
     voters = job("occlusion-folder", folder, "test_vit", **{**FEW, "neighbours": 20})
     with pytest.raises(UserError, match=r"images to vote, fewer than the 20 neighbours"):
         voters.task.evaluate(voters)
-
-
-def test_pairs_of_real_occluders(world: Path) -> None:
-    """Fractions are those of the annotations; the whole image shows all of the thing, in the same place."""
-    manifest = json.loads((world / "manifest.json").read_text())["recipe"]
-    scenes = [layout.scene(manifest["seed"], "val", k) for k in range(manifest["val"])]
-    annotated = json.loads((world / "annotations/instances_val.json").read_text())["annotations"]
-    known = {a["visible_fraction"] for a in annotated}
-    found = occluders.pairs(scenes, manifest["size"])
-    assert len(found) > 5
-    for pair in found:
-        assert round(pair.fraction, 6) in known
-        assert 0 < pair.fraction < 1
-        assert pair.occluded.shape == pair.whole.shape == (*pair.visible.shape, 3)
-        assert pair.visible.any()
-        same = (pair.occluded == pair.whole).all(2)[pair.visible].mean()
-        assert same > 0.5  # but for shadows and smoothed edges
-        assert (pair.occluded != pair.whole).any()
-
-
-def test_the_whole_image_shows_the_thing_entirely(world: Path) -> None:
-    manifest = json.loads((world / "manifest.json").read_text())["recipe"]
-    scenes = [layout.scene(manifest["seed"], "val", k) for k in range(6)]
-    for scene, picture in zip(scenes, render(scenes, manifest["size"]), strict=True):
-        for index in range(len(scene.things)):
-            if occluders._is_hidden(scene, picture, index):
-                whole = occluders._uncovered(scene, picture, index, "cpu")
-                seen = whole.thing[picture.alone[index]]
-                (shown,) = {int(k) for k in seen} - {-1}
-                assert whole.alone[shown].sum() == picture.alone[index].sum()
-
-
-def test_real_occluders_from_job_to_curves(scenes: Path) -> None:
-    work = job("occlusion", scenes, "test_vit", "frozen-occluders", batch_size=4, ratios=(0.0, 0.3))
-    outcome = work.task.evaluate(work)
-    assert outcome.curves["hidden"][0] == 0
-    assert len(outcome.curves["hidden"]) >= 2
-    assert outcome.curves["CKA/2"][0] == 1
-    assert all(value < 1 for value in outcome.curves["CKA/2"][1:])
-    assert "knn_whole" not in outcome.metrics
 
 
 def test_a_dropped_last_block_is_not_analysed(scenes: Path) -> None:
