@@ -286,9 +286,8 @@ def method(name: str, **changes: Any) -> Method:
     for field in changes:
         if field not in fields:
             raise unknown("field of a method", field, fields)
-    pair = [changes[field] for field in ("views", "similarity") if field in changes]
     followed: dict[str, Any] = {}
-    for new in pair:
+    for new in (changes[field] for field in ("views", "similarity") if field in changes):
         followed |= {**USUAL.get(new, {}), **NEEDED.get(new, {})}
     made = dataclasses.replace(table[name], **{**followed, **changes})
     for field in changes:
