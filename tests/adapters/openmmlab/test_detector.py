@@ -138,7 +138,12 @@ def test_mask_rcnn_learns_a_box_and_finds_it(suppression: str) -> None:
         },
     )
     model.train()
-    losses = [float(sum(model.train_step(batch(), wrapper)["loss"].view(1))) for _ in range(40)]
+    losses = []
+    for step in range(160):
+        if step == 120:  # a constant rate ends anywhere about the box, by the processor's last bits
+            for group in wrapper.param_groups:
+                group["lr"] /= 10
+        losses.append(float(model.train_step(batch(), wrapper)["loss"]))
     assert losses[-1] < losses[0] / 3
     model.eval()
     found = model.test_step(batch())[0].pred_instances
