@@ -24,6 +24,7 @@ from bench.processes import end_with_parent
 from bench.results import RunKey
 
 CLUSTERS = ("inline", "local", "slurm")
+Slot = tuple[str, ...]  # the GPUs of a process
 POLL_SECONDS = 0.5
 
 
@@ -140,7 +141,7 @@ def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
 
     free = slots(jobs, max((run.gpus for run in runs), default=1))
     waiting = list(runs)
-    running: dict[RunKey, tuple[Any, tuple[str, ...]]] = {}
+    running: dict[RunKey, tuple[Any, Slot]] = {}
     while waiting or running:
         while waiting and free:
             run, slot = waiting.pop(0), free.pop(0)
@@ -155,12 +156,11 @@ def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
         time.sleep(POLL_SECONDS)
 
 
-def slots(jobs: int, size: int = 1) -> list[tuple[str, ...]]:
+def slots(jobs: int, size: int = 1) -> list[Slot]:
     """The GPUs of each process that may go on at once, `size` each; without a GPU, `jobs` times none."""
     found = gpus()
-    return [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)] or [
-        ()
-    ] * jobs
+    shared = [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)]
+    return shared or [()] * jobs
 
 
 def share_cores(jobs: int) -> None:

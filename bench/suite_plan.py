@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from bench import plan
 from bench.errors import UserError
+from bench.launch import Slot
 from bench.plan import Request, Run
 from bench.results import RunKey
 from bench.suite import Evaluation, Pretraining, Suite
 
 INTERRUPTED = 130
-Slot = tuple[str, ...]  # the GPUs of a process
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,10 @@ def pretrain(
 
     def make(wanted: Pretraining) -> int:
         slot = free.get()
-        status = _pretrain(wanted, common, where, slot, quiet=len(slots) > 1)
-        free.put(slot)
-        return status
+        try:
+            return _pretrain(wanted, common, where, slot, quiet=len(slots) > 1)
+        finally:
+            free.put(slot)
 
     with ThreadPoolExecutor(len(slots)) as pool:
         statuses = dict(zip((p.name for p in unmade), pool.map(make, unmade), strict=True))
@@ -123,23 +124,18 @@ def _pretrain(
     """The exit status; what a quiet one says is in a file beside its weights."""
     out = wanted.weights(common.work_dir).parent
     root = ("--data-root", str(common.data_root)) if common.data_root else ()
-    command = [
-        sys.executable,
-        "-m",
-        "pretrain.run",
-        *wanted.arguments,
-        *root,
-        *where,
-        "--out",
-        str(out),
-    ]
+    command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root, *where]
     shown = {"CUDA_VISIBLE_DEVICES": ",".join(slot)} if slot else {}
     log = out / "log.txt"
     out.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"pretraining {wanted.name}{f', log {log}' if quiet else ''}\n")
     with log.open("a") if quiet else contextlib.nullcontext() as said:
         ended = subprocess.run(
-            command, env={**os.environ, **shown}, stdout=said, stderr=said, check=False
+            [*command, "--out", str(out)],
+            env={**os.environ, **shown},
+            stdout=said,
+            stderr=said,
+            check=False,
         )
     if ended.returncode == INTERRUPTED:
         raise KeyboardInterrupt

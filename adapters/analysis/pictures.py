@@ -114,4 +114,4 @@ def receptive_fields(fields: Sequence[Any], sizes: Sequence[float], job: Job) ->
             axes.imshow(np.sqrt(field / field.max()), cmap="magma", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[], title=f"stage {stage}: {size:.0f} px")
         figure.suptitle(title(job), fontsize=10)
-        figure.savefig(place(job, "receptive-field.png"), dpi=150)
+        figure.savefig(place(job, "receptive-field.png"), dpi=100)  # noise compresses badly

@@ -20,7 +20,7 @@ INFINITY = 1e30
 NEAR = 0.05  # metres; nothing is seen nearer than this
 
 
-def root(x: torch.Tensor) -> torch.Tensor:
+def square_root(x: torch.Tensor) -> torch.Tensor:
     """The square root that IEEE 754 says: torch's on a CPU is MKL's, whose last bit depends on the processor."""
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
 
@@ -33,7 +33,7 @@ def hit_sphere(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
     # The perpendicular offset keeps the digits that b*b - a*c would cancel.
     px, py, pz = ox + closest * dx, oy + closest * dy, oz + closest * dz
     inside = radius * radius - (px * px + py * py + pz * pz)
-    t = closest - root(inside.clamp(min=0.0) / length)
+    t = closest - square_root(inside.clamp(min=0.0) / length)
     return torch.where((inside >= 0.0) & (t > 0.0), t, INFINITY)
 
 
@@ -44,7 +44,7 @@ def hit_capsule(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor
     closest = -(ox * dx + oz * dz) / length
     px, pz = ox + closest * dx, oz + closest * dz
     inside = radius * radius - (px * px + pz * pz)
-    t = closest - root(inside.clamp(min=0.0) / length)
+    t = closest - square_root(inside.clamp(min=0.0) / length)
     y = oy + t * dy
     cap = torch.where(y > 0.0, half, -half)
     rounded = hit_sphere((ox, oy - cap, oz), direction, (radius, zero, zero))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.scenes.geometry import HITS, INFINITY, root
+from bench.scenes.geometry import HITS, INFINITY, square_root
 from bench.scenes.layout import Scene
 from bench.scenes.shading import Rays, shade
 from bench.scenes.stage import FRAME, ORIGIN, PLANES, SIZE, Pairs, Stage, build, take, where
@@ -162,7 +162,7 @@ def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: torch.Tensor, t: torch
     shape = (stage.scenes, size, size)
     sky = t >= INFINITY
     # Gamma 2 by a square root: a power function need not be exact.
-    bytes_ = torch.floor(root(rgb.clamp(0.0, 1.0)) * 255.0 + 0.5).to(torch.uint8)
+    bytes_ = torch.floor(square_root(rgb.clamp(0.0, 1.0)) * 255.0 + 0.5).to(torch.uint8)
     image = bytes_.view(3, *shape).permute(1, 2, 3, 0).contiguous().cpu().numpy()
     depth = torch.where(sky, 0.0, t).view(shape).cpu().numpy()
     thing = torch.where(sky, -1, take(stage.thing, primitive)).view(shape).cpu().numpy()

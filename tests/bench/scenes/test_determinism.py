@@ -11,6 +11,7 @@ from scenes_by_hand import SMALL, TINY
 
 from bench.scenes.draws import Draw, cos_sin
 from bench.scenes.generate import generate
+from bench.scenes.geometry import square_root
 from bench.scenes.layout import scene
 from bench.scenes.render import render
 from bench.scenes.world import GENERATOR_VERSION, combined_hash, read_manifest
@@ -41,6 +42,13 @@ def test_a_scene_does_not_depend_on_its_batch_or_the_threads():
     finally:
         torch.set_num_threads(threads)
     assert len(set(together)) == len(scenes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_square_roots_are_ieees(dtype):
+    """Python's are the processor's own; of a double, rounded to single precision, they are single's too."""
+    x = 100 * torch.rand(50_000, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    assert square_root(x).equal(torch.tensor([math.sqrt(v) for v in x.tolist()], dtype=dtype))
 
 
 def test_two_processes_write_what_one_writes(tmp_path):
