@@ -39,7 +39,16 @@ def now() -> str:
 def environment() -> dict[str, str]:
     """Versions of everything that can move a number, and the machine."""
     versions = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
-    return {"python": platform.python_version(), "platform": platform.platform(), **versions}
+    machine = {"platform": platform.platform(), "processor": processor()}
+    return {"python": platform.python_version(), **machine, **versions}
+
+
+def processor() -> str:
+    """The processor's model, as the system names it: two models round differently."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def git() -> dict[str, Any]:
