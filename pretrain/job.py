@@ -96,7 +96,7 @@ def pretrain(request: Request) -> None:
             wandb=request.wandb,
         )
         if rank == 0:
-            export(encoder, target, _header(request, images))
+            export(encoder, target, _header(request, images), siamese.mask_token)
     skipped = f"; {len(images.skipped)} images were skipped" if images.skipped else ""
     _say(
         rank, f"{target} is there{skipped}. Try: python -m bench.run --backbone {target} --task all"

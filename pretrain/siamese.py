@@ -58,7 +58,8 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
     """The encoder with its method.
 
     Attributes:
-        encoder: the timm model; nothing else is exported.
+        encoder: the timm model; what is exported, with `mask_token`.
+        mask_token: what the encoder sees of a hidden patch, [1, 1, D]; None where it sees none.
         crops: of each image that the views need.
         needs_labels, needs_occluders: what else of a batch is read.
     """

@@ -35,4 +35,6 @@ class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped
         path.parent.mkdir(exist_ok=True)
         own = {"name": f"{self.header['name']}-epoch-{epoch}", "epochs": epoch}
         if not path.exists():
-            export(trained(runner).encoder(), path, {**self.header, **own})
+            model = trained(runner)
+            header = {**self.header, **own}
+            export(model.encoder(), path, header, model.siamese.mask_token)

@@ -66,6 +66,18 @@ def test_nothing_else_is_exported(tmp_path: Path) -> None:
     assert not [key for key in keys if "target" in key or "embedding" in key]
 
 
+def test_a_mask_token_lies_beside_the_encoder_that_was_shown_it(tmp_path: Path) -> None:
+    siamese = network("simmim")
+    path = tmp_path / "backbone.safetensors"
+    export(siamese.encoder, path, {**HEADER, "method": "simmim"}, siamese.mask_token)
+    with safe_open(path, "pt") as file:
+        assert torch.equal(file.get_tensor("mask_token"), siamese.mask_token.detach())
+    _, report = backbones.build("test_vit", weights=path, img_size=64, num_classes=0)
+    assert [*report.missing, *report.unexpected, *report.resampled] == []
+    assert report.leftover == ("mask_token",)
+    assert network("mae").mask_token is None
+
+
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be written"):
         export(network().encoder, tmp_path / "nowhere" / "backbone.safetensors", HEADER)

@@ -32,6 +32,16 @@ def test_a_snapshot_is_the_encoder_after_so_many_epochs(tmp_path: Path) -> None:
     assert (found.name, found.arch, found.method) == ("out-epoch-4", "test_vit", "mae")
 
 
+def test_simmims_mask_token_lies_beside_its_encoder(tmp_path: Path) -> None:
+    words = ["--method", "simmim", *WORDS[2:], "--data", str(pictures(tmp_path / "pictures"))]
+    words += ["--epochs", "2", "--snapshot-epochs", "1", "--out", str(tmp_path / "out")]
+    assert run.main(words) == run.DONE
+    (early,) = map(load_file, tmp_path.glob("out/snapshots/*"))
+    last = load_file(tmp_path / "out/backbone.safetensors")
+    assert early.keys() == last.keys()
+    assert not torch.equal(early["mask_token"], last["mask_token"])  # it is learnt
+
+
 def test_snapshots_change_no_weight(tmp_path: Path) -> None:
     words = [*WORDS, *DECODER, "--data", str(pictures(tmp_path / "pictures")), "--epochs", "3"]
     with_them = [*words, "--snapshot-epochs", "1", "--out", str(tmp_path / "with")]
