@@ -34,7 +34,7 @@ def test_a_snapshot_is_the_encoder_after_so_many_epochs(tmp_path: Path) -> None:
 
 def test_simmims_mask_token_lies_beside_its_encoder(tmp_path: Path) -> None:
     words = ["--method", "simmim", *WORDS[2:], "--data", str(pictures(tmp_path / "pictures"))]
-    words += ["--epochs", "2", "--snapshot-epochs", "1", "--out", str(tmp_path / "out")]
+    words += ["--epochs", "5", "--snapshot-epochs", "3", "--out", str(tmp_path / "out")]
     assert run.main(words) == run.DONE
     (early,) = map(load_file, tmp_path.glob("out/snapshots/*"))
     last = load_file(tmp_path / "out/backbone.safetensors")
