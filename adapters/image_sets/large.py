@@ -78,6 +78,10 @@ PLACES = LabelledImages(
 )
 
 
+# naver/unic@02269db, eval_transfer/data/imagenet_cog.py, by CoG's first author.
+COG_TRAIN = {1: 1_118_804, 2: 1_115_788, 3: 1_095_203, 4: 1_107_128, 5: 1_091_654}
+
+
 def cog(level: int) -> LabelledImages:
     """A level of ImageNet-CoG: 1,000 concepts of ImageNet-21k, further from ImageNet-1k's the higher it is."""
     files = ("cog_levels_mapping_file.pkl", "cog_concepts_split_file.pkl")
@@ -90,11 +94,10 @@ def cog(level: int) -> LabelledImages:
         read=functools.partial(lists.cog, level=level),
         read_as=f"level {level} of 5",
         facts=Facts(
-            counts={"test": 50_000},
+            counts={"train": COG_TRAIN[level], "test": 50_000},
             gigabytes=1100.7,
             classes=1000,
             files={"n07696728/": "the images of a concept"},
-            known_from="naver/cog@5b34ca9: all of ImageNet; 732 to 1,300 training images a concept, how many a "
-            "level is said nowhere",
+            known_from="naver/unic@02269db, by the same authors; size of all of ImageNet from naver/cog@5b34ca9",
         ),
     )

@@ -170,6 +170,40 @@ PLACES = (
     FROZEN,
     KNN,
 )
+# DINOv2's Table 8 (arXiv 2304.07193): a linear layer on frozen features of its distilled ViT-B/14.
+DINOV2_FROZEN = {
+    "food101": 92.8,
+    "cifar10": 98.7,
+    "cifar100": 91.3,
+    "sun397": 77.3,
+    "cars": 88.2,
+    "aircraft": 79.4,
+    "voc2007": 88.2,
+    "dtd": 83.3,
+    "pets": 96.2,
+    "caltech101": 96.1,
+    "flowers": 99.6,
+    "cub": 89.6,
+}
+# DINO's Table 6 (arXiv 2104.14294): its ViT-B/16, fine-tuned by DeiT's recipe.
+DINO_FINETUNED = {"cifar10": 99.1, "cifar100": 91.7, "flowers": 98.8, "cars": 93.0}
+
+
+def transferred(task: str, metric: str, protocols: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+    """The protocols of one of Kornblith et al.'s data sets, with what is published of them on it."""
+
+    def told(protocol: Protocol) -> Protocol:
+        if protocol.name == "frozen":
+            number = f"{metric} {DINOV2_FROZEN[task]} (arXiv 2304.07193, Table 8)"
+            return _published(task, protocol, DINOV2, f"DINOv2 ViT-B/14, distilled: {number}")
+        if protocol.name == "finetune" and task in DINO_FINETUNED:
+            number = f"top1 {DINO_FINETUNED[task]} (arXiv 2104.14294, Table 6; DeiT's recipe)"
+            return _published(task, protocol, DINO, f"DINO ViT-B/16: {number}")
+        return protocol
+
+    return tuple(map(told, protocols))
+
+
 CUB = (
     _published(
         "cub",
@@ -177,38 +211,19 @@ CUB = (
         MAE,
         "MAE ViT-B/16 at 224 px: top1 83.5 (one user's rerun of SemMAE's comparison, its issue 2)",
     ),
-    _published(
-        "cub",
-        FROZEN,
-        DINOV2,
-        "DINOv2 ViT-B/14, distilled: top1 89.6 (arXiv 2304.07193, Table 8)",
-    ),
-    KNN,
-)
-CARS = (
-    FINETUNE,
-    _published(
-        "cars",
-        FROZEN,
-        DINOV2,
-        "DINOv2 ViT-B/14, distilled: top1 88.2 (arXiv 2304.07193, Table 8)",
-    ),
-    KNN,
-)
-AIRCRAFT = (
-    FINETUNE,
-    _published(
-        "aircraft",
-        FROZEN,
-        DINOV2,
-        "DINOv2 ViT-B/14, distilled: mean_class_accuracy 79.4 (arXiv 2304.07193, Table 8)",
-    ),
+    FROZEN,
     KNN,
 )
 _WHOLE: dict[str, Any] = {"crop_pct": 1.0}  # short side 224 px, as naver/cog has it
-COG = (
-    LARGE_FINETUNE,
-    dataclasses.replace(FROZEN, source=COG_SOURCE, **_WHOLE),
-    dataclasses.replace(KNN, **_WHOLE),
-    *(dataclasses.replace(few, **_WHOLE) for few in FEW_SHOT),
-)
+
+
+def cog(level: int) -> tuple[Protocol, ...]:
+    """The protocols of a level of ImageNet-CoG."""
+    frozen = dataclasses.replace(FROZEN, source=COG_SOURCE, **_WHOLE)
+    told = "published by level (arXiv 2012.05649); no source of its numbers could be read"
+    return (
+        LARGE_FINETUNE,
+        _published(f"cog-{level}", frozen, DINO, told),
+        dataclasses.replace(KNN, **_WHOLE),
+        *(dataclasses.replace(few, **_WHOLE) for few in FEW_SHOT),
+    )

@@ -14,19 +14,22 @@ SEVERAL = (Metric(name="mAP"),)
 Row = tuple[LabelledImages, Sequence[Metric], Sequence[Protocol]]
 
 OTHER_SPLITS = tuple((transfer.dtd(split), TOP1, protocols.SMALL) for split in range(2, 11))
-K12: tuple[Row, ...] = (
-    (transfer.FOOD, TOP1, protocols.LARGE),
-    (transfer.CIFAR10, TOP1, protocols.LARGE),
-    (transfer.CIFAR100, TOP1, protocols.LARGE),
-    (transfer.CUB, TOP1, protocols.CUB),
-    (transfer.SUN, TOP1, protocols.LARGE),
-    (transfer.CARS, TOP1, protocols.CARS),
-    (transfer.AIRCRAFT, PER_CLASS, protocols.AIRCRAFT),
-    (transfer.VOC, SEVERAL, protocols.MULTI_LABEL),
-    (transfer.dtd(1), TOP1, protocols.SMALL),
-    (transfer.PETS, PER_CLASS, protocols.SMALL),
-    (transfer.CALTECH, PER_CLASS, protocols.SMALL),
-    (transfer.FLOWERS, PER_CLASS, protocols.SMALL),
+K12: tuple[Row, ...] = tuple(
+    (data, metrics, protocols.transferred(data.name, metrics[0].name, own))
+    for data, metrics, own in (
+        (transfer.FOOD, TOP1, protocols.LARGE),
+        (transfer.CIFAR10, TOP1, protocols.LARGE),
+        (transfer.CIFAR100, TOP1, protocols.LARGE),
+        (transfer.CUB, TOP1, protocols.CUB),
+        (transfer.SUN, TOP1, protocols.LARGE),
+        (transfer.CARS, TOP1, protocols.SMALL),
+        (transfer.AIRCRAFT, PER_CLASS, protocols.SMALL),
+        (transfer.VOC, SEVERAL, protocols.MULTI_LABEL),
+        (transfer.dtd(1), TOP1, protocols.SMALL),
+        (transfer.PETS, PER_CLASS, protocols.SMALL),
+        (transfer.CALTECH, PER_CLASS, protocols.SMALL),
+        (transfer.FLOWERS, PER_CLASS, protocols.SMALL),
+    )
 )
 TABLE: tuple[Row, ...] = (
     (large.IMAGENET, TOP1, protocols.IMAGENET),
@@ -34,7 +37,7 @@ TABLE: tuple[Row, ...] = (
     *OTHER_SPLITS,
     (large.INATURALIST, TOP1, protocols.INATURALIST),
     (large.PLACES, TOP1, protocols.PLACES),
-    *((large.cog(level), TOP1, protocols.COG) for level in range(1, 6)),
+    *((large.cog(level), TOP1, protocols.cog(level)) for level in range(1, 6)),
 )
 GROUPS = {
     "k12": Group(

@@ -205,6 +205,8 @@ ON_GOT10K = {
     "one-stream": (VIT_B, f"{OSTRACK} AO 71.0"),
 }
 ON_TRACKINGNET = {"one-stream": (VIT_B, f"{OSTRACK} SUC 83.1")}
+NEAREST = "none published with this recipe; the nearest, TransT-N4 (supervised ResNet-50):"
+ON_OTB = {"finetune": (SWINV2_B, f"{NEAREST} SUC 69.4 (chenxin-dlut/TransT)")}
 
 FULL_GOT10K = full("got10k", None, OWN, ON_GOT10K)
 SCENES_FINETUNE = on_scenes(FULL_GOT10K[0], **SMALL_FUSION)
@@ -228,5 +230,5 @@ TASKS = (
     task(LASOT, (*full("lasot", ALL, FOUR, ON_LASOT), *transfer("test"))),
     task(GOT10K, (*FULL_GOT10K, *transfer("val"))),
     task(TRACKINGNET, (*full("trackingnet", ALL, FOUR, ON_TRACKINGNET), *transfer("test"))),
-    task(OTB, transfer("test")),
+    task(OTB, (*full("otb", ALL, FOUR, ON_OTB), *transfer("test"))),
 )

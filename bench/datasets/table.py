@@ -115,7 +115,8 @@ def _published(protocol: Any) -> str:
 def _hours(task: Task, protocol: Any) -> str:
     """See the page's introduction."""
     counts = task.dataset.facts.counts
-    if "train" not in counts or not hasattr(protocol, "epochs"):
+    known = "train" in counts or hasattr(protocol, "pairs")  # of other data sets as well
+    if not known or not hasattr(protocol, "epochs"):
         return "-"
     if task.family in PLAIN_HEADS and "train_dataloader" not in task.upstream(task, protocol):
         operations = sum(counts.values()) * forward(protocol.img_size)
