@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bench.errors import UserError
@@ -12,12 +12,14 @@ TABLES, VERDICTS = (
     "tables",
     "claims",
 )  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
+CARD = re.compile(r"\]\((backbone-[^)]+\.md)\)")
 
 
-def put(path: Path, pages: Mapping[str, str], out: Path) -> str:
+def put(path: Path, pages: Mapping[str, str], out: Path, without: Collection[str] = ()) -> str:
     """Return the file's text with what belongs between its marks, links leading from the file to `out`.
 
-    Marks of the claims may be left out. Raises UserError where the file has not each mark of the tables once.
+    Rows of the backbones whose pages are in `without` are left out, and how many they are is said. Marks of the
+    claims may be left out. Raises UserError where the file has not each mark of the tables once.
     """
     try:
         text = path.read_text("utf-8")
@@ -26,7 +28,7 @@ def put(path: Path, pages: Mapping[str, str], out: Path) -> str:
             f"--extract {path} cannot be read: {error}. Give a markdown file."
         ) from None
     folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
-    text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder))
+    text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder, without))
     if any(mark in text for mark in _marks(VERDICTS)):
         text = _replaced(path, text, VERDICTS, _verdicts(pages.get(CLAIMS, "")))
     return text
@@ -53,13 +55,21 @@ def _verdicts(page: str) -> str:
     return "".join(line for line in lines if line.startswith("|"))
 
 
-def _tables(overview: str, folder: str) -> str:
+def _tables(overview: str, folder: str, without: Collection[str]) -> str:
     """The sections that hold tables, with their titles in bold."""
-    parts = []
+    parts, left_out = [], set()
     for section in overview.split("\n## ")[1:]:
         title, _, body = section.partition("\n")
-        if lines := [line for line in body.splitlines() if line.startswith("|")]:
-            parts.append(f"**{title}**\n\n{_moved(lines, folder)}")
+        lines = [line for line in body.splitlines() if line.startswith("|")]
+        pages = {line: found[1] for line in lines if (found := CARD.search(line))}
+        left_out |= set(pages.values()) & set(without)
+        if kept := [line for line in lines if pages.get(line) not in without]:
+            parts.append(f"**{title}**\n\n{_moved(kept, folder)}")
+    if left_out:
+        whole = f"[the overview]({folder}/{OVERVIEW})"
+        parts.append(
+            f"Of the backbones whose methods are compared, {len(left_out)} are in {whole} alone.\n"
+        )
     return "\n".join(parts)
 
 

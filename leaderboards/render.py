@@ -15,10 +15,11 @@ from bench.processes import keep_memory
 from bench.results import Result, write_atomic
 from leaderboards import analyses, claims_page, cores, export, extract, few_images, page, published
 from leaderboards.cards import cards
-from leaderboards.markdown import ANALYSES, CLAIMS, MARK, OVERVIEW
+from leaderboards.markdown import ANALYSES, CLAIMS, MARK, OVERVIEW, card_name
 from leaderboards.overview import overview
 from leaderboards.published import Published
 from leaderboards.reading import MANY, read
+from leaderboards.replicates import compared
 from leaderboards.standings import Section
 from leaderboards.task_pages import task_pages
 
@@ -45,7 +46,8 @@ def _render(args: argparse.Namespace) -> int:
     found, numbers = read(args.results), published.load(args.published)
     pages = all_pages(found.standings, numbers, found.pictures, args.out, args.results)
     stale = stale_pages(pages, args.out)
-    extracts = {path: extract.put(path, pages, args.out) for path in args.extract}
+    without = {card_name(row) for row in compared(found.standings)} if args.extract else set()
+    extracts = {path: extract.put(path, pages, args.out, without) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
     if args.check:
         lines = [f"stale: {path}" for path in [*(args.out / name for name in stale), *old]]
@@ -146,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE.md",
-        help="also put the overview's tables between its marks, <!-- tables --> and <!-- /tables -->, and the claims' "
-        "verdicts between <!-- claims --> and <!-- /claims -->",
+        help="also put the overview's tables, without the backbones that the claims compare, between its marks, "
+        "<!-- tables --> and <!-- /tables -->, and the claims' verdicts between <!-- claims --> and <!-- /claims -->",
     )
     add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
     add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")

@@ -134,11 +134,22 @@ class Replicates:
 def scales(standings: Sequence[Section]) -> list[Scale]:
     """The scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    rows = (row for section in shown(standings) for row in section.rows)
-    # Rows of one backbone share what its weights say.
-    for told in {id(told): told for row in rows if (told := _pretraining(row))}.values():
+    for _, told in _pretrained(standings):
         methods[_scale(told)].add(told["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
+
+
+def compared(standings: Sequence[Section]) -> list[Row]:
+    """A row of each backbone that was pretrained at one of the scales."""
+    known = set(scales(standings))
+    return [row for row, told in _pretrained(standings) if _scale(told) in known]
+
+
+def _pretrained(standings: Sequence[Section]) -> list[tuple[Row, Mapping[str, Any]]]:
+    """Backbones that say how they were made, by a row of each: those of one backbone share what its weights say."""
+    rows = (row for section in shown(standings) for row in section.rows)
+    found = {id(told): (row, told) for row in rows if (told := _pretraining(row))}
+    return list(found.values())
 
 
 def _members(row: Row, scale: Scale) -> list[_Member]:

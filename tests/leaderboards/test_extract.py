@@ -1,12 +1,16 @@
 """Tables of the pages inside a README: what is between the marks, and nothing else, is replaced."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from claimed_world import world
 
 from bench.errors import UserError
+from leaderboards import replicates
 from leaderboards.extract import put
 from leaderboards.markdown import CLAIMS, OVERVIEW
+from leaderboards.standings import sections
 
 TABLES = "<!-- tables -->\nold\n<!-- /tables -->\n"
 CLAIMED = "<!-- claims -->\nold\n<!-- /claims -->\n"
@@ -30,6 +34,23 @@ def test_tables_stand_between_their_marks_with_links_from_the_file(tmp_path: Pat
     assert found.endswith("<!-- /tables -->\nafter\n")
     assert "old" not in found
     assert "MIM" not in found
+
+
+def test_some_backbones_are_left_out_and_counted(tmp_path: Path) -> None:
+    twice = f"## Frozen\n\n{PAGES[OVERVIEW].partition('## ')[2].partition(chr(10))[2]}"
+    other = ROW.replace("backbone-vit", "backbone-resnet").replace("[vit]", "[resnet]")
+    overview = PAGES[OVERVIEW].replace(ROW, f"{ROW}\n{other}") + twice
+    without = ["backbone-vit.md", "backbone-of-no-table.md"]
+    found = put(readme(tmp_path, TABLES), {OVERVIEW: overview}, tmp_path / "boards", without)
+    assert "[resnet](boards/backbone-resnet.md)" in found
+    assert "[vit]" not in found
+    assert "methods are compared, 1 are in [the overview](boards/README.md)" in found
+
+
+def test_compared_backbones_are_all_but_scratch(result: Any) -> None:
+    hashes = {r.backbone["weights_sha256"] for r in world(result)} - {None}
+    rows = replicates.compared(sections(world(result)))
+    assert sorted(row.weights8 for row in rows) == sorted(sha[:8] for sha in hashes)
 
 
 def test_the_verdicts_of_all_claims_and_no_chapter(tmp_path: Path) -> None:
