@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboards.claims import claims
+from leaderboards.claims import SCRATCH, claims
 from leaderboards.comparisons import Score
 from leaderboards.markdown import MARK, MISSING, OVERVIEW, escape, number, table
 from leaderboards.replicates import Replicates, Scale, curves_of, scales
@@ -31,7 +31,7 @@ def page(standings: Sequence[Section], records: Path | None = None) -> str | Non
     every = {scale: _judged(scale, standings, records) for scale in scales(standings)}
     if not every:
         return None
-    found = {scale: each for scale, each in every.items() if _compared(each[1])} or every
+    found = {scale: each for scale, each in every.items() if _is_asked(*each)} or every
     parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {RULE}\n", _summary(found)]
     parts += [_chapter(place, *each) for place, each in enumerate(found.values(), 1)]
     return "\n".join(parts)
@@ -45,9 +45,14 @@ def _judged(
     return replicates, [verdict(claim, replicates) for claim in told]
 
 
-def _compared(verdicts: Sequence[Verdict]) -> bool:
-    """Whether anything could be compared: a scale of another question's records alone says nothing here."""
-    return any(not each.missing for told in verdicts for each in told.judged)
+def _is_asked(replicates: Replicates, verdicts: Sequence[Verdict]) -> bool:
+    """Whether anything could be compared, or at least analysed: else the scale is another question's."""
+    judged = [each for told in verdicts for each in told.judged]
+    terms = (term for each in judged for term in each.comparison.terms)
+    analysed = {t for t in terms if t.score.task.startswith("analysis/") and t.role != SCRATCH}
+    return any(not each.missing for each in judged) or any(
+        replicates.values(term.role, term.score).by_replicate for term in analysed
+    )
 
 
 def covered(scale: Scale) -> str:
@@ -71,7 +76,9 @@ def _verdict(told: Verdict) -> str:
     """The word, and how many comparisons went which way: most that cannot be told are not for want of numbers."""
     says = [each.says for each in told.judged]
     if all(each.missing for each in told.judged):
-        return f"{told.word} (no comparison)"
+        return (
+            f"{told.word} ({'n = 1' if any(e.interval for e in told.judged) else 'no comparison'})"
+        )
     return f"{told.word} ({says.count('for')} of {len(says)} as claimed, {says.count('against')} against)"
 
 
@@ -88,8 +95,10 @@ def _claim(told: Verdict, replicates: Replicates) -> str:
         _means(claim.shown, replicates),
         _comparisons(told, replicates),
     ]
-    if told.missing:
-        parts += [f"Missing:\n\n{_missing(told.missing)}"]
+    # Of a single replicate the table says so.
+    alone = [each for each in (*told.given, *told.judged) if each.interval is None]
+    if missing := list(dict.fromkeys(text for each in alone for text in each.missing)):
+        parts += [f"Missing:\n\n{_missing(missing)}"]
     return "\n".join(parts)
 
 
@@ -152,7 +161,9 @@ def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:
 def _says(judged: Judged) -> str:
     """What a comparison says; apart, what only the correction for many leaves open."""
     interval = judged.interval
-    if judged.missing or interval is None:
+    if interval is None:
         return "missing"
+    if judged.missing:
+        return "no interval"
     below = interval.half_width is not None and interval.mean + interval.half_width < 0
     return UNCORRECTED if judged.says == "open" and below else SAYS[judged.says]

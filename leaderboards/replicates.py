@@ -9,7 +9,7 @@ twice alike; those of scratch are its seeds of evaluation.
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,10 @@ class Replicates:
 def scales(standings: Sequence[Section]) -> list[Scale]:
     """The scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    for _, told in _pretrained(standings):
+    # Rows of weights made alike share what they say.
+    for told in {
+        id(told): told for row in _rows(standings) if (told := _pretraining(row))
+    }.values():
         methods[_scale(told)].add(told["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
 
@@ -142,14 +145,13 @@ def scales(standings: Sequence[Section]) -> list[Scale]:
 def compared(standings: Sequence[Section]) -> list[Row]:
     """A row of each backbone that was pretrained at one of the scales."""
     known = set(scales(standings))
-    return [row for row, told in _pretrained(standings) if _scale(told) in known]
+    each = {(row.backbone, row.weights8): row for row in _rows(standings)}
+    told = [(row, _pretraining(row)) for row in each.values()]
+    return [row for row, header in told if header and _scale(header) in known]
 
 
-def _pretrained(standings: Sequence[Section]) -> list[tuple[Row, Mapping[str, Any]]]:
-    """Backbones that say how they were made, by a row of each: those of one backbone share what its weights say."""
-    rows = (row for section in shown(standings) for row in section.rows)
-    found = {id(told): (row, told) for row in rows if (told := _pretraining(row))}
-    return list(found.values())
+def _rows(standings: Sequence[Section]) -> Iterator[Row]:
+    return (row for section in shown(standings) for row in section.rows)
 
 
 def _members(row: Row, scale: Scale) -> list[_Member]:

@@ -1,4 +1,4 @@
-"""Verdicts on hand-made records for which each is known; and the page."""
+"""Verdicts on hand-made records for which each is known."""
 
 import dataclasses
 import json
@@ -8,12 +8,10 @@ import pytest
 from claimed_world import AGAINST, SPECIES, record, world
 
 from bench import suite
-from leaderboards import claims_page, render, replicates
+from leaderboards import claims_page, replicates
 from leaderboards.claims import claims
 from leaderboards.comparisons import Claim, Comparison, Score, Term
-from leaderboards.markdown import CLAIMS, OVERVIEW
 from leaderboards.standings import sections
-from leaderboards.statistics import mean_interval
 from leaderboards.verdicts import FAILS, HOLDS, OPEN, verdict
 
 NUMBERS = sorted(AGAINST)
@@ -189,72 +187,6 @@ def test_a_backbone_made_twice_is_one_replicate_and_other_settings_are_not_mixed
     told = judged([*records, dataclasses.replace(again, backbone=changed)])[4]
     assert told.word == OPEN
     assert "mae-again@abababab were not made with the same settings" in told.missing[0]
-
-
-def test_another_scale_is_judged_by_itself_and_smoke_runs_are_none(result):
-    def elsewhere(made):
-        header = made.backbone["pretraining"].get("pretraining")
-        if header is None:
-            return made
-        told = {**json.loads(header), "data": "unlabelled"}
-        sha = made.backbone["weights_sha256"][::-1]
-        changed = {"weights_sha256": sha, "pretraining": {"pretraining": json.dumps(told)}}
-        return dataclasses.replace(made, backbone={**made.backbone, **changed})
-
-    records = world(result)
-    again = [
-        elsewhere(r)
-        for r in world(result, changes=AGAINST.values())
-        if r.backbone["weights_sha256"]
-    ]
-    found = replicates.scales(sections([*records, *again]))
-    assert [scale.data for scale in found] == ["species", "unlabelled"]
-    page = claims_page.page(sections([*records, *again]))
-    lines = [line for line in page.splitlines() if line.startswith("| 7 ")]
-    cells = [cell.strip() for cell in lines[0].split("|")[3:5]]
-    told = ("2 of 2 as claimed, 0 against", "1 of 2 as claimed, 1 against")
-    assert cells == [f"{HOLDS} ({told[0]})", f"{FAILS} ({told[1]})"]
-    assert claims_page.covered(found[0]) == SPECIES
-    tiny = dataclasses.replace(found[0], data="tiny-imagenet-200")
-    assert claims_page.covered(tiny) == "classification/tiny-imagenet"
-    smoke = [dataclasses.replace(r, protocol={**r.protocol, "name": "x-smoke"}) for r in records]
-    assert replicates.scales(sections(smoke)) == []
-
-
-def test_the_page_says_the_rule_the_numbers_and_what_is_missing(result):
-    page = claims_page.page(sections(world(result)))
-    assert claims_page.RULE in page
-    assert page.count("### ") == 10
-    top1 = [r for r in world(result) if r.backbone["name"].startswith("mae-") and r.task == SPECIES]
-    tuned = [r.metrics["top1"] for r in top1 if r.protocol["name"] == "finetune"]
-    interval = mean_interval(tuned)
-    assert f"{interval.mean:.2f} ± {interval.half_width:.2f} (n = 3)" in page
-    # Without a store there are no curves, and so no verdict on the ninth.
-    ninth = page[page.index("### 9.") : page.index("### 10.")]
-    assert "**Cannot be told here**: of 4 comparisons 0 are as claimed, 0 against." in ninth
-    assert "records of detection/scenes finetune hold no mean of the curve bbox" in ninth
-
-
-def test_curves_are_read_from_the_store(write, results_dir, result):
-    for made in world(result):
-        fields = {
-            **{"task": made.task, "digest": made.digest, "seed": made.seed, "curves": made.curves},
-            **{"metrics": made.metrics, "primary": made.primary, "protocol": made.protocol["name"]},
-            **{"backbone": made.backbone["name"], "weights": made.backbone["weights_sha256"]},
-        }
-        if made.task == "detection/scenes":
-            write(**fields)
-    pages = render.all_pages(sections(world(result)), records=results_dir)
-    assert f"[claims]({CLAIMS})" in pages[OVERVIEW]
-    page = pages[CLAIMS]
-    assert page.count("**Holds**: of ") == 10
-
-
-def test_without_two_methods_there_is_no_page(result):
-    assert claims_page.page(sections([result()])) is None
-    assert CLAIMS not in render.all_pages(sections([result()]))
-    alone = [r for r in world(result) if r.backbone["method"] == "mae"]
-    assert claims_page.page(sections(alone)) is None
 
 
 @pytest.mark.parametrize(
