@@ -18,7 +18,7 @@ from bench.backbones import Backbone
 from bench.tasks import UNPUBLISHED, Job, Task
 
 PROTOCOLS = [(task, protocol) for task in TASKS for protocol in task.protocols]
-PUBLISHED = {"tracking/lasot", "tracking/got10k", "tracking/trackingnet"}
+PUBLISHED = {f"tracking/{name}" for name in ("lasot", "got10k", "trackingnet", "otb")}
 OWN = Videos(
     name="mine",
     source="you",
