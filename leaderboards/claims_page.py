@@ -76,9 +76,8 @@ def _verdict(told: Verdict) -> str:
     """The word, and how many comparisons went which way: most that cannot be told are not for want of numbers."""
     says = [each.says for each in told.judged]
     if all(each.missing for each in told.judged):
-        return (
-            f"{told.word} ({'n = 1' if any(e.interval for e in told.judged) else 'no comparison'})"
-        )
+        why = "n = 1" if any(each.interval for each in told.judged) else "no comparison"
+        return f"{told.word} ({why})"
     return f"{told.word} ({says.count('for')} of {len(says)} as claimed, {says.count('against')} against)"
 
 

@@ -134,10 +134,8 @@ class Replicates:
 def scales(standings: Sequence[Section]) -> list[Scale]:
     """The scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    # Rows of weights made alike share what they say.
-    for told in {
-        id(told): told for row in _rows(standings) if (told := _pretraining(row))
-    }.values():
+    headers = [told for row in _rows(standings) if (told := _pretraining(row))]
+    for told in {id(told): told for told in headers}.values():  # weights made alike share theirs
         methods[_scale(told)].add(told["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
 
