@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bench import families, launch, plan, suite, suite_plan
 from bench.architectures import architectures
+from bench.arguments import LISTS, parse
 from bench.errors import UserError, unknown
 from bench.plan import Planned, Request, Run
 from bench.results import Result, RunKey, Store, check_writable
@@ -18,13 +19,12 @@ from bench.slurm.resources import Resources, resources, site_file
 from bench.suite import Pretraining
 from bench.suite_plan import Listed
 
-LISTS = ("backbones", "tasks", "protocols")
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, plan, run, report; return the exit status (0 done, 1 a run failed, 2 wrong request)."""
-    arguments = _parser().parse_args(argv)
+    arguments = parse(argv)
     try:
         return _watched(arguments) if arguments.watch else _main(arguments)
     except UserError as error:
@@ -35,55 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "\nInterrupted. What is done is in the store; the same command goes on from there.\n"
         )
         return INTERRUPTED
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.run",
-        description="Evaluate backbones on tasks and keep one JSON record per number.",
-        epilog="Exit status: 0 all in the store (or submitted), 1 a run failed (its record says why), 2 wrong request.",
-    )
-    add = parser.add_argument
-    add(
-        "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
-    )
-    add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
-    add("--watch", type=Path, metavar="DIR", help="the weights of a pretraining, as they appear")
-    add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
-    add(
-        "--protocol",
-        help="finetune, frozen, ... (default: the task's first); NAME-drop2: without the last two blocks",
-    )
-    add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
-    add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
-    add(
-        "--allow-partial",
-        nargs="+",
-        default=[],
-        metavar="PATTERN",
-        help="keys of weights files (blocks.11.*) that may be missing, left over or misshapen",
-    )
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
-    add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
-    add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
-    add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
-    add(
-        "--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)"
-    )
-    add(
-        "--slurm",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a job's request (partition=main time=2:00:00 gpus_per_node=8 nodes=2), over the site's file",
-    )
-    add("--wait", action="store_true", help="on Slurm: show the runs until all have ended")
-    add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
-    add("--keep-weights", action="store_true", help="leave fine-tuned backbones in --work-dir")
-    add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
-    add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
-    add("--list", metavar="|".join(LISTS), help="print the known names")
-    return parser
 
 
 def _watched(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.augment import Augment, augmentation
-from pretrain.data import Batch, loader, source
+from pretrain.data import Batch, Batches, loader, source
 from pretrain.encoder import choose_attention
 from pretrain.methods import method
 from pretrain.siamese import Siamese, build
@@ -113,17 +113,9 @@ def from_files(folder: Path, batch_size: int, step: Callable[[Batch], float]) ->
     """How fast steps are from JPEG files, decoded by one worker, as a part of their rate on images at hand."""
     chosen = augmentation("mae")
     augment = Augment(chosen, mean=MEAN, std=STD).to(DEVICE)
-    raw = iter(
-        loader(
-            source(str(folder)),
-            batch_size=batch_size,
-            img_size=224,
-            seed=0,
-            iterations=STEPS + 1,
-            num_workers=1,
-            scale=chosen.scale,
-        )
-    )
+    found = source(str(folder))
+    crops = Batches(found, batch_size=batch_size, img_size=224, seed=0, scale=chosen.scale)
+    raw = loader(crops, iterations=STEPS + 1, num_workers=1)
     batches = (augment(b.to(DEVICE), (0, iteration)) for iteration, b in enumerate(raw))
     first = next(batches)
     step(first)
@@ -173,17 +165,22 @@ def main() -> None:
     arch, size = given.arch, given.batch_size
     if given.memory:
         return _memory(arch, size, given.memory == "bf16")
-    say, batch = sys.stdout.write, _images(size)
+    sys.stdout.write(f"{arch}, batch {size}, {DEVICE}, {torch.get_num_threads()} threads\n")
+    _precisions(arch, size, given.rounds)
+    _methods(arch, size, given.rounds)
 
+
+def _precisions(arch: str, size: int, rounds: int) -> None:
+    """MAE's step in fp32, in bf16 and compiled: speed, memory, and the rate from files."""
+    say, batch = sys.stdout.write, _images(size)
     steps = {kind: trainer(arch, "mae", kind == "bf16") for kind in ("fp32", "bf16")}
     steps["compiled"] = trainer(arch, "mae", True, compiled=True)
     compiling = steps["compiled"](batch)
     with FlopCounterMode(display=False) as counter:
         steps["fp32"](batch)
     operations = counter.get_total_flops() / size
-    taken = in_turn({kind: (lambda s=s: s(batch)) for kind, s in steps.items()}, given.rounds)
+    taken = in_turn({kind: (lambda s=s: s(batch)) for kind, s in steps.items()}, rounds)
     rate, own = size / taken["bf16"], matrix_rate()
-    say(f"{arch}, batch {size}, {DEVICE}, {torch.get_num_threads()} threads\n")
     say(f"MAE, fp32: {size / taken['fp32']:.2f} images/s; bf16: {rate:.2f} ")
     say(f"({taken['fp32'] / taken['bf16']:.2f} x); and compiled: {size / taken['compiled']:.2f} ")
     say(f"({taken['fp32'] / taken['compiled']:.2f} x; its first step takes {compiling:.0f} s)\n")
@@ -195,14 +192,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = from_files(photographs(Path(folder)), size, steps["bf16"])
     say(f"from JPEG files: {100 * files:.0f} % of the rate on images at hand\n")
-    del steps
+
+
+def _methods(arch: str, size: int, rounds: int) -> None:
+    """Every method's step beside MAE's."""
+    batch = _images(size)
     sides = {
         label: trainer(arch, label.partition(",")[0], True, **changes)
         for label, changes in METHODS.items()
     }
-    cost = in_turn({label: (lambda s=s: s(batch)) for label, s in sides.items()}, given.rounds)
+    cost = in_turn({label: (lambda s=s: s(batch)) for label, s in sides.items()}, rounds)
     for label, seconds in cost.items():
-        say(
+        sys.stdout.write(
             f"{label:30} {size / seconds:8.2f} images/s  {seconds / cost['mae']:.2f} x MAE's step\n"
         )
 

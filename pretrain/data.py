@@ -1,6 +1,7 @@
 """Batches of images for pretraining: which image and which crop, decoded in workers.
 
-    raw = loader(source("scenes"), batch_size=256, img_size=224, seed=0, start_iteration=1000)
+    batches = Batches(source("scenes"), batch_size=256, img_size=224, seed=0)
+    raw = loader(batches, start_iteration=1000)
 
 Which images a batch has, and where they are cropped, follows from (seed, iteration, slot) alone, a slot
 being an image's place in the batch. So a resumed run replays nothing, and workers and processes
@@ -24,7 +25,7 @@ from bench.errors import UserError
 from pretrain.decoding import Unusable, crops_of, draw_box
 from pretrain.sources import ImageSource, source
 
-__all__ = ["Batch", "ImageSource", "RawBatch", "loader", "source"]
+__all__ = ["Batch", "Batches", "ImageSource", "RawBatch", "loader", "source"]
 
 ORDER, CROP = 6, 7  # streams of random numbers, see bench.training.seeding
 ALLOWED = 0.01  # the part of a source's images that may be unusable
@@ -82,21 +83,41 @@ class RawBatch:
         return dataclasses.replace(self, **{name: change(value) for name, value in there.items()})
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass
 class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
-    """A source's batches by iteration, made in the process that asks; see `loader` for the fields."""
+    """A source's batches by iteration, made in the process that asks.
+
+    Args:
+        batch_size: images of one step over all processes; this one gets its share.
+        crops: 1 or 2 random crops of every image, of `scale` parts of its area, resized to img_size.
+        occluders: also give what stands in front, which only the embedded world knows.
+        smallest: an image with a side of fewer pixels, such as the patch's, is skipped.
+
+    Raises UserError: occluders of a source that has none.
+    """
 
     source: ImageSource
+    _: dataclasses.KW_ONLY
     batch_size: int
     img_size: int
     seed: int
-    crops: int
-    scale: tuple[float, float]
-    occluders: bool
-    smallest: int
-    rank: int
-    world_size: int
+    crops: int = 1
+    scale: tuple[float, float] = (0.2, 1.0)
+    occluders: bool = False
+    smallest: int = 1
+    rank: int = 0
+    world_size: int = 1
     unusable: dict[int, str] = dataclasses.field(default_factory=dict)  # found by this process
+
+    def __post_init__(self) -> None:
+        """Refuse what the source cannot give."""
+        assert self.batch_size % self.world_size == 0
+        assert self.crops in (1, 2)
+        if self.occluders and self.source.occluders is None:
+            raise UserError(
+                f"Masking by occluders needs to know what stands in front of what, and {self.source.name} does not "
+                f"tell. Use --data scenes or species, or another masking."
+            )
 
     def __getitem__(self, iteration: int) -> RawBatch | UserError:
         """The batch of an iteration; a user's mistake is handed over, not raised through torch's loader."""
@@ -193,52 +214,17 @@ def note(source: ImageSource, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def loader(
-    source: ImageSource,
+    batches: Batches,
     *,
-    batch_size: int,
-    img_size: int,
-    seed: int,
     start_iteration: int = 0,
     iterations: int | None = None,
     num_workers: int = 0,
-    crops: int = 1,
-    scale: tuple[float, float] = (0.2, 1.0),
-    occluders: bool = False,
-    smallest: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
     pin_memory: bool = False,
 ) -> BatchLoader:
     """Load the batches of iterations start_iteration to iterations - 1; without an end where None.
 
-    Args:
-        batch_size: images of one step over all processes; this one gets its share.
-        crops: 1 or 2 random crops of every image, of `scale` parts of its area, resized to img_size.
-        occluders: also give what stands in front, which only the embedded world knows.
-        smallest: an image with a side of fewer pixels, such as the patch's, is skipped.
-
-    Raises:
-        UserError: occluders of a source that has none, or, on iteration, too many unusable images.
+    Iterating over it raises UserError when too many images are unusable.
     """
-    assert batch_size % world_size == 0
-    assert crops in (1, 2)
-    if occluders and source.occluders is None:
-        raise UserError(
-            f"Masking by occluders needs to know what stands in front of what, and {source.name} does not tell. Use "
-            f"--data scenes or species, or another masking."
-        )
-    batches = Batches(
-        source=source,
-        batch_size=batch_size,
-        img_size=img_size,
-        seed=seed,
-        crops=crops,
-        scale=scale,
-        occluders=occluders,
-        smallest=smallest,
-        rank=rank,
-        world_size=world_size,
-    )
     return BatchLoader(
         batches,
         sampler=range(start_iteration, sys.maxsize if iterations is None else iterations),
@@ -246,5 +232,5 @@ def loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         # Otherwise torch draws a number that nothing uses from the generator that the model uses.
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(batches.seed),
     )

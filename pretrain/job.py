@@ -185,33 +185,36 @@ def _batches(
     chosen: "Augmentation",
     device: Any,
 ) -> "Batches":
+    from pretrain import data
     from pretrain.augment import Augment
-    from pretrain.data import loader
     from pretrain.training import Batches, ranks
 
     rank, world_size = ranks()
     augment = Augment(chosen, mean=MEAN, std=STD, num_classes=len(images.classes)).to(device)
     patches = getattr(siamese.encoder, "patch_embed", None)
+    batches = data.Batches(
+        images,
+        batch_size=request.recipe.batch_size // request.accumulate,
+        img_size=request.recipe.img_size,
+        seed=request.seed,
+        crops=siamese.crops,
+        scale=chosen.scale,
+        occluders=siamese.needs_occluders,
+        smallest=max(getattr(patches, "patch_size", (1,))),
+        rank=rank,
+        world_size=world_size,
+    )
 
     def starting_at(iteration: int) -> Any:
-        batches = loader(
-            images,
-            batch_size=request.recipe.batch_size // request.accumulate,
-            img_size=request.recipe.img_size,
-            seed=request.seed,
+        loader = data.loader(
+            batches,
             start_iteration=iteration,
             iterations=schedule.iterations,
             num_workers=request.workers,
-            crops=siamese.crops,
-            scale=chosen.scale,
-            occluders=siamese.needs_occluders,
-            smallest=max(getattr(patches, "patch_size", (1,))),
-            rank=rank,
-            world_size=world_size,
             pin_memory=device.type == "cuda",
         )
-        batches.worker_init_fn = worker_ends_with_run if request.workers else None
-        return batches
+        loader.worker_init_fn = worker_ends_with_run if request.workers else None
+        return loader
 
     return Batches(
         dataset=images,

@@ -28,8 +28,6 @@ def items(
         file, num_keypoints=num_keypoints, points_may_leave=points_may_leave
     )
     listed = content["images"]
-    there = {str(path.relative_to(images)) for path in images.rglob("*")}
-    missing = [image["file_name"] for image in listed if image["file_name"] not in there]
     names = {category["id"]: category["name"] for category in content["categories"]}
     of: dict[Any, list[Mapping[str, Any]]] = collections.defaultdict(list)
     for annotation in content["annotations"]:
@@ -55,11 +53,13 @@ def items(
         count=len(listed),
         read=example,
         classes=list(names.values()),
-        problems=_gaps(file, images, missing),
+        problems=_gaps(file, images, [image["file_name"] for image in listed]),
     )
 
 
-def _gaps(file: Path, images: Path, missing: Sequence[str]) -> list[str]:
+def _gaps(file: Path, images: Path, listed: Sequence[str]) -> list[str]:
+    there = {str(path.relative_to(images)) for path in images.rglob("*")}
+    missing = [name for name in listed if name not in there]
     if not missing:
         return []
     shown = ", ".join(missing[:3])

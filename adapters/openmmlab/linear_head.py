@@ -174,12 +174,7 @@ def search(
     if held_out is None:
         held_out = stratified(labels, one_in=one_in, seed=seed)
     seen = ~held_out if shots is None else shots(~held_out)
-    if not held_out.any() or not seen.any():
-        raise UserError(
-            f"The train split has {len(labels)} images, and one in {one_in}, or its official validation split, is "
-            f"held out to choose the learning rate and weight decay: that would be {int(held_out.sum())}, and "
-            f"{int(seen.sum())} to train on. Add images, or raise the limit."
-        )
+    _check_parts(seen, held_out, one_in)
     heads = fit(
         features[seen],
         labels[seen],
@@ -196,3 +191,14 @@ def search(
         for (lr, decay), t, value in zip(grid, top1, loss, strict=True)
     ]
     return sorted(trials, key=lambda trial: (-trial[metric], trial["loss"]))
+
+
+def _check_parts(seen: Tensor, held_out: Tensor, one_in: int) -> None:
+    """Raise UserError where there is nothing to train on, or nothing to choose on."""
+    if held_out.any() and seen.any():
+        return
+    raise UserError(
+        f"The train split has {len(held_out)} images, and one in {one_in}, or its official validation split, is "
+        f"held out to choose the learning rate and weight decay: that would be {int(held_out.sum())}, and "
+        f"{int(seen.sum())} to train on. Add images, or raise the limit."
+    )

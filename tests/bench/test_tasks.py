@@ -8,9 +8,8 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from bench import families
+from bench import arguments, families
 from bench.errors import UserError
-from bench.run import _parser
 from bench.tasks import UNPUBLISHED, Protocol, Task
 
 ALL = [task for family in families.names() for task in families.tasks_of(family).values()]
@@ -37,7 +36,7 @@ def test_the_command_runs_the_recipe_at_full_scale(task: Task, protocol: Protoco
         return
     prefix, words = protocol.command.split(maxsplit=3)[:3], shlex.split(protocol.command)[3:]
     assert prefix == ["python", "-m", "bench.run"]
-    given = _parser().parse_args(words)
+    given = arguments.parse(words)
     (reproduced,) = [t for t in ALL if [t.name] == given.task]
     assert reproduced.family == task.family
     full = reproduced.protocol(given.protocol)

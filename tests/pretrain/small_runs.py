@@ -10,10 +10,9 @@ import torch
 from mmengine.hooks import Hook
 from PIL import Image
 
-from pretrain import training
+from pretrain import data, training
 from pretrain.augment import Augment, augmentation
 from pretrain.checkpointing import Checkpoints
-from pretrain.data import loader
 from pretrain.methods import method
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.siamese import Siamese, build
@@ -50,7 +49,8 @@ def batches(images: Path, recipe: Recipe, accumulate: int = 1) -> training.Batch
 
     def starting_at(iteration: int) -> Any:
         size = recipe.batch_size // accumulate
-        return loader(found, batch_size=size, img_size=64, seed=0, start_iteration=iteration)
+        crops = data.Batches(found, batch_size=size, img_size=64, seed=0)
+        return data.loader(crops, start_iteration=iteration)
 
     return training.Batches(dataset=found, starting_at=starting_at, augment=augment)
 

@@ -13,7 +13,7 @@ from bench.scenes.labels import visible_fraction
 from bench.scenes.render import render
 from bench.scenes.things import CATEGORIES
 from bench.scenes.world import World
-from pretrain.data import loader
+from pretrain.data import Batches, loader
 from pretrain.scenes import hides
 from pretrain.sources import ImageSource, source
 
@@ -164,7 +164,8 @@ def test_real_photographs_are_all_usable(name, images, classes):
         pytest.skip(f"no real images: {DATA / name} does not exist (set BENCH_DATA)")
     found = source(name, data_root=DATA)
     assert (len(found), len(found.classes)) == (images, classes)
-    for _ in loader(found, batch_size=100, img_size=32, seed=0, iterations=images // 100):
+    batches = Batches(found, batch_size=100, img_size=32, seed=0)
+    for _ in loader(batches, iterations=images // 100):
         pass
     assert not found.skipped
 
