@@ -22,26 +22,17 @@ def pictures(folder: Path) -> Path:
 def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     images = pictures(desk.folder / "pictures")
     words = ["--method", "mae", "--arch", "test_vit", "--recipe", "smoke", "--data", str(images)]
-    words += [
-        "--decoder-dim",
-        "32",
-        "--decoder-depth",
-        "1",
-        "--decoder-heads",
-        "2",
-        "--workers",
-        "1",
-    ]
-    words += ["--epochs", "40", "--checkpoint-seconds", "0.2"]
+    words += "--decoder-dim 32 --decoder-depth 1 --decoder-heads 2 --workers 1".split()
+    words += ["--epochs", "120", "--checkpoint-seconds", "0.2"]
     cluster = ["--cluster", "slurm", "--slurm", "mem=3500M"]
     first = desk.module("pretrain.run", *words, "--out", "moved", *cluster)
     assert first.returncode == 0, first.stderr
     assert "Submitted as Slurm job" in first.stdout
     (told,) = desk.folder.glob("moved/slurm/*.json")
+    until(lambda: list(desk.folder.glob("moved/checkpoint-*")), 120, "a checkpoint")
+    ask("scontrol", "requeue", told.stem)  # at once: another command takes as long as the training
     again = desk.module("pretrain.run", *words, "--out", "moved", *cluster)
     assert again.stdout.startswith("Queued or at work already")
-    until(lambda: list(desk.folder.glob("moved/checkpoint-*")), 120, "a checkpoint")
-    ask("scontrol", "requeue", told.stem)
     ended = desk.module("bench.status", "--watch", "--work-dir", "moved", "--results", "moved")
     log = (desk.folder / "moved/slurm" / told.stem / f"{told.stem}_0_log.err").read_text()
     assert ended.returncode == 0, ended.stdout + log
@@ -60,16 +51,8 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
 def test_two_nodes_pretrain_as_one_process(desk: Desk) -> None:
     """Without masks, which each process draws for itself. The bound is that of tests/pretrain/test_run.py."""
     images = pictures(desk.folder / "pictures")
-    words = [
-        "--method",
-        "supervised",
-        "--arch",
-        "test_vit",
-        "--recipe",
-        "smoke",
-        "--data",
-        str(images),
-    ]
+    words = ["--method", "supervised", "--arch", "test_vit", "--recipe", "smoke"]
+    words += ["--data", str(images)]
     words += ["--workers", "1", "--epochs", "1", "--precision", "fp32"]
     cluster = ["--cluster", "slurm", "--slurm", "nodes=2", "mem=3500M"]
     assert desk.module("pretrain.run", *words, "--out", "shared", *cluster).returncode == 0
