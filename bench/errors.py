@@ -3,7 +3,12 @@
 import difflib
 from collections.abc import Iterable
 
-LISTED = ("backbone", "task", "protocol")  # the kinds of name that `bench.run --list` prints
+LISTED = {  # the kinds of name that a command prints
+    "backbone": "bench.run --list backbones",
+    "task": "bench.run --list tasks",
+    "protocol": "bench.run --list protocols",
+    "data set": "bench.datasets list",
+}
 
 
 class UserError(ValueError):
@@ -15,8 +20,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    listed = kind.split()[0] in LISTED
+    listed = [command for listing, command in LISTED.items() if kind.startswith(listing)]
     if not near and len(names) <= 12:
         hint = f"Known: {', '.join(names) or 'none'}. "
-    where = f"All of them: python -m bench.run --list {kind.split()[0]}s" if listed else ""
+    where = f"All of them: python -m {listed[0]}" if listed else ""
     return UserError(f"Unknown {kind} '{given}'. {hint}{where}".strip())

@@ -91,7 +91,8 @@ def _layout(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> int:
     root, found = _data_root(given), catalogue.find(given.name)
-    absent = []
+    absent: dict[str, UserError] = {}
+    there: set[str] = set()
     status = DONE
     for entry in found:
         start = time.monotonic()
@@ -101,12 +102,19 @@ def _check(given: argparse.Namespace) -> int:
                 mark = "WRONG " if finding.wrong else ""
                 sys.stdout.write(f"  {mark}{finding.what}: {finding.said}\n")
                 status = WRONG_DATA if finding.wrong else status
-        except UserError as error:  # coco without persons is still coco
-            absent.append(error)
+            there.add(entry.dataset.name)
+        except UserError as error:
+            absent.setdefault(entry.dataset.name, error)
             sys.stdout.write(f"  missing: {catalogue.first_sentence(error)}\n")
         sys.stdout.write(f"  {time.monotonic() - start:.1f} s\n")
-    if len(absent) == len(found):
-        raise absent[0]
+    if not there:
+        raise next(iter(absent.values()))
+    if lacking := [
+        name for name in absent if name not in there
+    ]:  # coco without persons is still coco
+        of = len({entry.dataset.name for entry in found})
+        sys.stdout.write(f"{len(lacking)} of {of} data sets are not there: {', '.join(lacking)}\n")
+        return WRONG_DATA
     return status
 
 

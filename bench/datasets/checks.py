@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from bench.datasets import Dataset, prepared
 from bench.datasets.catalogue import Entry, first_sentence, missing
 from bench.datasets.items import Example, Items
+from bench.datasets.manifests import MANIFEST
 from bench.datasets.parallel import spread
 from bench.errors import UserError
+from bench.provenance import file_sha256
 from bench.tasks import Task
 
 LOOKED_AT = 8
@@ -54,7 +56,10 @@ def check(entry: Entry, data_root: Path | None, *, full: bool) -> Iterator[Findi
                 counted[split] = count
                 what = split if len(entry.readers) == 1 else f"{split} of {task.name}"
                 yield dataclasses.replace(finding, what=what)
-    yield from _lists(dataset, folder, whole=_is_whole(dataset, counted))
+    if not prepared.is_copy(dataset, folder):
+        yield from _lists(dataset, folder, whole=_is_whole(dataset, counted))
+    elif full:
+        yield from _tars(dataset, folder)
 
 
 def _is_whole(dataset: Dataset, counted: dict[str, int]) -> bool:
@@ -123,9 +128,7 @@ def _look(read: Callable[[int], Example], number: int) -> tuple[tuple[int, int],
 
 
 def _lists(dataset: Dataset, folder: Path, *, whole: bool) -> Iterator[Finding]:
-    """Compare the files whose hash is published; those of a subset may well differ, and tar files hold none."""
-    if prepared.is_copy(dataset, folder):
-        return
+    """Compare the files whose hash is published; those of a subset may well differ."""
     for name, published in dataset.facts.md5.items():
         path = folder / name
         if not path.is_file():
@@ -136,6 +139,29 @@ def _lists(dataset: Dataset, folder: Path, *, whole: bool) -> Iterator[Finding]:
             continue
         why = "though the counts are right" if whole else "as a subset's would be"
         yield Finding(what=name, said=f"not as published (MD5 {published}), {why}", wrong=whole)
+
+
+def _tars(dataset: Dataset, folder: Path) -> Iterator[Finding]:
+    """Compare a prepared copy's tar files with the hashes in its manifests, of which its fingerprint is made."""
+    for split in dataset.splits:
+        told = prepared.manifest(dataset, folder, split)["tars"]
+        tars = [folder / split / name for name in sorted(told)]
+        hashes = spread(functools.partial(_sha256, tars), range(len(tars)), f"{split}'s tar files")
+        pairs = zip(tars, hashes, strict=True)
+        damaged = [tar for tar, value in pairs if value != told[tar.name]["sha256"]]
+        if not damaged:
+            yield Finding(what=f"{split}'s tar files", said="as they were written")
+        for tar in damaged:
+            yield Finding(
+                what=f"{split}'s tar files",
+                said=f"{tar} is not as it was written. Delete it and its entry in {MANIFEST}, and prepare "
+                "again: that tar alone is made anew",
+                wrong=True,
+            )
+
+
+def _sha256(files: Sequence[Path], number: int) -> str:
+    return file_sha256(files[number])
 
 
 def _md5s(path: Path) -> set[str]:

@@ -1,6 +1,7 @@
 """Lets the tests of the feature contract share its families, for which other tests need not wait."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from contract_families import FAMILIES
 
         metafunc.parametrize("family_name", FAMILIES)
+
+
+@pytest.fixture
+def datasets(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The exit status of a command of `python -m bench.datasets`, and what it said."""
+    from bench.datasets.__main__ import main
+
+    def one(*words: object) -> tuple[int, str]:
+        status = main([str(word) for word in words])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    return one
 
 
 @pytest.fixture

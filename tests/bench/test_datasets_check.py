@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from bench.datasets import Facts, catalogue, checks
-from bench.datasets.__main__ import main
 from bench.datasets.catalogue import Entry
 
+Datasets = Callable[..., tuple[int, str]]
 ROOT = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
 SUBSETS = {
     "ade20k": ["train: missing: ade20k is not complete", "val: 3 of 2,000 images: a subset, 150"],
@@ -36,44 +36,30 @@ SUBSETS = {
     "voc": ["train: 63 of 1,464 images: a subset, 21 classes", "val: 64 of 1,449 images: a subset"],
 }  # fmt: skip
 
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """The exit status of a command and what it said."""
-
-    def one(*words: object) -> tuple[int, str]:
-        status = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return status, said.out + said.err
-
-    return one
-
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", SUBSETS)
 def test_every_real_data_set_at_hand_is_checked_and_drawn(
-    run: Run, tmp_path: Path, name: str
+    datasets: Datasets, tmp_path: Path, name: str
 ) -> None:
     if not ROOT.is_dir():
         pytest.skip(f"no real images: {ROOT} does not exist (set BENCH_DATA)")
-    status, said = run("check", name, "--data-root", ROOT)
+    status, said = datasets("check", name, "--data-root", ROOT)
     assert status == 0, said
     assert "WRONG" not in said
     for expected in SUBSETS[name]:
         assert expected in said
     picture = tmp_path / "picture.png"
-    assert run("sample", name, "--data-root", ROOT, "--out", picture) == (0, f"{picture}\n")
+    assert datasets("sample", name, "--data-root", ROOT, "--out", picture) == (0, f"{picture}\n")
     with Image.open(picture) as image:
         assert min(image.size) > 100
 
 
 @pytest.mark.data
-def test_all_items_are_opened_in_parallel(run: Run) -> None:
+def test_all_items_are_opened_in_parallel(datasets: Datasets) -> None:
     if not (ROOT / "hololens").is_dir():
         pytest.skip(f"no real images: {ROOT}/hololens does not exist (set BENCH_DATA)")
-    status, said = run("check", "hololens", "--data-root", ROOT, "--full")
+    status, said = datasets("check", "hololens", "--data-root", ROOT, "--full")
     assert status == 0
     assert "train: 98 images; all opened: 336x224 to 336x224 pixels" in said
 
@@ -94,13 +80,13 @@ def write_cityscapes(root: Path, count: int = 12) -> Path:
     return folder
 
 
-def test_a_data_set_in_its_official_layout(run: Run, tmp_path: Path) -> None:
+def test_a_data_set_in_its_official_layout(datasets: Datasets, tmp_path: Path) -> None:
     write_cityscapes(tmp_path)
-    status, said = run("check", "cityscapes", "--data-root", tmp_path)
+    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 0, said
     assert "train: 12 of 2,975 images: a subset, 19 classes; 8 opened: 40x20 to 40x20" in said
     assert "val: 12 of 500 images: a subset" in said
-    status, said = run("check", "segmentation/cityscapes", "--data-root", tmp_path, "--full")
+    status, said = datasets("check", "segmentation/cityscapes", "--data-root", tmp_path, "--full")
     assert status == 0
     assert "12 of 500 images: a subset, 19 classes; all opened" in said
 
@@ -134,10 +120,10 @@ def cut_off(folder: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_and_the_rest_is_looked_at(
-    run: Run, tmp_path: Path, harm: Callable[[Path], None], told: str
+    datasets: Datasets, tmp_path: Path, harm: Callable[[Path], None], told: str
 ) -> None:
     harm(write_cityscapes(tmp_path))
-    status, said = run("check", "cityscapes", "--data-root", tmp_path)
+    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 1
     wrong = [line for line in said.splitlines() if "WRONG" in line]
     assert len(wrong) == 1
@@ -146,23 +132,23 @@ def test_what_is_wrong_is_said_and_the_rest_is_looked_at(
     assert "train: 12 of 2,975" in said
 
 
-def test_only_all_items_show_what_is_wrong_in_between(run: Run, tmp_path: Path) -> None:
+def test_only_all_items_show_what_is_wrong_in_between(datasets: Datasets, tmp_path: Path) -> None:
     folder = write_cityscapes(tmp_path, count=40)
     looked_at = checks.places(40)
     between = next(k for k in range(40) if k not in looked_at)
     mask = folder / f"gtFine/train/aachen/aachen_{between:06}_000019_gtFine_labelTrainIds.png"
     mask.write_bytes(b"no image")
-    assert run("check", "cityscapes", "--data-root", tmp_path)[0] == 0
-    status, said = run("check", "cityscapes", "--data-root", tmp_path, "--full")
+    assert datasets("check", "cityscapes", "--data-root", tmp_path)[0] == 0
+    status, said = datasets("check", "cityscapes", "--data-root", tmp_path, "--full")
     assert status == 1
     assert f"WRONG train: The image {mask} (8 bytes) cannot be read" in said
 
 
-def test_a_folder_too_deep_is_found(run: Run, tmp_path: Path) -> None:
+def test_a_folder_too_deep_is_found(datasets: Datasets, tmp_path: Path) -> None:
     write_cityscapes(tmp_path).rename(tmp_path / "inner")
     (tmp_path / "cityscapes").mkdir()
     (tmp_path / "inner").rename(tmp_path / "cityscapes/inner")
-    status, said = run("check", "cityscapes", "--data-root", tmp_path)
+    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 2
     assert (
         f"expected {tmp_path}/cityscapes/leftImg8bit/train; nearest there: {tmp_path}/cityscapes/inner"
@@ -170,16 +156,21 @@ def test_a_folder_too_deep_is_found(run: Run, tmp_path: Path) -> None:
     )
 
 
-def test_a_wrong_request_says_what_is_meant(run: Run, tmp_path: Path) -> None:
-    status, said = run("check", "citiscapes")
+def test_a_wrong_request_says_what_is_meant(datasets: Datasets, tmp_path: Path) -> None:
+    status, said = datasets("check", "citiscapes")
     assert status == 2
     assert said.startswith(
         "bench.datasets: Unknown data set 'citiscapes'. Did you mean cityscapes or "
     )
-    status, said = run("check", "cityscapes", "--data-root", tmp_path / "nowhere")
+    status, said = datasets("check", "qqq")
+    assert (status, said) == (
+        2,
+        "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n",
+    )
+    status, said = datasets("check", "cityscapes", "--data-root", tmp_path / "nowhere")
     assert status == 2
     assert "is no folder" in said
-    status, said = run("sample", "cityscapes", "--data-root", tmp_path)
+    status, said = datasets("sample", "cityscapes", "--data-root", tmp_path)
     assert status == 2
     assert "cityscapes/leftImg8bit/train" in said
 
@@ -200,17 +191,17 @@ def write_coco(root: Path, split: str, **changes: object) -> None:
     file.write_text(json.dumps({**COCO, **changes}))
 
 
-def test_annotations_of_images_that_are_not_there(run: Run, tmp_path: Path) -> None:
+def test_annotations_of_images_that_are_not_there(datasets: Datasets, tmp_path: Path) -> None:
     write_coco(tmp_path, "train")
     lost = {"id": 2, "file_name": "b.jpg", "width": 40, "height": 20}
     write_coco(tmp_path, "val", images=[*COCO["images"], lost])
-    status, said = run("check", "detection/coco", "--data-root", tmp_path)
+    status, said = datasets("check", "detection/coco", "--data-root", tmp_path)
     assert status == 1
     assert "lists 1 images that are not in" in said
     assert "b.jpg" in said
     assert "train: 1 of 118,287 images: a subset, 1 of 80 classes; 1 opened: 40x20" in said
     write_coco(tmp_path, "val", annotations=[{**COCO["annotations"][0], "bbox": [50, 1, 5, 5]}])
-    status, said = run("check", "detection/coco", "--data-root", tmp_path)
+    status, said = datasets("check", "detection/coco", "--data-root", tmp_path)
     assert status == 1
     assert "WRONG val" in said
     assert "no box of some area in their image" in said
@@ -248,48 +239,3 @@ def test_counts_and_lists_are_compared_with_what_is_published(tmp_path: Path) ->
 
 
 LINES_MD5 = "8cdeb44417f3c26826595d5820cf5700"  # printf 'a\nb' | md5sum
-
-
-def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(
-    run: Run, tmp_path: Path
-) -> None:
-    write_cityscapes(tmp_path)
-    status, said = run("list", "--data-root", tmp_path)
-    assert status == 0
-    row = next(line for line in said.splitlines() if line.strip().startswith("cityscapes"))
-    for expected in (
-        "segmentation/cityscapes",
-        "non-commercial",
-        "11.2 GB",
-        "train 2,975, val 500",
-    ):
-        assert expected in row
-    assert "train, val" in row
-    known = {entry.dataset.name for entry in catalogue.entries()}
-    assert known >= {"imagenet", "coco", "lasot", "nyu", "scenes", "cars", "places365", "cog-5"}
-    for entry in catalogue.entries():
-        assert entry.dataset.licence
-        assert entry.dataset.source
-        if entry.dataset.facts.counts:
-            assert entry.dataset.facts.known_from, entry.dataset.name
-
-
-def test_a_group_is_all_of_its_data_sets(run: Run, tmp_path: Path) -> None:
-    status, said = run("layout", "k12")
-    assert status == 0
-    heads = [line for line in said.splitlines() if not line.startswith(" ")]
-    assert len(heads) == 12
-    assert "cub (classification/cub)" in heads
-    status, said = run("check", "k12", "--data-root", tmp_path)
-    assert status == 2
-    assert said.count("  missing: ") == 12
-
-
-def test_the_layout_is_a_tree(run: Run) -> None:
-    status, said = run("layout", "segmentation/voc")
-    assert status == 0
-    lines = [line.rstrip() for line in said.splitlines()]
-    assert "  DIR/VOCdevkit/VOC2012/" in lines
-    indent = {line.split()[0]: len(line) - len(line.lstrip()) for line in lines[2:]}
-    assert indent["ImageSets/"] < indent["Segmentation/"] < indent["train.txt"]
-    assert any(line.split()[:2] == ["train.txt", "train"] for line in lines)

@@ -196,7 +196,32 @@ def test_an_image_damaged_within_its_tar_is_named(
     assert main(["check", "cub", "--data-root", str(tmp_path / "fast"), "--full"]) == 1
     said = capsys.readouterr().out
     assert f"The image in {tar} at byte 512" in said
-    assert said.count("WRONG") == 1
+    assert said.count("WRONG") == 2  # the image, and its tar
+
+
+def test_bytes_changed_within_an_image_are_found_by_a_full_check_and_mended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the image still opens, no count, size or name tells."""
+    prepared(tmp_path, "pets")
+    folder = tmp_path / "fast/pets/train"
+    tar = sorted(folder.glob("*.tar"))[-1]
+    whole = tar.read_bytes()
+    end = whole.index(b"\xff\xd9")  # of the first image's pixels
+    tar.write_bytes(whole[: end - 4] + bytes(4) + whole[end:])
+    check = ["check", "pets", "--data-root", str(tmp_path / "fast")]
+    assert main(check) == 0
+    capsys.readouterr()
+    assert main([*check, "--full"]) == 1
+    said = capsys.readouterr().out
+    assert said.count("WRONG") == 2  # the image, and its tar
+    assert f"{tar} is not as it was written. Delete it and its entry in manifest.json" in said
+    tar.unlink()
+    tars = json.loads((folder / "manifest.json").read_text())["tars"]
+    edited(folder, tars={name: told for name, told in tars.items() if name != tar.name})
+    prepared(tmp_path, "pets")
+    assert tar.read_bytes() == whole
+    assert main([*check, "--full"]) == 0
 
 
 def test_nothing_is_prepared_twice_nor_into_the_original(tmp_path: Path) -> None:
