@@ -36,10 +36,10 @@ Made by `python -m bench.datasets table --write` from the tasks' entries; do not
 Nothing is downloaded: put a data set below `--data-root` as `python -m bench.datasets layout NAME` shows it, and
 `python -m bench.datasets check NAME` says whether it is all there, in seconds (`--full`: every file). `sample NAME`
 draws a few items with their labels, `prepare NAME --out FAST/NAME` makes tar files of 256-pixel images, `list` says
-what there is. Classification's tasks, but for `tiny-imagenet` and `folder`, read those tars with `--data-root FAST`, unless
-the original lies below it too; the recipe and every tar's hash are in the fingerprint (`check --full` compares them with the
-files), which ends in `-prepared`, so no number of theirs shares a digest with one of the original. Pretraining reads them
-with `--data FAST/NAME/train`.
+what there is. Classification's tasks, but for `tiny-imagenet` and `folder`, read those tars with `--data-root FAST`,
+unless the original lies below it too; the recipe and every tar's hash are in the fingerprint (`check --full` compares
+them with the files), which ends in `-prepared`, so no number of theirs shares a digest with one of the original.
+Pretraining reads them with `--data FAST/NAME/train`.
 
 - **images**: official counts, train / validation / test as far as there are any; a dash where no source was found.
 - **hours on 8 GPUs**: computed, not measured: the arithmetic of ViT-B/16, forward and backward (forward alone on a

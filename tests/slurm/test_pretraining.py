@@ -22,16 +22,8 @@ def pictures(folder: Path) -> Path:
 def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     images = pictures(desk.folder / "pictures")
     words = ["--method", "mae", "--arch", "test_vit", "--recipe", "smoke", "--data", str(images)]
-    words += [
-        "--decoder-dim",
-        "32",
-        "--decoder-depth",
-        "1",
-        "--decoder-heads",
-        "2",
-        "--workers",
-        "1",
-    ]
+    words += ["--decoder-dim", "32", "--decoder-depth", "1", "--decoder-heads", "2"]
+    words += ["--workers", "1"]
     words += ["--epochs", "120", "--checkpoint-seconds", "0.2"]
     cluster = ["--cluster", "slurm", "--slurm", "mem=3500M"]
     first = desk.module("pretrain.run", *words, "--out", "moved", *cluster)
