@@ -24,6 +24,9 @@ WIDEST = 2 * TILE
 GAP, LINE = 10, 18
 INK, PAPER = (28, 30, 38), (255, 255, 255)
 NAMED = 0.005  # part of an image that a region needs to be named
+BACKGROUND = (
+    "background"  # Pascal VOC's class of all that is no thing: shown as it is, or it hides the rest
+)
 UNKNOWN = 60  # grey of pixels without depth
 
 Colour = tuple[int, int, int]
@@ -108,9 +111,10 @@ def _captioned(parts: Sequence[Image.Image], caption: str) -> Image.Image:
 
 
 def _coloured(image: Image.Image, regions: NDArray[Any], names: Mapping[int, str]) -> Image.Image:
-    """Half the image, half the colour of each pixel's region; what belongs to none stays."""
+    """Half the image, half the colour of each pixel's region; background and what belongs to none stay."""
     found = np.unique(regions)
-    palette = np.array([(*_colour(int(v)), 128 * (int(v) in names)) for v in found], np.uint8)
+    shown = {value for value, name in names.items() if name != BACKGROUND}
+    palette = np.array([(*_colour(int(v)), 128 * (int(v) in shown)) for v in found], np.uint8)
     overlay = Image.fromarray(palette[np.searchsorted(found, regions)], "RGBA")
     overlay = overlay.resize(image.size, Image.Resampling.NEAREST)
     return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
@@ -122,7 +126,7 @@ def _name_regions(pen: ImageDraw.ImageDraw, example: Example, scale: float) -> N
     assert regions is not None
     for value, count in zip(*np.unique(regions, return_counts=True), strict=True):
         name = example.names.get(int(value))
-        if name is None or count < NAMED * regions.size:
+        if name in (None, BACKGROUND) or count < NAMED * regions.size:
             continue
         rows, columns = np.nonzero(regions == value)
         middle = np.argmin((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2)
