@@ -59,7 +59,7 @@ def check(entry: Entry, data_root: Path | None, *, full: bool) -> Iterator[Findi
     if not prepared.is_copy(dataset, folder):
         yield from _lists(dataset, folder, whole=_is_whole(dataset, counted))
     elif full:
-        yield from _tars(dataset, folder)
+        yield from _tars(dataset.only(there), folder)
 
 
 def _is_whole(dataset: Dataset, counted: dict[str, int]) -> bool:

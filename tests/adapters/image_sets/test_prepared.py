@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,12 @@ def test_bytes_changed_within_an_image_are_found_by_a_full_check_and_mended(
     prepared(tmp_path, "pets")
     assert tar.read_bytes() == whole
     assert main([*check, "--full"]) == 0
+    shutil.rmtree(tmp_path / "fast/pets/test")
+    capsys.readouterr()
+    assert main([*check, "--full"]) == 0
+    said = capsys.readouterr().out
+    assert "test: missing" in said
+    assert "train's tar files: as they were written" in said
 
 
 def test_nothing_is_prepared_twice_nor_into_the_original(tmp_path: Path) -> None:
