@@ -15,6 +15,7 @@ from pretrain.methods import Method
 from pretrain.recipes import Recipe
 
 if TYPE_CHECKING:
+    from pretrain import data
     from pretrain.augment import Augmentation
     from pretrain.siamese import Siamese
     from pretrain.sources import ImageSource
@@ -187,23 +188,10 @@ def _batches(
 ) -> "Batches":
     from pretrain import data
     from pretrain.augment import Augment
-    from pretrain.training import Batches, ranks
+    from pretrain.training import Batches
 
-    rank, world_size = ranks()
     augment = Augment(chosen, mean=MEAN, std=STD, num_classes=len(images.classes)).to(device)
-    patches = getattr(siamese.encoder, "patch_embed", None)
-    batches = data.Batches(
-        images,
-        batch_size=request.recipe.batch_size // request.accumulate,
-        img_size=request.recipe.img_size,
-        seed=request.seed,
-        crops=siamese.crops,
-        scale=chosen.scale,
-        occluders=siamese.needs_occluders,
-        smallest=max(getattr(patches, "patch_size", (1,))),
-        rank=rank,
-        world_size=world_size,
-    )
+    batches = _crops(request, images, siamese, chosen)
 
     def starting_at(iteration: int) -> Any:
         loader = data.loader(
@@ -220,6 +208,29 @@ def _batches(
         dataset=images,
         starting_at=starting_at,
         augment=lambda raw, position: augment(raw.to(device, non_blocking=True), position),
+    )
+
+
+def _crops(
+    request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation"
+) -> "data.Batches":
+    """This process's share of what the method sees, before its augmentation."""
+    from pretrain import data
+    from pretrain.training import ranks
+
+    rank, world_size = ranks()
+    patches = getattr(siamese.encoder, "patch_embed", None)
+    return data.Batches(
+        images,
+        batch_size=request.recipe.batch_size // request.accumulate,
+        img_size=request.recipe.img_size,
+        seed=request.seed,
+        crops=siamese.crops,
+        scale=chosen.scale,
+        occluders=siamese.needs_occluders,
+        smallest=max(getattr(patches, "patch_size", (1,))),
+        rank=rank,
+        world_size=world_size,
     )
 
 

@@ -109,9 +109,8 @@ def _check(given: argparse.Namespace) -> int:
         sys.stdout.write(f"  {time.monotonic() - start:.1f} s\n")
     if not there:
         raise next(iter(absent.values()))
-    if lacking := [
-        name for name in absent if name not in there
-    ]:  # coco without persons is still coco
+    lacking = [name for name in absent if name not in there]  # coco without persons is still coco
+    if lacking:
         of = len({entry.dataset.name for entry in found})
         sys.stdout.write(f"{len(lacking)} of {of} data sets are not there: {', '.join(lacking)}\n")
         return WRONG_DATA

@@ -24,9 +24,7 @@ WIDEST = 2 * TILE
 GAP, LINE = 10, 18
 INK, PAPER = (28, 30, 38), (255, 255, 255)
 NAMED = 0.005  # part of an image that a region needs to be named
-BACKGROUND = (
-    "background"  # Pascal VOC's class of all that is no thing: shown as it is, or it hides the rest
-)
+BACKGROUND = "background"  # Pascal VOC's class of all that is no thing: painted, it hides the image
 UNKNOWN = 60  # grey of pixels without depth
 
 Colour = tuple[int, int, int]

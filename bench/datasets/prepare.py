@@ -59,7 +59,7 @@ RECIPE = Recipe()
 def prepare(
     entries: Sequence[Entry], data_root: Path | None, out: Path, recipe: Recipe = RECIPE
 ) -> Iterator[str]:
-    """Convert every split that is there, and say what was done; what is done already is only compared by size.
+    """Convert every split that is there, and say what was done; a finished tar is only compared by size.
 
     Raises UserError for a set that is no set of image files with a class each, an image that cannot be
     read, and an `out` that holds something else.

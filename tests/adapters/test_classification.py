@@ -11,7 +11,7 @@ from coloured_noise import FOLDER, FOLDERS, SHORT, STRONG, TASKS, coloured_noise
 from adapters.classification import Finetune, Frozen, Knn
 from bench.backbones import Backbone
 from bench.errors import UserError
-from bench.tasks import Job
+from bench.tasks import Job, Protocol
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +87,21 @@ def test_the_same_seed_gives_the_same_fine_tuned_model(hard, tmp_path):
     assert losses["a"] == losses["b"] != losses["c"]
 
 
+def job_of(data: Path, folder: Path, protocol: Protocol) -> Job:
+    return Job(
+        backbone=Backbone(name="test_vit", arch="test_vit"),
+        task=FOLDER,
+        protocol=protocol,
+        seed=0,
+        data=data,
+        train_data=data,
+        work_dir=folder / "run",
+        cache=folder,
+        device="cpu",
+        num_workers=0,
+    )
+
+
 def test_the_rate_warms_up_and_falls_to_zero(easy, tmp_path):
     """Read where it matters: in the optimizer, before every step."""
     from mmengine.hooks import Hook
@@ -105,19 +120,7 @@ def test_the_rate_warms_up_and_falls_to_zero(easy, tmp_path):
         return {**FOLDER.upstream(task, protocol), "custom_hooks": [{"type": "Rates"}]}
 
     protocol = dataclasses.replace(FOLDER.protocol("finetune"), **STRONG)
-    job = Job(
-        backbone=Backbone(name="test_vit", arch="test_vit"),
-        task=FOLDER,
-        protocol=protocol,
-        seed=0,
-        data=easy,
-        train_data=easy,
-        work_dir=tmp_path / "run",
-        cache=tmp_path,
-        device="cpu",
-        num_workers=0,
-    )
-    classifier.evaluate(job, easy, upstream(FOLDER, protocol))
+    classifier.evaluate(job_of(easy, tmp_path, protocol), easy, upstream(FOLDER, protocol))
     steps = len(rates) // protocol.epochs
     peaks = [max(step) for step in rates]
     assert steps == 3  # 30 images, batches of 8, the rest dropped
