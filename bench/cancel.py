@@ -13,8 +13,8 @@ from pathlib import Path
 
 from bench.errors import UserError
 from bench.slurm.cluster import ask
+from bench.slurm.jobs import FOLDER, Submitted, note_cancelled, submitted
 from bench.slurm.queue import queue
-from bench.slurm.submission import FOLDER, Submitted, note_cancelled, submitted
 
 AT_ONCE = 500  # ids in one command
 

@@ -6,18 +6,18 @@ python -m bench.run --backbone vit_tiny_patch16_224 --task classification segmen
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import families, launch, plan, suite, suite_plan
-from bench.architectures import architectures
-from bench.arguments import LISTS, parse
+from bench import tasks
+from bench.backbones.architectures import architectures
 from bench.errors import UserError, unknown
-from bench.plan import Planned, Request, Run
-from bench.results import Result, RunKey, Store, check_writable
-from bench.slurm.resources import Resources, resources, site_file
-from bench.suite import Pretraining
-from bench.suite_plan import Listed
+from bench.files import check_writable
+from bench.records import Result, RunKey, Store
+from bench.runs import launch, plan, suite
+from bench.runs.plan import Planned, Request, Run
+from bench.runs.suite import Listed, Pretraining
+from bench.slurm.request import Resources, resources, site_file
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _watched(arguments: argparse.Namespace) -> int:
     """Evaluate each weights file of a folder once, until the pretraining's last one."""
-    from bench import watching
+    from bench.runs import watch
 
     if arguments.backbone or arguments.suite:
         raise UserError(
@@ -50,7 +50,7 @@ def _watched(arguments: argparse.Namespace) -> int:
     def evaluate(files: list[str]) -> int:
         return _main(argparse.Namespace(**{**given, "backbone": files}))
 
-    return watching.follow(arguments.watch, evaluate)
+    return watch.follow(arguments.watch, evaluate)
 
 
 def _main(arguments: argparse.Namespace) -> int:
@@ -72,7 +72,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         sys.stdout.write("".join(f"to do    pretraining {p.name}\n" for p in unmade))
         sys.stdout.write(_describe(planned, plan.estimate(planned, store, stated)))
-        sys.stdout.write(suite_plan.told(unmade))
+        sys.stdout.write(suite.told(unmade))
         if asked := _resources(arguments):
             sys.stdout.write(f"Slurm, a job a run: {asked} (the site's: {site_file()})\n")
         return DONE
@@ -101,18 +101,18 @@ def _suite(
     wanted, left_out = suite.load(arguments.suite).possible(request.data_root)
     wanted = wanted.smoke() if request.smoke else wanted
     sys.stderr.write(left_out)
-    unmade, listed = suite_plan.listed(wanted, request)
+    unmade, listed = suite.listed(wanted, request)
     if arguments.dry_run:
         return listed, unmade
     planned = plan.plan([each.run for each in listed], store)
     cost = _cost(planned, plan.estimate(planned, store, _hours(listed)))
-    sys.stderr.write(f"{suite_plan.told(unmade)}{wanted.name}: {cost}")
+    sys.stderr.write(f"{suite.told(unmade)}{wanted.name}: {cost}")
     check_writable(request.work_dir, "--work-dir")
     where = ["--cluster", "slurm"] if arguments.cluster == "slurm" else []
     where += ["--slurm", *arguments.slurm] if arguments.slurm else []
     slots = launch.slots(arguments.jobs) if arguments.cluster == "local" else [()]
-    suite_plan.pretrain(unmade, request, where, slots)
-    unmade, listed = suite_plan.listed(wanted, request)
+    suite.pretrain(unmade, request, where, slots)
+    unmade, listed = suite.listed(wanted, request)
     if unmade and where:
         sys.stderr.write(
             f"{len(unmade)} backbones are not there yet. Give the same command again when they are: it goes on.\n"
@@ -141,15 +141,15 @@ def _resources(arguments: argparse.Namespace) -> Resources | None:
 
 def _on_slurm(to_do: Sequence[Run], asked: Resources, cost: str, *, wait: bool) -> bool:
     """Submit what no job is at; return whether all has ended."""
-    from bench.slurm import runs
+    from bench.slurm import submit
 
-    jobs, live = runs.submit(to_do, asked)
+    jobs, live = submit.submit(to_do, asked)
     where = f"--results {to_do[0].results} --work-dir {to_do[0].work_dir}"
     sys.stderr.write(
         f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work "
         f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n{cost}"
     )
-    return wait and runs.wait(to_do)
+    return wait and submit.wait(to_do)
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -195,14 +195,14 @@ def _listing(kind: str, entries: plan.Entries) -> str:
         raise unknown("list", kind, LISTS)
     if kind == "backbones":
         return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(architectures())])
-    known = [t for family in families.names() for t in families.tasks_of(family).values()]
+    known = [t for family in tasks.names() for t in tasks.tasks_of(family).values()]
     known += entries.tasks.values()
     if kind == "tasks":
         return "".join(
             f"{t.name:32} {t.metrics[0].name:10} {t.dataset.source}"
             f"{' Baselines: ' * bool(t.baselines)}{', '.join(t.baselines)}\n"
             for t in known
-        ) + "".join(f"{name:32} {g.about}\n" for name, g in families.groups().items())
+        ) + "".join(f"{name:32} {g.about}\n" for name, g in tasks.groups().items())
     return "".join(
         f"{t.name:32} {p.name:20} {p.source} Published: {p.expected}. Command: {p.command or 'none'}\n"
         for t in known
@@ -244,6 +244,72 @@ def _row(run: Run, record: Result | None) -> str:
         return f"{run!s:70} failed: {record.error}"
     minutes = record.cost["device_hours"] * 60
     return f"{run!s:70} {record.primary} {record.metrics[record.primary]:6.2f}  {minutes:5.1f} min"
+
+
+# What `python -m bench.run` can be told.
+
+LISTS = ("backbones", "tasks", "protocols")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line's options; argparse ends the process where one is not known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.run",
+        description="Evaluate backbones on tasks and keep one JSON record per number.",
+        epilog="Exit status: 0 all in the store (or submitted), 1 a run failed (its record says why), 2 wrong request.",
+    )
+    _what(parser.add_argument_group("what to evaluate").add_argument)
+    _where(parser.add_argument_group("where its files are").add_argument)
+    _how(parser.add_argument_group("how to run it").add_argument)
+    return parser.parse_args(argv)
+
+
+def _what(add: Callable[..., object]) -> None:
+    add(
+        "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
+    )
+    add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
+    add("--watch", type=Path, metavar="DIR", help="the weights of a pretraining, as they appear")
+    add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
+    add(
+        "--protocol",
+        help="finetune, frozen, ... (default: the task's first); NAME-drop2: without the last two blocks",
+    )
+    add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
+    add(
+        "--allow-partial",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="keys of weights files (blocks.11.*) that may be missing, left over or misshapen",
+    )
+    add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
+    add("--list", metavar="|".join(LISTS), help="print the known names")
+
+
+def _where(add: Callable[..., object]) -> None:
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
+    add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
+    add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
+    add("--keep-weights", action="store_true", help="leave fine-tuned backbones in --work-dir")
+
+
+def _how(add: Callable[..., object]) -> None:
+    add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
+    add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
+    add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
+    add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
+    add(
+        "--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)"
+    )
+    add(
+        "--slurm",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a job's request (partition=main time=2:00:00 gpus_per_node=8 nodes=2), over the site's file",
+    )
+    add("--wait", action="store_true", help="on Slurm: show the runs until all have ended")
 
 
 if __name__ == "__main__":

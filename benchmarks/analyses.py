@@ -18,14 +18,13 @@ import time
 import torch
 from torch import Tensor, nn
 
-from adapters.analysis.attention import AttentionStatistics
-from adapters.analysis.blocks import LayerReader
+from adapters.analysis import ATTENTION, OCCLUSION
+from adapters.analysis.attention_weights import AttentionReader, AttentionStatistics
 from adapters.analysis.cka import CKA, centred_grams
 from adapters.analysis.hiding import visible_cells
+from adapters.analysis.layers import LayerReader
 from adapters.analysis.occlusion_curves import Curves
-from adapters.analysis.reading import AttentionReader
-from adapters.analysis.tasks import ATTENTION, OCCLUSION
-from bench.backbones import build
+from bench.backbones.build import build
 from bench.processes import keep_memory
 
 ARCH, FULL_BATCH, CELLS = "vit_base_patch16_224", 32, (7, 7)

@@ -17,9 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import plan, run
-from bench.architectures import architectures
-from bench.results import Result, Store
+from bench import run
+from bench.backbones.architectures import architectures
+from bench.records import Result, Store
+from bench.runs import plan
 
 TASKS = ("classification", "segmentation", "detection", "pose", "depth")
 SEEDS = 20

@@ -23,7 +23,7 @@ from adapters.openmmlab import runner  # noqa: F401  # readies the process  # is
 
 from faster_coco_eval import COCO as FasterCOCO
 
-from adapters.openmmlab import detection_metric
+from adapters.detection import metric
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS, ROUNDS = 5000, 80, 7, 50, 3
 WIDTH, HEIGHT = 640, 480
@@ -79,7 +79,7 @@ def seconds_of_harness(truth: dict[str, Any], found: list[dict[str, Any]]) -> tu
     data = FasterCOCO(truth)
     ids = [[row["id"] for row in truth[key]] for key in ("images", "categories")]
     start = time.perf_counter()
-    precision = detection_metric.precision(data, found, "bbox", *ids)[:, :, :, 0, -1]
+    precision = metric.precision(data, found, "bbox", *ids)[:, :, :, 0, -1]
     return time.perf_counter() - start, 100 * float(precision[precision > -1].mean())
 
 

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from adapters.depth import FOLDER_LAYOUT, HOLOLENS, SCENES_LAYOUT, Layout
-from adapters.openmmlab.depth_metric import errors, measured  # first: it readies the process
+from adapters.depth.metric import errors, measured  # first: it readies the process
 
 import torch  # isort: skip
 from faster_coco_eval import COCO  # isort: skip
 
-from adapters.openmmlab.coco import KeypointEval
+from adapters.openmmlab.coco_evaluation import KeypointEval
 from adapters.pose import COCO as COCO_DATA
-from bench.datasets import EmbeddedWorld
+from bench.datasets.dataset import EmbeddedWorld
 
 # COCO's sigmas: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles.
 SIGMAS = [0.026, *[0.025] * 2, *[0.035] * 2, *[0.079] * 2, *[0.072] * 2]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from bench.datasets.checks import places
+from bench.datasets.check import places
 
 CLASSES, VAL = 1000, 50_000
 HERE = Path(__file__).parents[1]

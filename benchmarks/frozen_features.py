@@ -20,7 +20,7 @@ from PIL import Image
 from adapters.openmmlab import runner  # noqa: F401  # readies the process  # isort: skip
 
 from adapters.classification import TASKS
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
 from bench.tasks import Job
 
 ROUNDS, ARCH = 3, "resnet50"

@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.results import Store
+from bench.records import Store
 
 SEEDS, SECTIONS = 3, 40
 HERE = Path(__file__).parents[1]

@@ -14,9 +14,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import plan
-from bench.plan import Request
-from bench.results import Result, Store
+from bench.records import Result, Store
+from bench.runs import plan
+from bench.runs.plan import Request
 
 ROOT = Path(__file__).parents[1]
 ENTRIES = ROOT / "tests/bench/toy_entries.py"

@@ -34,8 +34,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from bench import families
-from bench.backbones import Backbone
+from bench import tasks
+from bench.backbones.backbone import Backbone
 from bench.tasks import Job, Task
 
 ARCH, STEPS, WARMUP, ROUNDS = "test_vit", 60, 10, 8
@@ -224,13 +224,13 @@ def main() -> None:
     """Print a row for every family that trains on mmengine."""
     torch.set_num_threads(1)
     if len(sys.argv) == 3:
-        (task,) = families.find([sys.argv[1]])
+        (task,) = tasks.find([sys.argv[1]])
         sys.stdout.write(f"{json.dumps(measure(task, int(sys.argv[2])))}\n")
         return
     sys.stdout.write(
         f"{'one step, ms':24} {'harness':>9} {'mmengine':>9} {'more':>9}  (range)        outside the model\n"
     )
-    for task in families.find(["all"]):
+    for task in tasks.find(["all"]):
         sys.stdout.write(f"{row(task)}\n")
         sys.stdout.flush()
 

@@ -25,7 +25,7 @@ from mmengine.registry import MODELS  # noqa: E402
 
 import adapters.tracking.model  # noqa: E402, F401  registered by import
 from adapters.tracking import SCENES_FINETUNE, SCENES_ONE_STREAM, config, evaluation  # noqa: E402
-from adapters.tracking.protocols import TrackingProtocol  # noqa: E402
+from adapters.tracking.protocol import TrackingProtocol  # noqa: E402
 from adapters.tracking.sequences import Sequence as Video  # noqa: E402
 from adapters.tracking.sequences import read_frame  # noqa: E402
 from adapters.tracking.tracker import CropTracker  # noqa: E402

@@ -4,24 +4,32 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
-from bench.results import Result, weights8
-from leaderboards.correlation import FEWEST, Correlation, kendall
-from leaderboards.markdown import (
+from bench.records import Result, weights8
+from leaderboards import tables
+from leaderboards.standings import Row, Section, mode
+from leaderboards.statistics import CONFIDENCE, FEWEST, Correlation, kendall
+from leaderboards.tables import (
     MARK,
     MISSING,
     OVERVIEW,
-    escape,
+    Column,
+    escape_cell,
+    html_table,
+    inline,
     metric_cell,
     name_cells,
+    number_html,
     page_name,
+    slug,
     table,
+    table_row,
+    words,
 )
-from leaderboards.standings import Row, Section, mode
-from leaderboards.statistics import CONFIDENCE
 
 REFERENCE = "reference/"  # metrics of a record that are others' numbers
 ENDS = ("_low", "_high")  # of an interval that a record gives beside its number
@@ -180,7 +188,7 @@ def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Pat
 def _values(sections: Sequence[Section]) -> str:
     head = ["backbone", "method", "weights"]
     head += [
-        f"[{s.task}]({page_name(s.task)}) {escape(s.protocol['name'])} {escape(s.primary)}"
+        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}"
         for s in sections
     ]
     lines = []
@@ -190,7 +198,7 @@ def _values(sections: Sequence[Section]) -> str:
     for section in sections:
         for name, value in references(section).items():
             cells = [f"{value:.4f}" if s is section else MISSING for s in sections]
-            lines += [[escape(name), "for reference", MISSING, *cells]]
+            lines += [[escape_cell(name), "for reference", MISSING, *cells]]
     return table(head, lines, left=3)
 
 
@@ -205,9 +213,9 @@ def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out:
         what = path.stem.partition(f"-seed{result.seed}")[2].lstrip("-.") or "picture"
         told = f"{result.task} {result.protocol['name']}: {what}, seed {result.seed}"
         link = quote(Path(os.path.relpath(path, out)).as_posix())
-        lines.setdefault(name, []).append(f"[{escape(told)}]({link})")
+        lines.setdefault(name, []).append(f"[{escape_cell(told)}]({link})")
     return "".join(
-        f"- {escape(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items())
+        f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items())
     )
 
 
@@ -215,17 +223,88 @@ def _tau_table(found: Correlations) -> str:
     parts = [f"### {found.mode.capitalize()} backbones\n"]
     if found.columns:
         head = ["scalar"] + [
-            f"[{s.task}]({page_name(s.task)}) {escape(s.protocol['name'])} {escape(s.primary)}"
+            f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}"
             for s in found.columns
         ]
         parts += [
             table(
                 head,
-                [[escape(s.label), *map(tau_cell, line)] for s, line in found.lines],
+                [[escape_cell(s.label), *map(tau_cell, line)] for s, line in found.lines],
                 left=1,
             )
         ]
     if found.untold:
-        listed = ", ".join(f"{escape(name)} (n = {n})" for name, n in found.untold.items())
+        listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.untold.items())
         parts += [f"{UNTOLD}: {listed}.\n"]
     return "\n".join(parts)
+
+
+# The web page's chapter on analyses, as HTML: scalars by backbone, and their correlation with scores.
+
+NAMES = (
+    Column(name="backbone", sorted="ascending"),
+    Column(name="method"),
+    Column(name="weights"),
+)
+
+
+def chapter(standings: Sequence[Section]) -> str:
+    """Return the chapter; "" where there is no analysis."""
+    sections = [s for s in shown(standings) if not s.ranked]
+    if not sections:
+        return ""
+    found = correlations(standings)
+    head = '<h3 id="analyses-correlation">Correlation with downstream scores</h3>\n'
+    notes = f'{head}<p class="prose note">{inline(tau_note(found))}</p>\n' if found else ""
+    return (
+        f'<p class="prose note">{inline(VALUES)}</p>\n{_values_html(sections)}{notes}'
+        f"{''.join(map(_correlations_html, found))}"
+    )
+
+
+def _values_html(sections: Sequence[Section]) -> str:
+    heads = [*NAMES, *(_head(s, task=s.task) for s in sections)]
+    lines = []
+    for rows in by_backbone(sections).values():
+        cells = [_cell(s, row) for s, row in zip(sections, rows, strict=True)]
+        row = next(filter(None, rows))
+        names = [words(tables.escape_cell(row.method) or MISSING), words(f"`{row.weights8}`")]
+        search = f"{row.backbone} {row.method} {row.weights8}"
+        lines.append(table_row(row.backbone, [*names, *cells], search))
+    for section in sections:
+        for name, value in references(section).items():
+            cells = [
+                number_html(f"{value:.4f}", value) if s is section else number_html(MISSING, None)
+                for s in sections
+            ]
+            names = [words("for reference"), words(MISSING)]
+            lines.append(table_row(name, [*names, *cells], f"{name} reference"))
+    return html_table("analyses-values", "Analyses by backbone", heads, lines, "overview")
+
+
+def _head(section: Section, task: str = "") -> Column:
+    protocol = f"<small>{escape(str(section.protocol['name']))}</small>"
+    name = f"{escape(section.task)}{protocol}{escape(section.primary)}"
+    return Column(name=name, kind="number", first="descending", task=task)
+
+
+def _cell(section: Section, row: Row | None) -> str:
+    interval = row.metrics.get(section.primary) if row else None
+    return number_html(headline(section, row), interval.mean if interval else None)
+
+
+def _correlations_html(found: Correlations) -> str:
+    title = f"{found.mode.capitalize()} backbones"
+    parts = [f'<section class="filtered" data-mode="{found.mode}">\n<h4>{title}</h4>\n']
+    if found.columns:
+        heads = [Column(name="scalar"), *(_head(s) for s in found.columns)]
+        lines = [
+            table_row(s.label, [number_html(tau_cell(c), c.tau) for c in line], s.label)
+            for s, line in found.lines
+        ]
+        ident = slug("analyses", found.mode)
+        parts.append(html_table(ident, f"Kendall's tau-b, {found.mode}", heads, lines))
+    if found.untold:
+        listed = ", ".join(f"{name} (n = {n})" for name, n in found.untold.items())
+        parts.append(f'<p class="prose note">{escape(f"{UNTOLD}: {listed}.")}</p>\n')
+    return "".join([*parts, "</section>\n"])

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError, unknown
-from leaderboards.markdown import MISSING, arrow, decimals, table
-from leaderboards.reading import read
 from leaderboards.render import HERE, print_page
-from leaderboards.standings import Row, Section, mode
+from leaderboards.standings import Row, Section, mode, read
 from leaderboards.statistics import Difference, difference
+from leaderboards.tables import MISSING, arrow, decimals, table
 
 HEAD = ["task", "protocol", "backbone is", "metric", "A", "B", "A - B", "n", "in words"]
 

@@ -5,9 +5,9 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.results import write_atomic
-from leaderboards.markdown import decimals, number, page_name, rank_cell
+from bench.files import write_atomic
 from leaderboards.standings import Row, Section, mode
+from leaderboards.tables import decimals, number, page_name, rank_cell
 
 COLUMNS = (
     *("task", "protocol", "mode", "digest", "superseded_by", "backbone", "method", "weights"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.results import Result, Store, weights8
+from bench.records import Result, Store, weights8
 
 PANELS = {"cls": "classification loss", "bbox": "localisation loss"}
 SUFFIXES = (".png", ".pdf", ".svg")

@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from itertools import product
 from statistics import fmean
 
-from leaderboards.markdown import (
+from leaderboards.replicates import scales
+from leaderboards.standings import Row, Section, mode
+from leaderboards.statistics import rank_intervals
+from leaderboards.tables import (
     ANALYSES,
     CLAIMS,
     LEGEND,
     MARK,
     MISSING,
     arrow,
-    escape,
+    escape_cell,
     fingerprint,
     name_cells,
     page_name,
     primary_cell,
     table,
 )
-from leaderboards.replicates import scales
-from leaderboards.standings import Row, Section, mode
-from leaderboards.statistics import rank_intervals
 
 REPRODUCE = (
     "Reproduce a cell with `python -m bench.run --backbone NAME --task TASK --protocol PROTOCOL "
@@ -122,7 +122,7 @@ def matrix(block: Block) -> str:
     ranks, common = mean_ranks(block.sections), block.common_n
     head = ["backbone", "method", "weights", *(["mean rank"] if ranks else [])]
     head += [
-        f"[{s.task}]({page_name(s.task)}) {escape(s.protocol['name'])} {arrow(s)}"
+        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}"
         for s in block.sections
     ]
     lines = []
@@ -186,7 +186,7 @@ def matrix_cell(section: Section, row: Row | None, common: int) -> str:
 def columns(standings: Sequence[Section]) -> str:
     """List the digest and data behind each column of the overview."""
     lines = [
-        f"- {s.task}, {escape(s.protocol['name'])}: digest `{s.digest[:8]}`, "
+        f"- {s.task}, {escape_cell(s.protocol['name'])}: digest `{s.digest[:8]}`, "
         f"data fingerprint {fingerprint(s)}\n"
         for s in standings
     ]
@@ -209,6 +209,6 @@ def superseded(section: Section) -> str:
     """Return a line on a section whose digest is not the current one."""
     new = (section.superseded_by or "")[:8]
     return (
-        f"- [{section.task}]({page_name(section.task)}) {escape(section.protocol['name'])}: digest "
+        f"- [{section.task}]({page_name(section.task)}) {escape_cell(section.protocol['name'])}: digest "
         f"`{section.digest[:8]}`, {len(section.rows)} backbones, by `{new}`\n"
     )

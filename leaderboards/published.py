@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, unknown
-from leaderboards.markdown import MARK, OVERVIEW, escape, table
+from leaderboards.tables import MARK, OVERVIEW, escape_cell, table
 
 PAGE = "published.md"
 TITLE = "Published, not run here"
@@ -95,7 +95,7 @@ def page(numbers: Sequence[Published]) -> str | None:
     parts = [f"{MARK}# {TITLE}\n\n[Our numbers]({OVERVIEW}). {NOTE}\n"]
     ordered = sorted(numbers, key=lambda number: number.task)
     for task, group in groupby(ordered, key=lambda number: number.task):
-        parts.append(f"## {escape(task)}\n\n{_table(list(group))}")
+        parts.append(f"## {escape_cell(task)}\n\n{_table(list(group))}")
     return "\n".join(parts)
 
 
@@ -108,9 +108,9 @@ def _table(numbers: Sequence[Published]) -> str:
     head = ["backbone", "method", "pretraining", "metric", "value", "protocol", "source"]
     rows = [
         [
-            *map(escape, (n.backbone, n.method, n.pretraining, n.metric)),
+            *map(escape_cell, (n.backbone, n.method, n.pretraining, n.metric)),
             f"{n.value:g}",
-            *map(escape, (n.protocol, n.source)),
+            *map(escape_cell, (n.protocol, n.source)),
         ]
         for n in numbers
     ]

@@ -5,23 +5,26 @@ python -m leaderboards.render [--results DIR] [--out DIR] [--extract README.md] 
 
 import argparse
 import gc
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from bench import processes
 from bench.errors import UserError
+from bench.files import write_atomic
 from bench.processes import keep_memory
-from bench.results import Result, write_atomic
-from leaderboards import analyses, claims_page, cores, export, extract, few_images, page, published
-from leaderboards.cards import cards
-from leaderboards.markdown import ANALYSES, CLAIMS, MARK, OVERVIEW, card_name
+from bench.records import Result
+from leaderboards import analyses, claims_page, export, published, web_page
+from leaderboards import pages as few_images
 from leaderboards.overview import overview
+from leaderboards.pages import cards, task_pages
 from leaderboards.published import Published
-from leaderboards.reading import MANY, read
 from leaderboards.replicates import compared
-from leaderboards.standings import Section
-from leaderboards.task_pages import task_pages
+from leaderboards.standings import MANY, Section, read
+from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW, card_name, table
 
 HERE = Path(__file__).parent
 PUBLISHED = HERE / "published.toml"
@@ -47,7 +50,7 @@ def _render(args: argparse.Namespace) -> int:
     pages = all_pages(found.standings, numbers, found.pictures, args.out, args.results)
     stale = stale_pages(pages, args.out)
     without = {card_name(row) for row in compared(found.standings)} if args.extract else set()
-    extracts = {path: extract.put(path, pages, args.out, without) for path in args.extract}
+    extracts = {path: put(path, pages, args.out, without) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
     if args.check:
         lines = [f"stale: {path}" for path in [*(args.out / name for name in stale), *old]]
@@ -61,7 +64,7 @@ def _render(args: argparse.Namespace) -> int:
     if args.latex:
         export.write_latex(found.standings, args.latex)
     if args.html:
-        page.write(found.standings, numbers, args.html, found.pictures)
+        web_page.write(found.standings, numbers, args.html, found.pictures)
     if args.print:
         print_page(pages[OVERVIEW])
     for line in lines:
@@ -91,7 +94,7 @@ def all_pages(
         lambda: {ANALYSES: analyses.page(standings, pictures, out)},
         lambda: {CLAIMS: claims_page.page(standings, records)},
     ]
-    found = cores.each(jobs, alone=sum(len(section.rows) for section in standings) < MANY)
+    found = processes.each(jobs, alone=sum(len(section.rows) for section in standings) < MANY)
     return {name: text for pages in found for name, text in pages.items() if text}
 
 
@@ -157,6 +160,80 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser
+
+
+# The overview's tables and the claims' verdicts inside another file, a README, between marks.
+
+TABLES, VERDICTS = (
+    "tables",
+    "claims",
+)  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
+CARD = re.compile(r"\]\((backbone-[^)]+\.md)\)")
+
+
+def put(path: Path, pages: Mapping[str, str], out: Path, without: Collection[str] = ()) -> str:
+    """Return the file's text with what belongs between its marks, links leading from the file to `out`.
+
+    Rows of the backbones whose pages are in `without` are left out, and how many they are is said. Marks of the
+    claims may be left out. Raises UserError where the file has not each mark of the tables once.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--extract {path} cannot be read: {error}. Give a markdown file."
+        ) from None
+    folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
+    text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder, without))
+    if any(mark in text for mark in _marks(VERDICTS)):
+        text = _replaced(path, text, VERDICTS, _verdicts(pages.get(CLAIMS, "")))
+    return text
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
+
+
+def _replaced(path: Path, text: str, name: str, by: str) -> str:
+    start, end = _marks(name)
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise UserError(
+            f"--extract {path} must have the lines {start.strip()} and {end.strip()} once each: what is between them "
+            f"is replaced by the {name}. Add them where the {name} belong."
+        )
+    before, _, rest = text.partition(start)
+    return f"{before}{start}{by}{end}{rest.partition(end)[2]}"
+
+
+def _verdicts(page: str) -> str:
+    """The table of all claims, which stands before the chapters."""
+    lines = page.partition("\n## ")[0].splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("|"))
+
+
+def _tables(overview: str, folder: str, without: Collection[str]) -> str:
+    """The sections that hold tables, with their titles in bold."""
+    parts, left_out = [], set()
+    for section in overview.split("\n## ")[1:]:
+        title, _, body = section.partition("\n")
+        lines = [line for line in body.splitlines() if line.startswith("|")]
+        pages = {line: found[1] for line in lines if (found := CARD.search(line))}
+        left_out |= set(pages.values()) & set(without)
+        if kept := [line for line in lines if pages.get(line) not in without]:
+            parts.append(f"**{title}**\n\n{_moved(kept, folder)}")
+    if left_out:
+        whole = f"[the overview]({folder}/{OVERVIEW})"
+        parts.append(
+            f"Of the backbones whose methods are compared, {len(left_out)} are in {whole} alone.\n"
+        )
+    return "\n".join(parts)
+
+
+def _moved(lines: Sequence[str], folder: str) -> str:
+    """A table with its links led to the folder, aligned again."""
+    led = [re.sub(r"\]\((?=[^)]+\.md\))", f"]({folder}/", line) for line in lines]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in led]
+    return table(cells[0], cells[2:], left=3)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.results import Result, Store
+from bench.records import Result, Store
 from leaderboards.analyses import shown
-from leaderboards.claims import SCRATCH, few
-from leaderboards.comparisons import Score
+from leaderboards.claims import SCRATCH, Score, few
 from leaderboards.standings import Row, Section
 
 ORDER = (SCRATCH, "supervised", "moco", "mae", "r-mae", "c-mae", "simmim")

@@ -1,25 +1,279 @@
-"""Augmentation in batches, on the device of the images: flips, colours, blur, normalisation, mixing.
-
-    batch = Augment(augmentation("moco"), mean=mean, std=std)(raw, (seed, iteration))
-
-Every number is drawn on the CPU for all slots of the step's batch, so neither the device, nor how many
-processes share the batch, nor which worker decoded an image changes what an image gets.
-"""
+"""Random numbers for a batch's images, drawn on the CPU by position, and a change of some of the images."""
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from timm.data import Mixup
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.transforms.v2 import functional as torchvision
 
 from bench.errors import unknown
-from pretrain.colours import blur, brightness, contrast, grey, hue, saturation, solarize
 from pretrain.data import Batch, RawBatch
-from pretrain.draws import Draws, change_some, seed_of
-from pretrain.rand_augment import RandAugment, rand_augment
+
+AUGMENT = 8  # a stream of random numbers, see bench.training.seeding
+
+
+def seed_of(position: tuple[int, ...], what: int) -> int:
+    """A seed of 32 bits for one of the things that are drawn for a step."""
+    seed = np.random.SeedSequence([AUGMENT, what, *position, len(position)])
+    return int(seed.generate_state(1)[0])
+
+
+class Draws:
+    """Random numbers of one crop of a step's batch: this process' share of them, on the CPU."""
+
+    def __init__(self, position: tuple[int, ...], crop: int, raw: RawBatch) -> None:
+        """Seed by the position, whatever was drawn before."""
+        self.generator = torch.Generator().manual_seed(seed_of(position, crop))
+        self.slots, self.batch_size = raw.slots, raw.batch_size
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, count: int | None = None) -> Tensor:
+        """One number for each image, float32 [N]; with a count [N, count]."""
+        shape = (self.batch_size,) if count is None else (self.batch_size, count)
+        return torch.rand(shape, generator=self.generator)[self.slots] * (high - low) + low
+
+    def normal(self, mean: float, std: float) -> Tensor:
+        """One normal number for each image, float32 [N]."""
+        return torch.randn(self.batch_size, generator=self.generator)[self.slots] * std + mean
+
+    def order(self, count: int) -> list[int]:
+        """An order of so many things, the same for all images."""
+        return [int(k) for k in torch.randperm(count, generator=self.generator)]
+
+    def noise(self, *shape: int) -> Tensor:
+        """Normal numbers, the same for all images."""
+        return torch.randn(shape, generator=self.generator)
+
+
+def change_some(
+    images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *numbers: Tensor
+) -> None:
+    """Change the chosen images, in place; `numbers` [N, ...] are the change's arguments."""
+    rows = chosen.nonzero().flatten()
+    if not len(rows):
+        return
+    device = images.device
+    there = rows.to(device)
+    images[there] = change(images[there], *(n[rows].to(device) for n in numbers))
+
+
+# Changes of colour and blur, of batches of RGB images in 0-1 [N, 3, H, W], by an amount for each image [N].
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's greyscale
+BLUR_RADIUS = 6  # pixels: three times the widest blur
+
+
+def _per_image(numbers: Tensor) -> Tensor:
+    return numbers.view(-1, 1, 1, 1)
+
+
+def grey(images: Tensor) -> Tensor:
+    """The luma of RGB images in 0-1; [N, 1, H, W]."""
+    weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
+
+
+def brightness(images: Tensor, amounts: Tensor) -> Tensor:
+    """Brighten images in 0-1 by the factors 1 + amounts."""
+    return (images * (1 + _per_image(amounts))).clamp_(0, 1)
+
+
+def contrast(images: Tensor, amounts: Tensor) -> Tensor:
+    """Move images in 0-1 away from their mean luma by the factors 1 + amounts."""
+    mean = grey(images).mean((2, 3), keepdim=True)
+    return torch.lerp(mean, images, 1 + _per_image(amounts)).clamp_(0, 1)
+
+
+def saturation(images: Tensor, amounts: Tensor) -> Tensor:
+    """Move images in 0-1 away from their own greys by the factors 1 + amounts."""
+    return torch.lerp(grey(images), images, 1 + _per_image(amounts)).clamp_(0, 1)
+
+
+def hue(images: Tensor, amounts: Tensor) -> Tensor:
+    """Turn the hue of images in 0-1 by so many turns of the circle of hues (HSV)."""
+    value, lead = images.max(1, keepdim=True)
+    chroma = value - images.amin(1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    sixths = torch.cat([green - blue, blue - red, red - green], 1).gather(1, lead)
+    angle = sixths / chroma.clamp_min(1e-8) + 2 * lead + 6 * _per_image(amounts)
+    # A channel of HSV is value less chroma times a trapezium of its distance from the hue.
+    offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1)
+    distance = (offsets + angle) % 6
+    return value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1)
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Blur each image [N, C, H, W] by a Gaussian of its own standard deviation [N] in pixels."""
+    (n, c, h, w), radius = images.shape, min(BLUR_RADIUS, *(side - 1 for side in images.shape[2:]))
+    steps = torch.arange(-radius, radius + 1.0, device=images.device)
+    taps = torch.softmax(-(steps**2) / (2 * sigma.view(-1, 1) ** 2), 1).repeat_interleave(c, 0)
+    x = functional.pad(images.reshape(1, n * c, h, w), [radius] * 4, mode="reflect")
+    x = functional.conv2d(x, taps.view(n * c, 1, 1, -1), groups=n * c)
+    x = functional.conv2d(x, taps.view(n * c, 1, -1, 1), groups=n * c)
+    return x.view(n, c, h, w)
+
+
+def solarize(images: Tensor) -> Tensor:
+    """Turn what is bright, from 128 of 255 on, into its negative; images in 0-1."""
+    return torch.where(images < 127.5 / 255, images, 1 - images)
+
+
+# RandAugment (Cubuk et al., arXiv 1909.13719) as timm's rand-m9-mstd0.5-inc1, of a batch on its device.
+#
+# timm changes one PIL image after another; here all images that drew the same change get it at once, each
+# by its own amount. Differs: values are not rounded to bytes between two changes, and the cubic
+# interpolation is torch's, of coefficient -0.75 where PIL has -0.5.
+
+LARGEST = 10.0  # magnitude
+TURN = math.radians(30)  # of the changes by a magnitude of 10: the largest angle,
+ENHANCE, SHEAR, TRANSLATE = 0.9, 0.3, 0.45  # factor less 1, slope, part of the side
+
+Change = Callable[..., Tensor]  # images [N, 3, S, S], amounts [N] in -1 to 1, fill [3, 1, 1]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RandAugment:
+    """How much of it.
+
+    Args:
+        magnitude, std: of the normal distribution that an image's magnitude, 0 to 10, is drawn from.
+        layers: changes drawn for an image, one after the other.
+        prob: that one of them is then made.
+    """
+
+    magnitude: float = 9.0
+    std: float = 0.5
+    layers: int = 2
+    prob: float = 0.5
+
+
+def rand_augment(images: Tensor, what: RandAugment, draws: Draws, fill: Tensor) -> None:
+    """Change images in 0-1 [N, 3, S, S], in place; `fill` [3, 1, 1] is what comes in from outside."""
+    for _ in range(what.layers):
+        drawn = draws.uniform(0, len(CHANGES)).long()
+        made = draws.uniform() < what.prob
+        part = draws.normal(what.magnitude, what.std).clamp(0, LARGEST) / LARGEST
+        amounts = torch.where(draws.uniform() < 0.5, part, -part)
+        for k, change in enumerate(CHANGES.values()):
+            change_some(images, made & (drawn == k), functools.partial(change, fill=fill), amounts)
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images * 255).round()
+
+
+def autocontrast(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Stretch each channel to 0-1."""
+    return torchvision.autocontrast(images)
+
+
+def equalize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Make each channel's histogram flat."""
+    return torchvision.equalize(_bytes(images).to(torch.uint8)).float() / 255
+
+
+def invert(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Turn into the negative."""
+    return 1 - images
+
+
+def rotate(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Turn anticlockwise about the middle, by 30 degrees at most."""
+    turn = TURN * amounts
+    cos, sin, none = turn.cos(), turn.sin(), torch.zeros_like(turn)
+    return _warped(images, torch.stack([cos, -sin, none, sin, cos, none], 1).view(-1, 2, 3), fill)
+
+
+def posterize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Keep the 4 highest bits of a byte, or as few as none."""
+    step = 2 ** (4 + (4 * _per_image(amounts).abs()).floor())
+    values = _bytes(images)
+    return (values - values % step) / 255
+
+
+def rand_solarize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Turn what is bright into its negative."""
+    threshold = 256 - (256 * _per_image(amounts).abs()).floor()
+    return torch.where(_bytes(images) < threshold, images, 1 - images)
+
+
+def solarize_add(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
+    """Brighten what is dark, by 110 of 255 at most."""
+    more = (110 * _per_image(amounts).abs()).floor() / 255
+    return torch.where(_bytes(images) < 128, (images + more).clamp(max=1), images)
+
+
+def enhance(
+    images: Tensor, amounts: Tensor, fill: Tensor, *, way: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Increase or decrease colour, contrast, brightness or sharpness, by nine tenths at most."""
+    return way(images, ENHANCE * amounts)
+
+
+def sharpness(images: Tensor, amounts: Tensor) -> Tensor:
+    """Move images away from their smoothed ones by the factors 1 + amounts; the border stays."""
+    taps = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device) / 13
+    smooth = images.clone()
+    inner = functional.conv2d(images, taps.expand(3, 1, 3, 3), groups=3)
+    smooth[:, :, 1:-1, 1:-1] = inner
+    return torch.lerp(smooth, images, 1 + _per_image(amounts)).clamp_(0, 1)
+
+
+def slide(
+    images: Tensor,
+    amounts: Tensor,
+    fill: Tensor,
+    *,
+    places: tuple[tuple[int, int], ...],
+    most: float,
+) -> Tensor:
+    """Shear or shift: what is in some places of the affine map, other than the identity."""
+    theta = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
+    for row, column in places:
+        theta[:, row, column] = most * amounts
+    return _warped(images, theta, fill)
+
+
+def _warped(images: Tensor, theta: Tensor, fill: Tensor) -> Tensor:
+    """Each pixel from where the map [N, 2, 3] sends it, in half sides from the middle; else `fill`."""
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    found = functional.grid_sample(
+        images, grid, mode="bicubic", padding_mode="border", align_corners=False
+    )
+    inside = (grid.abs() <= 1).all(3)[:, None]
+    return torch.where(inside, found.clamp_(0, 1), fill)
+
+
+# A shear leaves the first row or column where it is, so half a side is added to its slope.
+CHANGES: dict[str, Change] = {
+    "AutoContrast": autocontrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Rotate": rotate,
+    "PosterizeIncreasing": posterize,
+    "SolarizeIncreasing": rand_solarize,
+    "SolarizeAdd": solarize_add,
+    "ColorIncreasing": functools.partial(enhance, way=saturation),
+    "ContrastIncreasing": functools.partial(enhance, way=contrast),
+    "BrightnessIncreasing": functools.partial(enhance, way=brightness),
+    "SharpnessIncreasing": functools.partial(enhance, way=sharpness),
+    "ShearX": functools.partial(slide, places=((0, 1), (0, 2)), most=SHEAR),
+    "ShearY": functools.partial(slide, places=((1, 0), (1, 2)), most=SHEAR),
+    "TranslateXRel": functools.partial(slide, places=((0, 2),), most=2 * TRANSLATE),
+    "TranslateYRel": functools.partial(slide, places=((1, 2),), most=2 * TRANSLATE),
+}
+
+
+# Augmentation in batches, on the device of the images: flips, colours, blur, normalisation, mixing.
+#
+#
+# Every number is drawn on the CPU for all slots of the step's batch, so neither the device, nor how many
+# processes share the batch, nor which worker decoded an image changes what an image gets.
 
 FIRST, SECOND, MIXING = 0, 1, 2  # of what is drawn for a step
 

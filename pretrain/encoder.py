@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench import timm_models
+from bench.backbones import timm_models
 from bench.errors import UserError
 from pretrain.methods import Method
 from pretrain.views import View, patchify, take

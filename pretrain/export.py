@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from pretrain.checkpointing import settle
+from pretrain.hooks import settle
 
 NAME = "backbone.safetensors"
 REQUIRED = ("arch", "method", "recipe", "data", "epochs", "mean", "std", "img_size", "commit")

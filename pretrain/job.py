@@ -2,15 +2,17 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from bench.environment import git
 from bench.errors import UserError
+from bench.files import write_atomic
 from bench.processes import worker_ends_with_run
-from bench.provenance import git
-from pretrain import ownership
 from pretrain.methods import Method
 from pretrain.recipes import Recipe
 
@@ -81,7 +83,7 @@ def pretrain(request: Request) -> None:
     target = request.out / NAME
     held: Any = contextlib.nullcontext()
     if rank == 0:  # the request is known to be right: from here on the folder is this run's
-        held = ownership.claim(request.out, request.identity)
+        held = claim(request.out, request.identity)
     with held:
         if target.is_file():
             return _say(rank, f"{target} is there already.")
@@ -235,10 +237,9 @@ def _crops(
 
 
 def _hooks(request: Request, images: "ImageSource") -> list[Any]:
-    from pretrain.checkpointing import Checkpoints
+    from pretrain.hooks import Checkpoints, ProgressHook
     from pretrain.pictures import Pictures
-    from pretrain.progress import ProgressHook
-    from pretrain.snapshots import Snapshots
+    from pretrain.training import Snapshots
 
     every = request.snapshot_epochs
     title = f"{request.method.name} {request.arch}"
@@ -273,3 +274,51 @@ def _commit() -> str:
     """What the weights were made with; marked where the files were not the commit's."""
     found = git()
     return f"{found['commit'] or 'unknown'}{'+changes' if found['dirty'] else ''}"
+
+
+# An output folder belongs to one run: to what its `run.json` says, and to one process at a time.
+
+NAME, LOCK = "run.json", ".lock"
+WORK = ("checkpoint-*.pth", "*.safetensors")
+
+
+def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
+    """Take the folder for a run, new or gone on with; it is held until the returned file is closed.
+
+    `identity` is all that the weights follow from, as JSON values. Raises UserError when the folder holds
+    another run's checkpoints or backbone, or another process works in it.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / LOCK).open("w")
+    except OSError as error:
+        raise UserError(
+            f"The output folder {out} cannot be written ({error.strerror}). Give another --out."
+        ) from None
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(
+            f"Another process trains in {out} at this moment. Wait for it, end it, or give another --out."
+        ) from None
+    there = out / NAME
+    work = [path for pattern in WORK for path in out.glob(pattern)]
+    before = json.loads(there.read_text("utf-8")) if there.is_file() else {}
+    differences = list(_differences(before, identity))
+    if not work:
+        write_atomic(there, json.dumps(identity, indent=1) + "\n")
+    elif differences:
+        raise UserError(
+            f"{out} holds another run: {'; '.join(differences)}. Give the settings of that run to go on with it, or "
+            f"another --out for this one."
+        )
+    return lock
+
+
+def _differences(there: Any, now: Any, name: str = "") -> Iterator[str]:
+    """What of two nested values is not the same, said by its place."""
+    if isinstance(there, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*there, *now]):
+            yield from _differences(there.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif there != now:
+        yield f"{name} is {json.dumps(there)} there and {json.dumps(now)} here"

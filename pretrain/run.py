@@ -9,6 +9,7 @@ pretrain.run ..., or --cluster slurm --slurm gpus_per_node=8 nodes=2.
 
 import argparse
 import dataclasses
+import functools
 import importlib.util
 import os
 import sys
@@ -16,9 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.architectures import architectures
+from bench.backbones.architectures import architectures
 from bench.errors import UserError, unknown
-from pretrain import on_slurm, recipes
+from bench.slurm.request import Resources, resources
+from pretrain import recipes
 from pretrain.job import Request, pretrain
 from pretrain.methods import METHODS, Method, method
 
@@ -30,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         request = _request(arguments)
-        asked = on_slurm.asked(arguments.cluster, arguments.slurm)
+        asked = requested(arguments.cluster, arguments.slurm)
         if arguments.dry_run:
             sys.stdout.write(_described(request) + (f"slurm    {asked}\n" if asked else ""))
         elif asked:
-            sys.stdout.write(on_slurm.submit(request, asked))
+            sys.stdout.write(submit(request, asked))
         else:
             pretrain(request)
         return DONE
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="export every E epochs, for bench.run --watch",
     )
     add("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
-    add("--cluster", default="inline", help=f"{', '.join(on_slurm.CLUSTERS)} (default inline)")
+    add("--cluster", default="inline", help=f"{', '.join(CLUSTERS)} (default inline)")
     add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="as bench.run takes it")
     add("--dry-run", action="store_true", help="say what would be done")
     _add_method_fields(parser)
@@ -162,6 +164,59 @@ def _described(request: Request) -> str:
         f"out      {request.out}",
     ]
     return "\n".join(lines) + "\n"
+
+
+# A pretraining as a Slurm job: submitted, seen and called off as runs of `bench.run` are.
+
+CLUSTERS = ("inline", "slurm")
+
+
+def requested(cluster: str, words: Sequence[str]) -> Resources | None:
+    """What the job asks of Slurm; None where training stays in this process. Raises UserError."""
+    if cluster not in CLUSTERS:
+        raise unknown("cluster", cluster, CLUSTERS)
+    if cluster == "slurm":
+        return resources(words)
+    if words:
+        raise UserError("--slurm is of --cluster slurm. Give that too, or leave it out.")
+    return None
+
+
+def submit(request: Request, asked: Resources) -> str:
+    """Submit, unless it is there, queued or at work; returns what a user should read. Raises UserError.
+
+    A job that was preempted, or whose time was up, goes on from its folder's last checkpoint.
+    """
+    from bench.records import Store
+    from bench.runs.state import Watch
+    from bench.slurm import submit as runs
+    from bench.slurm.jobs import Call
+    from pretrain.export import NAME
+
+    request = dataclasses.replace(
+        request,
+        out=request.out.resolve(),
+        data=_place(request.data),
+        data_root=request.data_root and request.data_root.resolve(),
+    )
+    target = request.out / NAME
+    if target.is_file():
+        return f"{target} is there already.\n"
+    title = (
+        f"pretraining {request.method.name} {request.arch} {request.recipe.name} {request.out.name}"
+    )
+    call = Call(key=str(target), title=title, function=functools.partial(pretrain, request))
+    request.out.mkdir(parents=True, exist_ok=True)
+    read = [path for path in (request.data_root, Path(request.data)) if path and path.is_absolute()]
+    watch = Watch(store=Store(request.out), work_dir=request.out, only=[call.key])
+    jobs, _ = runs.submit_missing({call.key: call}, watch, asked, lambda fresh: read)
+    said = f"Submitted as Slurm job {jobs[0]}." if jobs else "Queued or at work already."
+    return f"{said} python -m bench.status --work-dir {request.out} shows it, bench.cancel calls it off.\n"
+
+
+def _place(data: str) -> str:
+    """A folder by its whole path; a name as it is."""
+    return str(Path(data).resolve()) if Path(data).is_dir() else data
 
 
 if __name__ == "__main__":

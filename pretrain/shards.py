@@ -9,7 +9,6 @@ their folder within the tar, or by the `.cls` beside them (WebDataset).
 """
 
 import argparse
-import dataclasses
 import io
 import itertools
 import json
@@ -19,67 +18,12 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bench.datasets import manifests
-from bench.datasets.manifests import MANIFEST
+from bench.datasets import tar_files
+from bench.datasets.tar_files import MANIFEST
 from bench.errors import UserError
-from bench.images import SUFFIXES
-from bench.provenance import content_sha256, file_sha256
-from bench.results import write_atomic
-from bench.tars import Packed, index
+from bench.files import content_sha256, file_sha256, write_atomic
 from pretrain import sources
-from pretrain.sources import ImageSource, Indices, combined
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shards:
-    """Images within the tar files of a folder."""
-
-    root: Path
-    tars: Sequence[str]
-    packed: Packed
-
-    def __len__(self) -> int:
-        """How many images there are."""
-        return len(self.packed)
-
-    def read(self, index: int) -> bytes:
-        """An image's file; raises OSError where the tar ends before it."""
-        content: bytes = self.packed[index].read()
-        return content
-
-    def where(self, index: int) -> str:
-        """The tar and the byte where the image begins."""
-        return str(self.packed[index])
-
-    def fingerprint(self, chosen: Indices) -> str:
-        """Of the tars' hashes: those of the manifest, where there is one."""
-        own = self._hashes()
-        return own if len(chosen) == len(self) else combined(own, chosen.tolist())
-
-    def _hashes(self) -> str:
-        manifest = manifests.read(self.root)
-        if manifest:
-            return combined([manifest["tars"][name]["sha256"] for name in self.tars])
-        return content_sha256(self.root, [self.root / name for name in self.tars])
-
-
-def source(folder: Path) -> ImageSource:
-    """The images of a folder's tar files; where each lies is looked up once and remembered.
-
-    Raises:
-        UserError: a tar is damaged, compressed or missing, or none holds an image.
-    """
-    tars = sorted(path.name for path in folder.glob("*.tar"))
-    if manifest := manifests.read(folder):
-        manifests.check_whole(folder, manifest)
-    packed, paths = index(folder, tars)
-    if not len(packed):
-        raise UserError(
-            f"The tar files of {folder} hold no image: expected are members that end in "
-            f"{', '.join(sorted(SUFFIXES))}. Give another folder with --data."
-        )
-    storage = Shards(root=folder, tars=tars, packed=packed)
-    return sources.labelled(folder.resolve().name, storage, paths.tolist())
+from pretrain.sources import ImageSource
 
 
 def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
@@ -91,7 +35,7 @@ def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
     if not isinstance(whole.storage, sources.Files):
         raise UserError(f"{whole.name} consists of tar files already; name a folder of images.")
     fingerprint = whole.fingerprint
-    manifest = manifests.read(out) or {"source": fingerprint, "images": len(whole), "tars": {}}
+    manifest = tar_files.read(out) or {"source": fingerprint, "images": len(whole), "tars": {}}
     if manifest["source"] != fingerprint or (not manifest["tars"] and any(out.glob("*.tar"))):
         raise UserError(
             f"{out} holds tar files of other images than {whole.name}'s. Name another folder, or delete that one."
@@ -137,12 +81,12 @@ def _images(whole: ImageSource, start: int) -> Iterator[tuple[str, bytes]]:
 
 def check(folder: Path) -> None:
     """Compare every byte with the manifest; raises UserError for the first tar that differs."""
-    manifest = manifests.read(folder)
+    manifest = tar_files.read(folder)
     if not manifest:
         raise UserError(
             f"{folder} has no {MANIFEST}; only what python -m pretrain.shards wrote can be checked."
         )
-    manifests.check_whole(folder, manifest)
+    tar_files.check_whole(folder, manifest)
     for name, told in manifest["tars"].items():
         if content_sha256(folder, [folder / name]) != told["sha256"]:
             raise UserError(

@@ -1,8 +1,4 @@
-"""Where pretraining's images come from: the embedded world, a folder, ImageNet's layout, tar shards.
-
-A source knows its images by number and gives their encoded bytes; `pretrain.data` says which image
-is read when, and decodes it.
-"""
+"""What the embedded world's annotations say of its training images: species, and what hides what."""
 
 import dataclasses
 import difflib
@@ -15,13 +11,74 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from faster_coco_eval.core import mask as coco_mask
 from numpy.typing import NDArray
 
+from bench.datasets import tar_files
+from bench.datasets.images import SUFFIXES, is_image
+from bench.datasets.tar_files import Packed, index
 from bench.errors import UserError
-from bench.images import SUFFIXES, is_image
-from bench.provenance import content_sha256
+from bench.files import content_sha256
 from bench.scenes.world import World, ensure
-from pretrain.scenes import Scenes
+
+Mask = NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Training images of the world at `root`, by their file names.
+
+    Args:
+        crops: speak of the crops about the subject, not of the whole images.
+    """
+
+    root: Path
+    names: Sequence[str]
+    crops: bool
+
+    def species(self) -> list[str]:
+        """The species of each image's subject."""
+        return [str(self._scenes[name][0]["species"]) for name in self.names]
+
+    def occluders(self, index: int) -> Mask:
+        """True where an image shows a thing that hides part of another thing; bool [height, width]."""
+        image, things = self._scenes[self.names[index]]
+        found = np.zeros((image["height"], image["width"]), bool)
+        for thing in things:
+            if any(hides(thing, other) for other in things):
+                found |= pixels(thing)
+        x, y, width, height = image["species_crop"] if self.crops else (0, 0, *found.shape[::-1])
+        return found[y : y + height, x : x + width]
+
+    @functools.cached_property
+    def _scenes(self) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+        content = json.loads((self.root / "annotations/instances_train.json").read_text())
+        scenes: dict[int, Any] = {image["id"]: (image, []) for image in content["images"]}
+        for annotation in content["annotations"]:
+            scenes[annotation["image_id"]][1].append(annotation)
+        return {image["file_name"]: (image, found) for image, found in scenes.values()}
+
+
+def pixels(thing: dict[str, Any]) -> Mask:
+    """Where an annotated thing is seen; bool [height, width]."""
+    return np.asarray(coco_mask.decode(thing["segmentation"]), bool)
+
+
+def hides(thing: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether `thing` is nearer than `other`, of which a part is hidden, and seen where that would be.
+
+    The annotations have the box, not the outline, of what `other` would be if it stood alone.
+    """
+    if other["visible_fraction"] == 1.0 or thing["distance"] >= other["distance"]:
+        return False
+    x, y, width, height = other["amodal_bbox"]
+    return bool(pixels(thing)[y : y + height, x : x + width].any())
+
+
+# Where pretraining's images come from: the embedded world, a folder, ImageNet's layout, tar shards.
+#
+# A source knows its images by number and gives their encoded bytes; `pretrain.data` says which image
+# is read when, and decodes it.
 
 EMBEDDED = {"scenes": "images/train", "species": "species/train"}
 WORLD = World()
@@ -193,10 +250,9 @@ def _located(name: str | Path, data_root: Path | None) -> Path:
 
 
 def _folder(folder: Path) -> ImageSource:
-    from pretrain import shards
 
     if any(folder.glob("*.tar")):
-        return shards.source(folder)
+        return tar_source(folder)
     root = folder / "train" if (folder / "train").is_dir() else folder
     paths = image_paths(root)
     if not paths:
@@ -233,3 +289,55 @@ def image_paths(root: Path) -> list[str]:
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + name for name in names if is_image(name)]
     return sorted(found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shards:
+    """Images within the tar files of a folder."""
+
+    root: Path
+    tars: Sequence[str]
+    packed: Packed
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.packed)
+
+    def read(self, index: int) -> bytes:
+        """An image's file; raises OSError where the tar ends before it."""
+        content: bytes = self.packed[index].read()
+        return content
+
+    def where(self, index: int) -> str:
+        """The tar and the byte where the image begins."""
+        return str(self.packed[index])
+
+    def fingerprint(self, chosen: Indices) -> str:
+        """Of the tars' hashes: those of the manifest, where there is one."""
+        own = self._hashes()
+        return own if len(chosen) == len(self) else combined(own, chosen.tolist())
+
+    def _hashes(self) -> str:
+        manifest = tar_files.read(self.root)
+        if manifest:
+            return combined([manifest["tars"][name]["sha256"] for name in self.tars])
+        return content_sha256(self.root, [self.root / name for name in self.tars])
+
+
+def tar_source(folder: Path) -> ImageSource:
+    """The images of a folder's tar files; where each lies is looked up once and remembered.
+
+    Raises:
+        UserError: a tar is damaged, compressed or missing, or none holds an image.
+    """
+    tars = sorted(path.name for path in folder.glob("*.tar"))
+    if manifest := tar_files.read(folder):
+        tar_files.check_whole(folder, manifest)
+    packed, paths = index(folder, tars)
+    if not len(packed):
+        raise UserError(
+            f"The tar files of {folder} hold no image: expected are members that end in "
+            f"{', '.join(sorted(SUFFIXES))}. Give another folder with --data."
+        )
+    storage = Shards(root=folder, tars=tars, packed=packed)
+    return labelled(folder.resolve().name, storage, paths.tolist())

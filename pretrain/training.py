@@ -8,7 +8,7 @@ no generator's, and nothing is replayed on resuming.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.training.runner import DeviceRunner
 from bench.training.seeding import MODEL, seed_everything
-from pretrain import checkpointing
+from pretrain import hooks as checkpointing
 from pretrain.data import Batch
-from pretrain.divergence import FiniteLoss
 from pretrain.encoder import choose_attention
+from pretrain.export import export
+from pretrain.hooks import FiniteLoss
 from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
@@ -286,3 +287,36 @@ def ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+# The encoder of a pretraining at work, as weights files: what `bench.run --watch OUT` evaluates as they appear.
+
+FOLDER = "snapshots"
+
+
+class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Exports every `epochs` epochs but the last, whose encoder is the run's own product.
+
+    A file's content follows from the weights at that epoch, so one that a killed process left is the same.
+    """
+
+    def __init__(self, epochs: int, header: Mapping[str, str]) -> None:
+        """`header` is the final file's; a snapshot's says its own name and epochs."""
+        self.epochs, self.header = epochs, header
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """At the end of an epoch that it is time for."""
+        schedule, done = runner.train_loop.schedule, runner.iter + 1
+        each = self.epochs * schedule.updates_per_epoch * schedule.accumulate
+        if runner.rank or done % each or done == runner.max_iters:
+            return
+        epoch = str(done // each * self.epochs)
+        path = Path(runner.work_dir) / FOLDER / f"epoch-{epoch.zfill(4)}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        own = {"name": f"{self.header['name']}-epoch-{epoch}", "epochs": epoch}
+        if not path.exists():
+            model = trained(runner)
+            header = {**self.header, **own}
+            export(model.encoder(), path, header, model.siamese.mask_token)

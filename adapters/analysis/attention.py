@@ -11,101 +11,10 @@ patches of 16 pixels is at 116.5 pixels and ln 196; heads that are alike have 0.
 import time
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from adapters.analysis.protocols import AttentionProtocol, Layout
-from adapters.analysis.reading import Attention
+from adapters.analysis.protocol import Layout
 from bench.tasks import Job, Outcome, Selection
 
 LAST = 3  # blocks, in which supervised backbones' heads become alike
-
-
-class HeadStatistics:
-    """Sums of what a block's heads do, over images, windows and queries, in float64."""
-
-    def __init__(self, *, eps: float = 1e-8, prefix_queries: bool = False) -> None:
-        """Start from nothing; see `AttentionProtocol`."""
-        self.eps, self.prefix_queries = eps, prefix_queries
-        self.distance: Tensor | float = 0.0
-        self.likeness: Tensor | float = 0.0
-        self.placed, self.queries = 0, 0
-
-    def update(self, seen: Attention) -> None:
-        """Add the weights of a batch.
-
-        A query that is at no place in the image has no distance, and what pads a window is no query at
-        all. The distance is over the keys in the image, their weights renormalised; entropy and
-        divergence are over all keys.
-        """
-        weights, places = seen.weights, seen.places
-        known = places.known_queries
-        asked = weights if known.all() else weights * self._asked(known)[None, :, None, :, None]
-        self._add_distance(weights, seen, known)
-        logarithms = (weights + self.eps).log_()
-        # A row at a time [b, w, q, h, h]: a longer sum in float32 drifts by 1e-4.
-        across = asked.transpose(2, 3) @ logarithms.transpose(2, 3).mT
-        self.likeness = self.likeness + across.double().sum((0, 1, 2))
-        self.queries += len(weights) * int(self._asked(known).sum())
-
-    def _asked(self, known: Tensor) -> Tensor:
-        """Which queries [w, q] count: those in the image; of a plain ViT, on demand, its prefix too."""
-        whole = self.prefix_queries and len(known) == 1
-        return torch.ones_like(known) if whole else known
-
-    def _add_distance(self, weights: Tensor, seen: Attention, known: Tensor) -> None:
-        places = seen.places
-        distances = (weights * places.distances[:, None]).sum(-1)
-        keys = places.known_keys
-        if not keys.all():
-            distances /= (weights * keys[:, None, None, :]).sum(-1) + self.eps
-        distances *= known[:, None, :]
-        self.distance = self.distance + distances.double().sum((0, 1, 3))
-        self.placed += len(weights) * int(known.sum())
-
-    def distances(self) -> Tensor:
-        """The averaged attention distance [h], in pixels."""
-        assert isinstance(self.distance, Tensor)
-        return self.distance / self.placed
-
-    def entropies(self) -> Tensor:
-        """The entropy [h], in nats."""
-        assert isinstance(self.likeness, Tensor)
-        return -self.likeness.diagonal() / self.queries
-
-    def divergences(self) -> Tensor:
-        """KL(row head || column head) [h, h], in nats, at a query's rows."""
-        assert isinstance(self.likeness, Tensor)
-        mean = self.likeness / self.queries
-        return mean.diagonal()[:, None] - mean
-
-    def diversities(self) -> Tensor:
-        """Each head's mean divergence [h] from the others; a head alone has none: 0."""
-        found = self.divergences()
-        return found.sum(1) / max(len(found) - 1, 1)
-
-
-class AttentionStatistics:
-    """`HeadStatistics` of every block, as `AttentionReader` hands them over."""
-
-    def __init__(self, protocol: AttentionProtocol) -> None:
-        """Start from nothing."""
-        self.protocol = protocol
-        self.blocks: dict[int, HeadStatistics] = {}
-
-    def see(self, seen: Attention) -> None:
-        """Add a batch's weights of a block."""
-        own = HeadStatistics(eps=self.protocol.eps, prefix_queries=self.protocol.prefix_queries)
-        self.blocks.setdefault(seen.block, own).update(seen)
-
-    def by_head(self) -> dict[str, list[list[float]]]:
-        """Of every block, every head's distance, entropy and KL divergence."""
-        ordered = [self.blocks[index] for index in sorted(self.blocks)]
-        return {
-            "distance": [block.distances().tolist() for block in ordered],
-            "entropy": [block.entropies().tolist() for block in ordered],
-            "KL": [block.diversities().tolist() for block in ordered],
-        }
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.analysis import occluders, sample
-from adapters.analysis.blocks import LayerReader
+from adapters.analysis import hiding, sample
 from adapters.analysis.hiding import Hiding, Occluded
+from adapters.analysis.layers import LayerReader
 from adapters.analysis.occlusion_curves import Curves
-from adapters.analysis.protocols import Layout
+from adapters.analysis.protocol import Layout
 from bench.errors import UserError
 from bench.tasks import Job, Outcome, Selection
 
@@ -35,7 +35,7 @@ def evaluate(job: Job, layout: Layout) -> Outcome:
     model, report = sample.load(job)
     reported_on = layout.images
     if job.protocol.by == "occluders":
-        reported_on = occluders.SPLIT
+        reported_on = hiding.SPLIT
         curves, knn = _by_things(job, model), None
     else:
         curves, knn = _by_cells(job, layout, model)
@@ -92,7 +92,7 @@ def _see(
 def _by_things(job: Job, model: Any) -> Curves:
     """Compare things that others hide with the same without those others, by how much is hidden."""
     reader, curves = LayerReader(model), Curves(job.protocol.ratios)
-    for ratio, whole, occluded in occluders.batches(job):
+    for ratio, whole, occluded in hiding.batches(job):
         layers, _ = reader(whole)
         curves.starts(layers)
         layers = layers if ratio == 0 else reader(occluded.images)[0]
@@ -119,7 +119,7 @@ class Recognition:
 
     def add(self, ratio: float, features: Tensor, labels: Tensor) -> None:
         """Let the gallery vote on a batch."""
-        from adapters.openmmlab.knn import votes
+        from adapters.classification.probe import votes
 
         given = votes(
             features,

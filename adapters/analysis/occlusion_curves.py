@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from adapters.analysis.blocks import Layer
 from adapters.analysis.cka import FEWEST, centred_grams, constant, own
 from adapters.analysis.hiding import share
+from adapters.analysis.layers import Layer
 from bench.errors import UserError
 
 Curve: TypeAlias = tuple[list[float], list[float], list[float]]  # with the ends of its interval

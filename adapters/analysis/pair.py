@@ -20,8 +20,7 @@ from adapters.analysis import pictures
 from adapters.analysis.cka import CKA
 from adapters.analysis.similarity import GRAMS
 from bench.errors import UserError
-from bench.keeping import beside
-from bench.results import Result, Store
+from bench.records import Result, Store, beside
 
 
 def between(one: Path, two: Path) -> Any:

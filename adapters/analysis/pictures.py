@@ -8,7 +8,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from bench.keeping import BESIDE
+from adapters.analysis.cue_conflict import HUMANS, Scores
+from bench.records import BESIDE
 from bench.tasks import Job
 
 UNITS = {
@@ -115,3 +116,54 @@ def receptive_fields(fields: Sequence[Any], sizes: Sequence[float], job: Job) ->
             axes.set(xticks=[], yticks=[], title=f"stage {stage}: {size:.0f} px")
         figure.suptitle(title(job), fontsize=10)
         figure.savefig(place(job, "receptive-field.png"), dpi=100)  # noise compresses badly
+
+
+# Shape bias class by class, as Geirhos et al. draw it: texture at the left, shape at the right.
+
+RED, GREY = "#c53030", "#a0aec0"
+PEOPLE = {"marker": "o", "color": RED}
+NETWORKS = {"marker": "|", "color": GREY}
+
+
+def shape_bias(found: Scores, references: Mapping[str, Scores], job: Job) -> None:
+    """A line a class of shape: the backbone with its interval, people, each other network; below, over all."""
+    lines = [*found.by_class, "all"]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.2, 1.5 + 0.27 * len(lines)), layout="constrained")
+        axes = figure.subplots()
+        for name, other in references.items():
+            style = PEOPLE if name == HUMANS else NETWORKS
+            told = [*(other.by_class[c].value for c in found.by_class), other.bias.value]
+            axes.scatter(told, lines, s=26, zorder=3 if name == HUMANS else 2, **style)  # type: ignore[arg-type]
+        biases = [*found.by_class.values(), found.bias]
+        values = [bias.value for bias in biases]
+        reach = [[b.value - b.low for b in biases], [b.high - b.value for b in biases]]
+        axes.errorbar(
+            values,
+            lines,
+            xerr=reach,
+            fmt="D",
+            color=BLUE,
+            markersize=5,
+            elinewidth=1,
+            zorder=4,
+        )
+        axes.axhline(len(lines) - 1.5, color=DARK, linewidth=0.6)
+        axes.set(xlim=(-0.02, 1.02), xlabel="decided by texture (0) or by shape (1)")
+        axes.invert_yaxis()
+        shown = _legend(references, job)
+        figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
+        figure.suptitle(f"{title(job)}: shape bias {found.bias.value:.3f}", fontsize=10)
+        figure.savefig(place(job, "shape-bias.png"), dpi=150)
+
+
+def _legend(references: Mapping[str, Scores], job: Job) -> list[mpl.lines.Line2D]:
+    shown = {f"{job.backbone.name}, 95 % interval": {"marker": "D", "color": BLUE}}
+    if HUMANS in references:
+        shown["people"] = PEOPLE
+    if references.keys() - {HUMANS}:
+        shown["networks of Geirhos et al."] = NETWORKS
+    return [
+        mpl.lines.Line2D([], [], linestyle="", label=label, **style)  # type: ignore[arg-type]
+        for label, style in shown.items()
+    ]

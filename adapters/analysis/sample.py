@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from adapters.analysis.cka import FEWEST
-from adapters.analysis.protocols import Layout
-from adapters.openmmlab import images
-from bench.backbones import build
+from adapters.analysis.cue_conflict import stimuli
+from adapters.analysis.protocol import Layout
+from adapters.classification import data
+from adapters.classification.data import SUFFIXES
+from bench.backbones.backbone import LoadReport
+from bench.backbones.build import build
+from bench.datasets.dataset import Dataset, EmbeddedWorld
+from bench.datasets.images import read
+from bench.datasets.items import Example, Items
 from bench.errors import UserError
-from bench.loading import LoadReport
 from bench.processes import keep_memory, worker_ends_with_run
-from bench.progress import ProgressFile
+from bench.runs.progress import ProgressFile
 from bench.tasks import Job
 
 
@@ -43,7 +49,7 @@ def load(job: Job) -> tuple[nn.Module, LoadReport]:
         allow_partial=backbone.allow_partial,
         drop_blocks=protocol.drop_blocks,
         num_classes=0,
-        **images.size_argument(backbone.arch, protocol.img_size),
+        **data.size_argument(backbone.arch, protocol.img_size),
     )
     return model.requires_grad_(False).eval().to(job.device), report
 
@@ -65,25 +71,25 @@ def draw(job: Job, layout: Layout, gallery: int = 0) -> Sample:
         )
     if others is not split:
         rest = np.random.default_rng(job.seed).permutation(len(others.paths))
-    transform = images.eval_transform(
+    transform = data.eval_transform(
         job.backbone, img_size=job.protocol.img_size, crop_pct=job.protocol.crop_pct
     )
-    voters = Subset(images.Images(others, transform), rest[:gallery].tolist())
+    voters = Subset(data.Images(others, transform), rest[:gallery].tolist())
     return Sample(
-        images=Subset(images.Images(split, transform), chosen.tolist()),
+        images=Subset(data.Images(split, transform), chosen.tolist()),
         gallery=voters if layout.gallery and gallery else None,
         classes=len(split.classes),
     )
 
 
-def _splits(job: Job, layout: Layout) -> tuple[images.Split, images.Split]:
+def _splits(job: Job, layout: Layout) -> tuple[data.Split, data.Split]:
     """The split that is analysed, and that of the gallery."""
     folder = job.data / layout.folder
     if not layout.gallery:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in images.SUFFIXES)
-        flat = images.Split(paths=paths, labels=[0] * len(paths), classes=["none"])
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.SUFFIXES)
+        flat = data.Split(paths=paths, labels=[0] * len(paths), classes=["none"])
         return flat, flat
-    train, val = images.splits(folder)
+    train, val = data.splits(folder)
     named = {"train": train, "val": val}
     return named[layout.images], named[layout.gallery]
 
@@ -109,3 +115,32 @@ def _unwrapped(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
         yield from loader
     except UserError as error:
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+
+
+# The images that analyses look at, for `python -m bench.datasets`.
+
+
+def pictures(folder: Path, split: str, dataset: Dataset) -> Items:
+    """Every image below the folders of a split, at any depth; of the embedded world, those of one subject."""
+    scenes = isinstance(dataset, EmbeddedWorld)
+    roots = [f"species/{split}"] if scenes else dataset.splits[split]
+    found = (path for root in roots for path in (folder / root).rglob("*"))
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
+
+    def example(index: int) -> Example:
+        return Example(image=read(paths[index]), caption=paths[index].stem)
+
+    return Items(count=len(paths), read=example)
+
+
+def cue_conflicts(folder: Path) -> Items:
+    """The stimuli whose shape and texture are of two classes; raises UserError where some are missing."""
+    found = stimuli(folder)
+
+    def example(index: int) -> Example:
+        one = found[index]
+        caption = f"shape {one.shape}, texture {one.texture}"
+        return Example(image=read(one.path), caption=caption)
+
+    classes = sorted({one.shape for one in found} | {one.texture for one in found})
+    return Items(count=len(found), read=example, classes=classes)

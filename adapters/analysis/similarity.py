@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 
-from adapters.analysis.protocols import Layout
+from adapters.analysis.protocol import Layout
 from bench.tasks import Job, Outcome, Selection
 
 GRAMS = "grams.npz"

@@ -16,15 +16,13 @@ import torch
 from torch import Tensor
 
 from adapters.analysis import sample
-from adapters.analysis.attention import AttentionStatistics
-from adapters.analysis.blocks import Layer, LayerReader
+from adapters.analysis.attention_weights import AttentionReader, AttentionStatistics, check
 from adapters.analysis.cka import CKA, centred_grams
-from adapters.analysis.places import check
-from adapters.analysis.protocols import AttentionProtocol, Layout, SimilarityProtocol
-from adapters.analysis.reading import AttentionReader
+from adapters.analysis.layers import Layer, LayerReader
+from adapters.analysis.protocol import AttentionProtocol, Layout, SimilarityProtocol
+from bench.backbones.backbone import LoadReport
 from bench.errors import UserError
-from bench.loading import LoadReport
-from bench.results import digest
+from bench.files import digest
 from bench.tasks import Job
 
 VERSION = 1  # raised whenever the same key would give other numbers

@@ -4,12 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 
 from adapters.openmmlab import window
-from bench.feature_extractor import FeatureExtractor
-from bench.timm_models import OutsideContractError, create, is_plain
+from bench.backbones.build import is_plain
+from bench.backbones.extract import FeatureExtractor
+from bench.backbones.timm_models import OutsideContractError, create
+from bench.tasks import Job
 
 
 @MODELS.register_module()  # the root registry: every OpenMMLab scope finds it
@@ -80,3 +83,26 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
     def init_weights(self) -> None:
         """Keep the weights: mmengine would call timm's own `init_weights` and overwrite them."""
         self._is_init = True
+
+
+# What every family does to its pure config before a run: sizes from the backbone, epochs to iterations.
+
+
+def maps_of(job: Job) -> TimmBackbone:
+    """The backbone as the protocol builds it, without its numbers: on the meta device, shapes alone."""
+    settings = dict(job.task.upstream(job.task, job.protocol)["model"]["backbone"])
+    del settings["type"]
+    with torch.device("meta"):
+        return TimmBackbone(arch=job.backbone.arch, **settings)
+
+
+def by_iteration(schedule: Sequence[Mapping[str, Any]], batches: int) -> list[dict[str, Any]]:
+    """Spans of epochs, whole or not, as spans of iterations, `batches` to an epoch.
+
+    Those that round to none are left out.
+    """
+    spans = [
+        {**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)}
+        for s in schedule
+    ]
+    return [{**s, "by_epoch": False} for s in spans if s["begin"] < s["end"]]

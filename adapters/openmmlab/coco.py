@@ -1,76 +1,370 @@
-"""COCO evaluation by faster-coco-eval, under the names that mmdet and mmpose import.
+"""Is a COCO-style annotation file true of its images? Asked once, before anything is trained on it."""
 
-mmdet imports `pycocotools`, mmpose `xtcocotools` (whose wheel is built for numpy 1). faster-coco-eval
-always answers to both, also where pycocotools itself is installed (mmdet's requirements name it),
-so that one implementation gives every COCO number. Its reports go to logging, not to the screen.
-"""
-
-import logging
-import sys
-from types import ModuleType
+import collections
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import faster_coco_eval
-from faster_coco_eval import COCOeval_faster, coco, mask
-from faster_coco_eval.core.cocoeval import Params
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-ANNOTATION_READERS = ("mmdet.datasets.api_wrappers", "mmpose.evaluation")
+from bench.datasets.images import checked_once, open_whole, read, unreadable
+from bench.datasets.items import Example, Items
+from bench.errors import UserError
+
+# COCO's own train2017 has two boxes of height 0 (cocodataset/cocoapi issue 355); every loader drops them.
+FLAT_IN_COCO = frozenset({200365, 550395})
+NEEDED = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+ID = (int, str)
+KINDS: dict[str, tuple[type, ...]] = {
+    **{"id": ID, "image_id": ID, "category_id": ID, "file_name": (str,), "name": (str,)},
+    **{"width": (int, float), "height": (int, float)},
+}
+ENDS = {
+    "JPEG": b"\xff\xd9",
+    "PNG": b"IEND",
+}  # of whole files; decoders give what there is of others
+SLACK = 1.0  # pixels by which a point may lie outside: some tools count them from 1
+SHOWN = 3
+
+Rows = Sequence[Mapping[str, Any]]
 
 
-class KeypointParams(Params):  # type: ignore[misc]  # faster-coco-eval is untyped
-    """Parameters on which `useSegm = None` leaves the similarity alone, as in xtcocotools.
+def check(
+    file: Path,
+    images: Path,
+    cache: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    num_keypoints: int = 0,
+    points_may_leave: bool = False,
+) -> None:
+    """Read the file, and the header of every image it lists; unchanged files are read once.
 
-    mmpose sets it before every evaluation; faster-coco-eval would switch to the overlap of boxes,
-    and report that as keypoint AP.
+    Args:
+        images: the folder that file names are relative to.
+        classes: names that the categories must have, where they are fixed.
+        num_keypoints: of every annotated pose; 0 for files without poses.
+        points_may_leave: for data sets that place hidden joints beyond the border, as CrowdPose does.
+
+    Raises:
+        UserError: no such file, no JSON, a missing key, image, category or image id; an id given twice;
+            an image that is cut off or of another size than stated; a box that is no box, or outside its
+            image; a keypoint outside its image.
     """
-
-    @property
-    def useSegm(self) -> None:
-        """Obsolete: the kind of evaluation is `iouType`."""
-
-    @useSegm.setter
-    def useSegm(self, value: object) -> None:
-        assert value is None, "useSegm is obsolete: set iouType"
-
-
-class KeypointEval(COCOeval_faster):  # type: ignore[misc]
-    """The evaluator with xtcocotools' constructor, which mmpose calls by position."""
-
-    params: Any
-
-    def __init__(
-        self,
-        cocoGt: Any = None,
-        cocoDt: Any = None,
-        iouType: str = "keypoints",
-        sigmas: Any = None,
-        use_area: bool = True,
-    ) -> None:
-        """Evaluate with per-keypoint `sigmas`; without `use_area`, 0.53 of the box is the area."""
-        super().__init__(cocoGt, cocoDt, iouType, use_area=use_area)
-        params = KeypointParams(iouType, kpt_sigmas=sigmas)
-        params.imgIds, params.catIds = self.params.imgIds, self.params.catIds
-        self.params = params
-
-
-def _package(name: str, evaluator: type) -> dict[str, ModuleType]:
-    package, evaluation = ModuleType(name), ModuleType(f"{name}.cocoeval")
-    vars(evaluation).update(COCOeval=evaluator)
-    vars(package).update(
-        coco=coco, cocoeval=evaluation, mask=mask, __version__=faster_coco_eval.__version__
+    content = labels(
+        file, classes=classes, num_keypoints=num_keypoints, points_may_leave=points_may_leave
     )
-    return {
-        name: package,
-        f"{name}.coco": coco,
-        f"{name}.cocoeval": evaluation,
-        f"{name}.mask": mask,
-    }
+    listed = content["images"]
+    paths = [images / image["file_name"] for image in listed]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(
+            f"{file} lists {len(paths)} images, of which {len(missing)} do not exist: {_some(missing)}. Restore them, "
+            f"or take them and their annotations off the list."
+        )
+    with checked_once(cache, "annotated", [file, *paths]) as unread:
+        for image, path in zip(listed, paths, strict=True) if unread else ():
+            check_size(file, image, path)
 
 
-def install() -> None:
-    """Serve `pycocotools` and `xtcocotools`; call it once, before mmdet or mmpose has read them."""
-    early = [name for name in ANNOTATION_READERS if name in sys.modules]
-    assert not early, f"prepare() must come before the import of {', '.join(early)}"
-    sys.modules.update(_package("pycocotools", COCOeval_faster))
-    sys.modules.update(_package("xtcocotools", KeypointEval))
-    logging.getLogger(faster_coco_eval.__name__).setLevel(logging.WARNING)
+def labels(
+    file: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    num_keypoints: int = 0,
+    points_may_leave: bool = False,
+) -> dict[str, Any]:
+    """Read the file, and no image, as `check` does; raises UserError as that does."""
+    content = _read(file)
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    _check_ids(file, content, classes)
+    _check_boxes(file, content["annotations"], sizes)
+    if num_keypoints:
+        known = None if points_may_leave else sizes
+        _check_keypoints(file, content["annotations"], num_keypoints, known)
+    return content
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Parse the file; its three lists then have the keys that are read of them."""
+    if not file.is_file():
+        raise UserError(f"There is no annotation file {file}. Expected is COCO's JSON format.")
+    try:
+        content: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"The annotation file {file} is not JSON ({error}): it is cut off or damaged. Restore it from its source."
+        ) from None
+    for name, keys in NEEDED.items():
+        rows = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(rows, list) or not (rows or name == "annotations"):
+            raise UserError(
+                f"The annotation file {file} has no list '{name}'. Expected is COCO's format: {', '.join(NEEDED)}."
+            )
+        missing = ((row, [key for key in keys if not _has(row, key)]) for row in rows)
+        lacking = [(row, absent[0]) for row, absent in missing if absent]
+        if lacking:
+            row, key = lacking[0]
+            raise UserError(
+                f"In {file}, {len(lacking)} of '{name}' lack a key or its value, the first one '{key}': "
+                f"{str(row)[:200]}. Add it."
+            )
+    return content
+
+
+def _has(row: Any, key: str) -> bool:
+    return isinstance(row, dict) and key in row and isinstance(row[key], KINDS.get(key, object))
+
+
+def _check_ids(file: Path, content: Mapping[str, Rows], classes: Sequence[str] | None) -> None:
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    if classes is not None and set(classes) != set(names.values()):
+        differ = sorted(set(classes) ^ set(names.values()))
+        raise UserError(
+            f"The categories of {file} are not those that this data set has: {_some(differ)} on one side only. "
+            f"Expected are {len(classes)}: {_some(classes)}. Correct the list of categories."
+        )
+    for name in NEEDED:
+        ids = collections.Counter(row["id"] for row in content[name])
+        if twice := [given for given, times in ids.items() if times > 1]:
+            raise UserError(
+                f"In {file}, {len(twice)} id(s) stand for more than one of '{name}': {_some(twice)}. Give each an id "
+                f"of its own, or remove what is there twice."
+            )
+    images = {image["id"] for image in content["images"]}
+    for key, known in (("category_id", names.keys()), ("image_id", images)):
+        bad = [a for a in content["annotations"] if a[key] not in known]
+        if bad:
+            shown = _some(f"annotation {a['id']}: {a[key]}" for a in bad)
+            raise UserError(
+                f"In {file}, {len(bad)} annotation(s) have a {key} that the file does not list: "
+                f"{shown}. Listed are {_some(sorted(known))}. Correct or remove them."
+            )
+
+
+def _check_boxes(file: Path, annotations: Rows, sizes: Mapping[Any, tuple[int, int]]) -> None:
+    bad = [
+        a
+        for a in annotations
+        if not _is_box(a["bbox"], *sizes[a["image_id"]]) and a["image_id"] not in FLAT_IN_COCO
+    ]
+    if bad:
+        shown = _some(f"annotation {a['id']} of image {a['image_id']}: {a['bbox']}" for a in bad)
+        raise UserError(
+            f"In {file}, {len(bad)} annotation(s) have no box of some area in their image: {shown}. Expected are four "
+            f"finite numbers: left, top, and a width and a height above 0, in pixels. Correct or remove them."
+        )
+
+
+def _is_box(box: Any, image_width: float, image_height: float) -> bool:
+    """Whether it is one, some of it inside the image."""
+    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+        return False
+    left, top, width, height = box
+    across = left < image_width and left + width > 0
+    down = top < image_height and top + height > 0
+    return bool(width > 0 and height > 0 and across and down)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _check_keypoints(
+    file: Path,
+    annotations: Rows,
+    count: int,
+    sizes: Mapping[Any, tuple[int, int]] | None,
+) -> None:
+    for a in (a for a in annotations if "keypoints" in a):
+        values = a["keypoints"] if isinstance(a["keypoints"], list) else []
+        finite = len(values) == 3 * count and all(map(_is_finite, values))
+        if not finite or not {0, 1, 2}.issuperset(values[2::3]):
+            raise UserError(
+                f"In {file}, annotation {a['id']} has {len(values)} keypoint values: {str(a['keypoints'])[:120]}. "
+                f"Expected are {3 * count} finite numbers: x, y and visibility (0, 1 or 2) of {count} keypoints. "
+                f"Correct it, or remove the annotation."
+            )
+        if sizes is None:
+            continue
+        width, height = sizes[a["image_id"]]
+        points = zip(values[::3], values[1::3], values[2::3], strict=True)
+        for index, (x, y, visibility) in enumerate(points):
+            inside = -SLACK <= x <= width + SLACK and -SLACK <= y <= height + SLACK
+            if visibility and not inside:
+                raise UserError(
+                    f"In {file}, keypoint {index} of annotation {a['id']} lies at ({x:g}, {y:g}), outside its image "
+                    f"{a['image_id']} of {width}x{height} pixels, though it is labelled (visibility {visibility}). "
+                    f"Correct it, or set its visibility to 0."
+                )
+
+
+def check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError where an image is not of the size that the file states.
+
+    It must be whole, and is decoded only where it does not end as its kind does.
+    """
+    try:
+        with Image.open(path) as opened:
+            found, end = opened.size, ENDS.get(opened.format or "", b"")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise unreadable(path, error) from None
+    if found != (image["width"], image["height"]):
+        raise UserError(
+            f"The image {path} measures {found[0]}x{found[1]} pixels, and {file} says {image['width']}x"
+            f"{image['height']}: its boxes would lie elsewhere. Restore the image, or correct the file."
+        )
+    with path.open("rb") as content:
+        content.seek(max(0, path.stat().st_size - 1024))
+        if end not in content.read():
+            open_whole(path)
+
+
+def _some(items: Iterable[Any]) -> str:
+    shown = [str(item) for item in items]
+    more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
+    return "; ".join(shown[:SHOWN]) + more
+
+
+# Has every object of a COCO file what masks are made of, and scored by?
+
+SHAPE = ("segmentation", "area", "iscrowd")
+EXPECTED = (
+    "Expected are polygons, each of at least three points x, y in pixels, or run lengths: "
+    '{"size": [height, width] of the image, "counts": ...}'
+)
+
+
+def check_masks(file: Path, content: Mapping[str, Any]) -> None:
+    """Raise UserError, which names the annotation, where a shape lacks or is none, or no object is there.
+
+    `content` is of the file, which `coco_annotations.check` has found good.
+    """
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for a in content["annotations"]:
+        for key in (key for key in SHAPE if key not in a):
+            raise UserError(
+                f"In {file}, annotation {a['id']} has no '{key}'. Instance segmentation needs of every object its "
+                f"{', '.join(SHAPE)}, as in COCO's instances files. Add it, or remove the annotation."
+            )
+        if not _is_shape(a["segmentation"], sizes[a["image_id"]]):
+            raise UserError(
+                f"In {file}, annotation {a['id']} of image {a['image_id']} has no shape: its segmentation is "
+                f"{str(a['segmentation'])[:120]}. {EXPECTED}. Correct it, or remove the annotation."
+            )
+        if a["iscrowd"] not in (0, 1) or not _is_area(a["area"]):
+            raise UserError(
+                f"In {file}, annotation {a['id']} has the area {a['area']} and iscrowd {a['iscrowd']}. Expected are a "
+                f"finite number of pixels and 0 or 1. Correct them, or remove the annotation."
+            )
+    if all(a["iscrowd"] for a in content["annotations"]):
+        raise UserError(
+            f"{file} holds no object: {len(content['annotations'])} annotations, all of them crowds. There is nothing "
+            f"to detect in its {len(sizes)} images. Give the file that belongs to them."
+        )
+
+
+def _is_area(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
+
+
+def _is_shape(given: Any, size: list[int]) -> bool:
+    """Run lengths of the image's size, or polygons that are numbers, at least one of three points."""
+    if isinstance(given, dict):
+        return given.get("size") == size and _are_counts(given.get("counts"), size)
+    if not isinstance(given, list) or not all(isinstance(polygon, list) for polygon in given):
+        return False
+    enough = (len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in given)
+    return any(enough) and all(_are_finite(polygon) for polygon in given)
+
+
+def _are_counts(counts: Any, size: list[int]) -> bool:
+    if isinstance(counts, list):
+        return _are_finite(counts) and sum(counts) == math.prod(size)
+    return isinstance(counts, str) and counts != ""
+
+
+def _are_finite(numbers: list[Any]) -> bool:
+    try:
+        return math.isfinite(sum(numbers))  # of NaN and infinity too; quick for millions of points
+    except TypeError:
+        return False
+
+
+# Data sets in COCO's format, image by image, for `python -m bench.datasets`.
+
+Annotations = Sequence[Mapping[str, Any]]
+
+
+def items(
+    file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave: bool = False
+) -> Items:
+    """Every image that an annotation file lists; raises UserError where the file is not true in itself.
+
+    Args:
+        images: the folder that file names are relative to.
+        num_keypoints, points_may_leave: as `coco_annotations.check` has them.
+    """
+    content = labels(file, num_keypoints=num_keypoints, points_may_leave=points_may_leave)
+    listed = content["images"]
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    of: dict[Any, list[Mapping[str, Any]]] = collections.defaultdict(list)
+    for annotation in content["annotations"]:
+        of[annotation["image_id"]].append(annotation)
+    bones = _bones(content["categories"][0], num_keypoints)
+
+    def example(index: int) -> Example:
+        image = listed[index]
+        path = images / image["file_name"]
+        check_size(file, image, path)
+        found = of[image["id"]]
+        boxes = [] if num_keypoints else found
+        return Example(
+            image=read(path),
+            caption=path.stem,
+            boxes=[(names[a["category_id"]], tuple(a["bbox"])) for a in boxes],
+            outlines=_outlines(boxes),
+            poses=_poses(found) if num_keypoints else (),
+            bones=bones,
+        )
+
+    return Items(
+        count=len(listed),
+        read=example,
+        classes=list(names.values()),
+        problems=_gaps(file, images, [image["file_name"] for image in listed]),
+    )
+
+
+def _gaps(file: Path, images: Path, listed: Sequence[str]) -> list[str]:
+    there = {str(path.relative_to(images)) for path in images.rglob("*")}
+    missing = [name for name in listed if name not in there]
+    if not missing:
+        return []
+    shown = ", ".join(missing[:3])
+    return [f"{file} lists {len(missing)} images that are not in {images}: {shown}. Restore them."]
+
+
+def _outlines(annotations: Annotations) -> list[tuple[int, list[float]]]:
+    """Of things given as polygons; crowds are none."""
+    shapes = enumerate(a.get("segmentation", ()) for a in annotations)
+    return [(k, polygon) for k, shape in shapes if isinstance(shape, list) for polygon in shape]
+
+
+def _poses(annotations: Annotations) -> list[NDArray[Any]]:
+    return [np.reshape(a["keypoints"], (-1, 3)) for a in annotations if any(a.get("keypoints", ()))]
+
+
+def _bones(category: Mapping[str, Any], num_keypoints: int) -> list[tuple[int, int]]:
+    """Counted from 1 in the file; CrowdPose's in mmpose's form carries those of COCO, and gives none."""
+    found = category.get("skeleton", [])
+    if any(max(bone) > num_keypoints for bone in found):
+        return []
+    return [(start - 1, end - 1) for start, end in found]

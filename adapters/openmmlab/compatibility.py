@@ -9,7 +9,7 @@ import sys
 import warnings
 from functools import cache
 
-from bench.installs import refuse_installs
+from bench.environment import refuse_installs
 
 # mmengine looks a scope's files up by distribution, under the official names, and installs what it
 # does not find (mmengine.hub.get_config).
@@ -23,11 +23,11 @@ def prepare() -> None:
     Raises:
         AssertionError: mmdet's or mmpose's COCO evaluation was imported before.
     """
-    from adapters.openmmlab import coco, ops
+    from adapters.openmmlab import coco_evaluation, ops
 
     refuse_installs()
     ops.install()
-    coco.install()
+    coco_evaluation.install()
     _hide_unused()
     _silence()
     _name_the_forks()

@@ -19,8 +19,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
+from bench.backbones.extract import FeatureExtractor
 from bench.errors import UserError
-from bench.feature_extractor import FeatureExtractor
 
 PREFIX = "backbone.model."
 

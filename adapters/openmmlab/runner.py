@@ -9,32 +9,37 @@ the digest.
 
 import contextlib
 import copy
+import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from adapters.openmmlab import compatibility
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS
+from safetensors.torch import save_file
+from torch import Tensor
+
+from adapters.openmmlab import backbone as _backbone  # noqa: F401  registers TimmBackbone
+from adapters.openmmlab import (
+    compatibility,
+)
+from bench.backbones.build import build, is_plain
+from bench.backbones.normalise import normalisation
+from bench.backbones.timm_models import create
 from bench.errors import UserError
-from bench.normalisation import normalisation
 from bench.processes import worker_ends_with_run
 from bench.tasks import Job, Outcome, Selection
+from bench.training import (  # noqa: F401  registers what configs name
+    collate,
+    hooks,
+    seeding,
+)
+from bench.training.runner import DeviceRunner
 
 compatibility.prepare()
-
-from mmengine.config import Config  # noqa: E402
-from mmengine.registry import FUNCTIONS  # noqa: E402
-
-from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401  registers TimmBackbone
-from adapters.openmmlab import (  # noqa: E402
-    checkpointing,
-    finetuned,
-    layer_decay,  # noqa: F401
-    measuring,
-    progress,
-)
-from bench.training import handover, seeding  # noqa: E402, F401  registers what configs name
-from bench.training.runner import DeviceRunner  # noqa: E402
 
 CHECKPOINT_SECONDS = 60.0
 FUNCTIONS.register_module(module=worker_ends_with_run)
@@ -49,7 +54,7 @@ class JobRunner(DeviceRunner):
     def resume(self, *args: Any, **kwargs: Any) -> None:
         """Note how long the processes before this one trained."""
         super().resume(*args, **kwargs)
-        self.earlier_seconds = self.message_hub.get_info(checkpointing.SECONDS, 0.0)
+        self.earlier_seconds = self.message_hub.get_info(hooks.SECONDS, 0.0)
 
     def train_seconds(self) -> float:
         """Wall-clock seconds of training so far, over all processes; what a kill lost is not in it."""
@@ -79,10 +84,10 @@ def run(
     iteration. Raises UserError when the loss diverges, the training split does not fill one batch,
     or a checkpoint cannot be written.
     """
-    finetuned.check(config, job)
+    check(config, job)
     job.work_dir.mkdir(parents=True, exist_ok=True)
     runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds, curves or {}))
-    bars = next(hook for hook in runner.hooks if isinstance(hook, progress.ProgressHook))
+    bars = next(hook for hook in runner.hooks if isinstance(hook, hooks.ProgressHook))
     with _single_line_errors(), contextlib.closing(bars):
         train_seconds = _train(runner)
         start = time.perf_counter()
@@ -91,8 +96,8 @@ def run(
     network = getattr(runner.model, "module", runner.model).backbone
     if runner.rank == 0:
         if job.keep_weights:
-            finetuned.keep(network.model, job)
-        checkpointing.discard(job.work_dir)
+            keep(network.model, job)
+        hooks.discard(job.work_dir)
     return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
         load_report=network.load_report,
@@ -100,8 +105,8 @@ def run(
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         images_per_second=runner.iter * config["train_dataloader"]["batch_size"] / train_seconds,
-        data_wait=runner.message_hub.get_info(measuring.WAITED) / train_seconds,
-        curves=runner.message_hub.get_info(measuring.CURVES),
+        data_wait=runner.message_hub.get_info(hooks.WAITED) / train_seconds,
+        curves=runner.message_hub.get_info(hooks.CURVES),
     )
 
 
@@ -127,7 +132,7 @@ def bind(
 ) -> Config:
     """Fill in what belongs to this run alone; the pure `config` is left as it was."""
     bound = copy.deepcopy(dict(config))
-    checkpoint = checkpointing.resumable(job.work_dir)
+    checkpoint = hooks.resumable(job.work_dir)
     bound["model"]["backbone"] |= {
         "arch": job.backbone.arch,
         "weights": str(job.backbone.weights) if job.backbone.weights else None,
@@ -223,3 +228,72 @@ def _single_line_errors() -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
+
+
+# The backbone that a run fine-tuned, as a weights file in the run's folder, to be analysed or evaluated anew.
+#
+#
+# It has timm's keys and says in its header what it is, as an encoder that `pretrain` exports. What the task
+# did not train (a final norm behind the last map, or one that a classifier took over) is as it was before.
+
+NAME = "backbone.safetensors"
+
+
+def check(config: Any, job: Job) -> None:
+    """Raise UserError, before anything is trained, where there will be nothing to keep."""
+    if not job.keep_weights:
+        return
+    backbone = config["model"]["backbone"]
+    plain = is_plain(create(job.backbone.arch, seed=0)[0])
+    if (backbone.get("window_size") and plain) or job.protocol.drop_blocks:
+        raise UserError(
+            f"--keep-weights cannot keep {job.backbone.arch} of {job.task.name}: this protocol changes the "
+            f"architecture (windows in a plain ViT's attention, or blocks left out), and timm has no such model. "
+            f"Leave it out, or fine-tune on another task."
+        )
+
+
+def keep(model: Any, job: Job) -> Path:
+    """Write the fine-tuned timm model, in fp32, whole or not at all; return its path."""
+    trained = model.state_dict()
+    # What was pruned or taken over is not in it; position embeddings may be of another size.
+    before, _ = build(
+        job.backbone.arch,
+        weights=job.backbone.weights,
+        part=job.backbone.part,
+        allow_partial=job.backbone.allow_partial,
+        num_classes=0,
+    )
+    state: dict[str, Tensor] = {
+        key: trained.get(key, value).detach().float().cpu().contiguous()
+        for key, value in before.state_dict().items()
+    }
+    path = job.work_dir / NAME
+    temporary = path.with_name(f".{NAME}.{os.getpid()}")
+    try:
+        save_file(state, temporary, metadata=header(model, job))
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"The fine-tuned backbone {path} cannot be written ({error.strerror}). Its checkpoint lies beside it: "
+            f"free space or mend the folder, and give the same command again."
+        ) from None
+    return path
+
+
+def header(model: Any, job: Job) -> dict[str, str]:
+    """What `bench.backbones` reads, and what a reader wants to know."""
+    mean, std = normalisation(job.backbone)
+    said = {
+        "arch": job.backbone.arch,
+        "name": f"{job.backbone.name}-{job.task.name.replace('/', '-')}-seed{job.seed}",
+        "method": f"{job.backbone.method}+{job.task.name}",
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+        "finetuned": f"{job.task.name} {job.protocol.name} seed {job.seed}",
+    }
+    patches: Any = getattr(model, "patch_embed", None)
+    if getattr(model, "pos_embed", None) is not None and hasattr(patches, "grid_size"):
+        size = [n * p for n, p in zip(patches.grid_size, patches.patch_size, strict=True)]
+        said["img_size"] = json.dumps(size)
+    return said

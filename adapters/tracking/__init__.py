@@ -27,8 +27,8 @@ from adapters.tracking.datasets import (
     Videos,
     joint,
 )
-from adapters.tracking.protocols import TrackingProtocol
-from bench.datasets import Dataset
+from adapters.tracking.protocol import TrackingProtocol
+from bench.datasets.dataset import Dataset
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
@@ -98,7 +98,7 @@ def task(
         metrics=tuple(Metric(name=name) for name in (*names, "FPS")),
         upstream=upstream,
         evaluate=evaluate,
-        imports=("adapters.tracking.training",),
+        imports=("adapters.tracking.train",),
         baselines=BASELINES,
         items=functools.partial(shown, layout=dataset.layout),
     )
@@ -113,14 +113,14 @@ def evaluate(job: Job) -> Outcome:
         from adapters.tracking import baselines
 
         return baselines.run(job)
-    from adapters.tracking import training
+    from adapters.tracking import train
 
-    return training.evaluate(job)
+    return train.evaluate(job)
 
 
 def shown(folder: Path, split: str, layout: str) -> Items:
     """What a split holds, sequence by sequence."""
-    from adapters.tracking.items import items
+    from adapters.tracking.sequences import items
 
     return items(folder, split, layout)
 

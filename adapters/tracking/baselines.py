@@ -14,9 +14,9 @@ import numpy as np
 
 from adapters.tracking.datasets import SceneVideos, Videos
 from adapters.tracking.evaluation import Box, Frame, Tracker, default_processes, evaluate
-from adapters.tracking.reporting import PREDICTIONS, summarise, told
+from adapters.tracking.report import PREDICTIONS, summarise, told
 from adapters.tracking.sequences import load
-from bench.loading import LoadReport
+from bench.backbones.backbone import LoadReport
 from bench.tasks import Job, Outcome, Selection
 
 SEARCH = 4.0  # the side of the search window, in sides of a square target, as for trained trackers

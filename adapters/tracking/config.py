@@ -9,7 +9,7 @@ from bench.tasks import Task
 
 if TYPE_CHECKING:
     from adapters.tracking.datasets import Videos
-    from adapters.tracking.protocols import TrackingProtocol
+    from adapters.tracking.protocol import TrackingProtocol
 
 
 def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:

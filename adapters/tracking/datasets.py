@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.datasets import Dataset, EmbeddedWorld
-from bench.datasets.facts import UNSTATED, Facts
-from bench.provenance import content_sha256
-from bench.results import digest
+from bench.datasets.dataset import UNSTATED, Dataset, EmbeddedWorld, Facts
+from bench.files import content_sha256, digest
 
 if TYPE_CHECKING:
     from adapters.tracking.layouts import Listed

@@ -26,9 +26,9 @@ from rich.progress import Progress
 from adapters.tracking.sequences import Sequence as Video
 from adapters.tracking.sequences import read_frame
 from bench.errors import UserError
+from bench.files import digest, write_atomic
 from bench.processes import end_with_parent
-from bench.progress import ProgressFile
-from bench.results import digest, write_atomic
+from bench.runs.progress import ProgressFile
 
 Box = NDArray[np.float64]
 Frame = NDArray[np.uint8]

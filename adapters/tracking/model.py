@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from adapters.openmmlab.backbone import TimmBackbone
-from adapters.tracking.fusion import Fusion, initialise
-from adapters.tracking.head import TrackingHead
+from adapters.tracking.heads import Fusion, TrackingHead, initialise
 from bench.errors import UserError
 
 STRIDE = 16  # pixels of a crop to one of the head's cells

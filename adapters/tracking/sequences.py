@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adapters.tracking.layouts import Listed, listed
+from bench.datasets.items import Box, Example, Items
 from bench.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -293,3 +294,38 @@ def _whole(one: Listed) -> dict[str, bool]:
             one, f"{one.attributes} has {len(values)} numbers, {len(one.columns)} expected"
         )
     return dict(zip(one.columns, (values != 0).tolist(), strict=True))
+
+
+# Videos of one target, sequence by sequence, for `python -m bench.datasets`.
+
+SHOWN = 3  # frames: the first, the last, and one between
+
+
+def items(folder: Path, split: str, layout: str) -> Items:
+    """The usable sequences of a split; what is wrong with the others is a problem each."""
+    found = load(layout, folder, split)
+
+    def example(index: int) -> Example:
+        return _example(found.sequences[index])
+
+    unit = "boxes" if layout == "coco" else "sequences"
+    problems = tuple(found.problems.values())
+    return Items(count=len(found.sequences), read=example, unit=unit, problems=problems)
+
+
+def _example(sequence: Sequence) -> Example:
+    """Some frames side by side, as high as the first."""
+    count = len(sequence.frames)
+    chosen = sorted({round(k) for k in np.linspace(0, count - 1, SHOWN)})
+    frames = [Image.fromarray(read_frame(sequence.frames[k])) for k in chosen]
+    sheet = Image.new("RGB", (sum(frame.width for frame in frames), frames[0].height))
+    boxes: list[tuple[str, Box]] = []
+    left = 0
+    for k, frame in zip(chosen, frames, strict=True):
+        sheet.paste(frame, (left, 0))
+        if k < len(sequence.boxes) and not sequence.absent[k]:
+            x, y, width, height = sequence.boxes[k].tolist()
+            boxes.append((f"frame {k + 1}", (left + x, y, width, height)))
+        left += frame.width
+    caption = f"{sequence.name}, {count} frames"
+    return Example(image=sheet, caption=caption, boxes=boxes, frames=len(chosen))

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adapters.tracking import crops
-from adapters.tracking.crops import Boxes, Crop, Frame
-from adapters.tracking.head import hann
+from adapters.tracking import pairs
+from adapters.tracking.heads import hann
+from adapters.tracking.pairs import Boxes, Crop, Frame
 
 
 class CropTracker:
@@ -36,19 +36,19 @@ class CropTracker:
         """Take the template of a frame (H, W, 3), uint8 RGB, and its box (4,): x, y, width, height."""
         self.box = box
         self.template = self.model.encode(
-            self._seen(frame, crops.around(box, crops.TEMPLATE, self.sizes[0]))
+            self._seen(frame, pairs.around(box, pairs.TEMPLATE, self.sizes[0]))
         )
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
     def track(self, frame: Frame) -> tuple[Boxes, float]:
         """The box of the target in the next frame, and how sure that is, from 0 to 1."""
-        crop = crops.around(self.box, crops.SEARCH, self.sizes[1], crops.SMALLEST)
+        crop = pairs.around(self.box, pairs.SEARCH, self.sizes[1], pairs.SMALLEST)
         logits, boxes = self.model.locate(self.template, self._seen(frame, crop))
         scores = logits[0].sigmoid()
         best = int(((1 - self.window) * scores + self.window * self.prior).argmax())
         middle, size = np.split(boxes[0, best].double().cpu().numpy() * crop.size, 2)
         found = crop.to_frame(np.concatenate((middle - size / 2, size)))
-        found = crops.clipped(found, frame.shape[1], frame.shape[0])
+        found = pairs.clipped(found, frame.shape[1], frame.shape[0])
         if (found[2:] > 0).all():
             self.box = found
         return self.box, float(scores[best])

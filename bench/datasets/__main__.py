@@ -1,6 +1,6 @@
 """Data sets: what there is, how each is laid out, whether a folder is one, and pictures of it.
 
-python -m bench.datasets list | layout NAME | check NAME | sample NAME | prepare NAME | table
+python -m bench.datasets list | layout NAME | check NAME | sample NAME | prepare NAME
 """
 
 import argparse
@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.datasets import catalogue, checks, layouts, table
+from bench.datasets import catalogue, check
 from bench.errors import UserError
 
 DONE, WRONG_DATA, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -48,19 +48,16 @@ def _parser() -> argparse.ArgumentParser:
         "check": "counts, lists, labels, and images that open",
         "sample": "a picture of a few items with their labels",
         "prepare": "tar files of images of 256 pixels, for large sets",
-        "table": "all data sets with protocols, costs and published numbers, as docs/datasets.md has it",
     }
     for name, said in helps.items():
         command = commands.add_parser(name, help=said, description=said)
         command.add_argument("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
-        if name not in ("list", "table"):
+        if name != "list":
             command.add_argument(
                 "name", help="a data set (coco), a task (pose/coco), a group (k12)"
             )
         if name == "check":
             command.add_argument("--full", action="store_true", help="open every item, in parallel")
-        if name == "table":
-            command.add_argument("--write", action="store_true", help="write docs/datasets.md")
         if name in ("sample", "prepare"):
             command.add_argument("--out", type=Path, metavar="PATH", required=name == "prepare")
     return parser
@@ -85,7 +82,7 @@ def _list(given: argparse.Namespace) -> int:
 
 def _layout(given: argparse.Namespace) -> int:
     for entry in catalogue.find(given.name):
-        sys.stdout.write(layouts.layout(entry))
+        sys.stdout.write(catalogue.layout(entry))
     return DONE
 
 
@@ -98,7 +95,7 @@ def _check(given: argparse.Namespace) -> int:
         start = time.monotonic()
         sys.stdout.write(f"{entry.dataset.name} ({entry.names})\n")
         try:
-            for finding in checks.check(entry, root, full=given.full):
+            for finding in check.check(entry, root, full=given.full):
                 mark = "WRONG " if finding.wrong else ""
                 sys.stdout.write(f"  {mark}{finding.what}: {finding.said}\n")
                 status = WRONG_DATA if finding.wrong else status
@@ -118,10 +115,10 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
-    from bench.datasets import pictures
+    from bench.datasets import draw
 
     path = given.out or Path(f"{given.name.replace('/', '-')}.png")
-    pictures.draw(catalogue.find(given.name), _data_root(given), path)
+    draw.draw(catalogue.find(given.name), _data_root(given), path)
     sys.stdout.write(f"{path}\n")
     return DONE
 
@@ -134,22 +131,12 @@ def _prepare(given: argparse.Namespace) -> int:
     return DONE
 
 
-def _table(given: argparse.Namespace) -> int:
-    text = table.page(catalogue.entries())
-    if given.write:
-        table.PAGE.write_text(text, "utf-8")
-    else:
-        sys.stdout.write(text)
-    return DONE
-
-
 COMMANDS = {
     "list": _list,
     "layout": _layout,
     "check": _check,
     "sample": _sample,
     "prepare": _prepare,
-    "table": _table,
 }
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(arguments: list[str] | None) -> None:
     given = _parser().parse_args(arguments)
     if given.picture:
-        from bench.scenes.picture import draw_page
+        from bench.scenes.draw import draw_page
 
         second = draw_page(given.picture, given.seed)
         print(f"drew {given.picture} and {second}")  # noqa: T201

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.scenes.draws import Draw, cos_sin
+from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.solids import (
     BOX,
     UPRIGHT,

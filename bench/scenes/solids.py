@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.scenes.draws import cos_sin
+from bench.scenes.rng import cos_sin
 
 Vector: TypeAlias = tuple[float, float, float]
 Rotation: TypeAlias = tuple[Vector, Vector, Vector]  # rows

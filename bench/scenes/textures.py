@@ -6,7 +6,7 @@ from functools import cache
 from math import sqrt
 from typing import TYPE_CHECKING, TypeAlias
 
-from bench.scenes.draws import Draw, hashed_table
+from bench.scenes.rng import Draw, hashed_table
 
 if TYPE_CHECKING:
     import torch

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.scenes.draws import Draw
 from bench.scenes.puppets import SPECIES, Outfit, Pose, drawn_outfit, drawn_pose, puppet
+from bench.scenes.rng import Draw
 from bench.scenes.solids import Array, Assembly, Solid, about, rotate
 from bench.scenes.textures import Material, material
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.scenes.draws import Draw, cos_sin
 from bench.scenes.layout import (
     Light,
     Scene,
@@ -17,6 +16,7 @@ from bench.scenes.layout import (
     posters,
 )  # fmt: skip
 from bench.scenes.puppets import SPECIES, drawn_outfit, walking_pose
+from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.solids import Assembly
 from bench.scenes.textures import material
 from bench.scenes.things import CATEGORIES, Thing, model, stand, stand_puppet

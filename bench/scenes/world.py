@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.provenance import cache_dir
+from bench.files import cache_dir
 
 GENERATOR_VERSION = 4  # bump when any pixel or label of any world changes (the golden test says so)
 MANIFEST = "manifest.json"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.errors import UserError, unknown
-from bench.slurm.resources import Resources, minutes
+from bench.slurm.request import Resources, minutes
 
 PATIENCE = 60  # seconds that a command of Slurm may take
 SRUN_WAIT = 10  # seconds within which a free node must be found to look at the folders from

@@ -16,8 +16,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.provenance import cache_dir
-from bench.results import write_atomic
+from bench.files import cache_dir, write_atomic
 from bench.slurm.cluster import ask
 
 INTERVAL = 10.0  # seconds

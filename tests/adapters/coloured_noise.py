@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from adapters.classification import TASKS
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
 from bench.tasks import Job, Outcome, Task
 
 TASK = {task.name: task for task in TASKS}

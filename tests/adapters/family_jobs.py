@@ -10,7 +10,7 @@ import pytest
 
 from adapters import depth, detection, pose, segmentation, tracking
 from adapters.openmmlab import runner
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
 from bench.tasks import Job
 
 FAMILIES = {

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from adapters.image_sets import large, transfer
-from adapters.image_sets.listed import LabelledImages
-from adapters.image_sets.names import PET_CLASSES, VOC_CLASSES
+from adapters.classification.image_sets import entries
+from adapters.classification.image_sets.labelled import LabelledImages
+from adapters.classification.image_sets.readers import PET_CLASSES, VOC_CLASSES
 
 Found = Mapping[str, Sequence[tuple[str, object]]]
 CHECKED = (
@@ -267,21 +267,21 @@ def cifar100(root: Path) -> Found:
 MINIATURES: dict[str, tuple[LabelledImages, Callable[[Path], Found]]] = {
     entry.name: (entry, write)
     for entry, write in (
-        (large.IMAGENET, imagenet),
-        (large.INATURALIST, inaturalist2018),
-        (large.PLACES, places365),
-        (large.cog(2), cog),
-        (transfer.CUB, cub),
-        (transfer.CARS, cars),
-        (transfer.AIRCRAFT, aircraft),
-        (transfer.FLOWERS, flowers),
-        (transfer.PETS, pets),
-        (transfer.FOOD, food),
-        (transfer.dtd(1), dtd),
-        (transfer.SUN, sun397),
-        (transfer.CALTECH, caltech101),
-        (transfer.VOC, voc2007),
-        (transfer.CIFAR10, cifar10),
-        (transfer.CIFAR100, cifar100),
+        (entries.IMAGENET, imagenet),
+        (entries.INATURALIST, inaturalist2018),
+        (entries.PLACES, places365),
+        (entries.cog(2), cog),
+        (entries.CUB, cub),
+        (entries.CARS, cars),
+        (entries.AIRCRAFT, aircraft),
+        (entries.FLOWERS, flowers),
+        (entries.PETS, pets),
+        (entries.FOOD, food),
+        (entries.dtd(1), dtd),
+        (entries.SUN, sun397),
+        (entries.CALTECH, caltech101),
+        (entries.VOC, voc2007),
+        (entries.CIFAR10, cifar10),
+        (entries.CIFAR100, cifar100),
     )
 }

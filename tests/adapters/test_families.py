@@ -12,9 +12,9 @@ import torch
 from family_jobs import BY_NAME, FAMILIES, build, job
 from mmengine.hooks import Hook
 
-from adapters.openmmlab import checkpointing, measuring
 from bench.errors import UserError
 from bench.tasks import Protocol, Task
+from bench.training import hooks
 
 PROTOCOLS = [(task, protocol) for task in BY_NAME.values() for protocol in task.protocols]
 
@@ -137,13 +137,13 @@ def test_resumed_run_ends_as_the_undisturbed(scenes: Path, family: str) -> None:
     broken.register_hook(Interrupt())
     with pytest.raises(KeyboardInterrupt):
         broken.train()
-    assert (cut.work_dir / checkpointing.NAME).is_file()
+    assert (cut.work_dir / hooks.NAME).is_file()
     resumed = build(cut, **kept)
     resumed.train()
 
     assert resumed.iter == whole.iter > broken.iter
     assert moved(states(whole.model), resumed.model) == set()
-    losses, expected = (r.message_hub.get_info(measuring.CURVES)["loss"] for r in (resumed, whole))
+    losses, expected = (r.message_hub.get_info(hooks.CURVES)["loss"] for r in (resumed, whole))
     assert losses == expected
     assert len(losses) == whole.iter
 

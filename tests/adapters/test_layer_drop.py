@@ -11,10 +11,11 @@ from coloured_noise import coloured_noise
 from family_jobs import FAMILIES, build, job
 
 from adapters import classification
-from adapters.openmmlab import classifier, images, pooled_features
-from adapters.openmmlab.binding import maps_of
+from adapters.classification import data, probe, train
+from adapters.openmmlab.backbone import maps_of
 from bench import run
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
+from bench.datasets.images import read
 from bench.tasks import Job
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -71,14 +72,14 @@ def test_frozen_features_are_those_of_the_truncated_model(
     monkeypatch.setenv("BENCH_CACHE", str(scenes.parent / "cache"))
     backbone = Backbone(name="test_vit", arch="test_vit")
     work = frozen_job(scenes, protocol, backbone)
-    frozen = pooled_features.frozen_backbone(work, scenes / "species")
+    frozen = probe.frozen_backbone(work, scenes / "species")
     found = frozen.features("val").features
 
     torch.manual_seed(0)
     whole = timm.create_model("test_vit", num_classes=0, img_size=32).eval()
     whole.blocks = whole.blocks[:-1]
-    seen = images.eval_transform(backbone, img_size=32, crop_pct=1.0)
-    batch = torch.stack([seen(images.read(path)) for path in frozen.splits["val"].paths])
+    seen = data.eval_transform(backbone, img_size=32, crop_pct=1.0)
+    batch = torch.stack([seen(read(path)) for path in frozen.splits["val"].paths])
     with torch.inference_mode():
         assert torch.equal(found, whole(batch))
 
@@ -86,7 +87,7 @@ def test_frozen_features_are_those_of_the_truncated_model(
 def test_fine_tuned_classification_is_shorter(scenes: Path) -> None:
     task = classification.TASKS[0]
     config = task.upstream(task, task.protocol("finetune-drop3"))
-    model = classifier.TimmClassifier(
+    model = train.TimmClassifier(
         {"arch": "test_vit", "weights": None, **config["model"]["backbone"]}, num_classes=10
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
 from bench.tasks import Job
 
 EPOCHS, IMAGES, BATCH = 4, 9, 2

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.backbones import Backbone
-from bench.feature_extractor import FeatureExtractor, load_backbone
+from bench.backbones.backbone import Backbone
+from bench.backbones.extract import FeatureExtractor, load_backbone
 
 SMALL_VIT = {"embed_dim": 48, "depth": 4, "num_heads": 3}
 SMALL_SWIN = {"embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8)}

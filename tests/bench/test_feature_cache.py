@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.feature_cache import FeatureCache
+from bench.features import FeatureCache
 
 KEY = {"split": "train", "sizes": (1, 2)}
 ENVIRONMENT = {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -144,7 +144,7 @@ def test_what_is_cut_short_by_an_error_leaves_nothing(cache):
 
 DIE = """
 import os, sys, pathlib, numpy as np
-from bench.feature_cache import FeatureCache
+from bench.features import FeatureCache
 with FeatureCache(pathlib.Path(sys.argv[1]), 1e9).writer({"split": "train", "sizes": (1, 2)}, 4) as writer:
     writer.append(np.ones((2, 3), np.float32))
     os.kill(os.getpid(), 9)
@@ -264,7 +264,7 @@ def test_an_entry_larger_than_the_limit_is_used_and_not_kept(tmp_path, caplog):
 
 MEASURE = """
 import os, pathlib, resource, sys, numpy as np
-from bench.feature_cache import FeatureCache
+from bench.features import FeatureCache
 rows, block = int(sys.argv[2]), np.ones((1000, 1000), np.float32)
 with FeatureCache(pathlib.Path(sys.argv[1]), 1e9).writer({"rows": rows}, rows) as writer:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -18,7 +18,7 @@ ATTEMPTS = {
 
 @pytest.mark.parametrize("attempt", ATTEMPTS.values(), ids=ATTEMPTS)
 def test_installing_while_running_is_refused(python: Python, attempt: str) -> None:
-    done = python("from bench.installs import refuse_installs; refuse_installs();" + attempt)
+    done = python("from bench.environment import refuse_installs; refuse_installs();" + attempt)
     assert done.returncode == 1
     assert "RuntimeError: Refused to run" in done.stderr
     assert "nothing is installed while the harness runs" in done.stderr
@@ -26,7 +26,7 @@ def test_installing_while_running_is_refused(python: Python, attempt: str) -> No
 
 def test_other_commands_run(python: Python) -> None:
     code = """
-from bench.installs import refuse_installs
+from bench.environment import refuse_installs
 refuse_installs()
 import os, subprocess, sys
 subprocess.run(["git", "--version"], check=True)

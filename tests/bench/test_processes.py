@@ -12,7 +12,7 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 from torch.utils.data import DataLoader
-from bench.lease import held
+from bench.files import held
 from bench.processes import worker_ends_with_run
 
 class Large:  # a pipe holds 64 KiB
@@ -29,7 +29,7 @@ with held(Path(sys.argv[1])):
 LOCK = """
 import sys
 from pathlib import Path
-from bench.lease import held
+from bench.files import held
 with held(Path(sys.argv[1])):
     print("mine")
 """

@@ -14,9 +14,10 @@ import timm
 import torch
 from torch import Tensor
 
-from bench.backbones import Backbone, build
+from bench.backbones.backbone import Backbone
+from bench.backbones.build import build
+from bench.backbones.extract import load_backbone
 from bench.errors import UserError
-from bench.feature_extractor import load_backbone
 
 ARCH = "vit_tiny_patch16_224"
 SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 0}

@@ -8,11 +8,11 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from bench import arguments, families
+from bench import run, tasks
 from bench.errors import UserError
 from bench.tasks import UNPUBLISHED, Protocol, Task
 
-ALL = [task for family in families.names() for task in families.tasks_of(family).values()]
+ALL = [task for family in tasks.names() for task in tasks.tasks_of(family).values()]
 PAIRS = [(task, protocol) for task in ALL for protocol in task.protocols]
 
 
@@ -36,7 +36,7 @@ def test_the_command_runs_the_recipe_at_full_scale(task: Task, protocol: Protoco
         return
     prefix, words = protocol.command.split(maxsplit=3)[:3], shlex.split(protocol.command)[3:]
     assert prefix == ["python", "-m", "bench.run"]
-    given = arguments.parse(words)
+    given = run.parse(words)
     (reproduced,) = [t for t in ALL if [t.name] == given.task]
     assert reproduced.family == task.family
     full = reproduced.protocol(given.protocol)
@@ -79,26 +79,26 @@ def test_every_field_of_a_protocol_moves_the_digest(task: Task, protocol: Protoc
 
 
 def test_a_bare_family_is_its_embedded_world_and_all_is_every_family() -> None:
-    assert [t.name for t in families.find(["classification"])] == ["classification/scenes"]
-    found = [t.name for t in families.find(["all", "classification/scenes"])]
-    downstream = [family for family in families.names() if family != "analysis"]
+    assert [t.name for t in tasks.find(["classification"])] == ["classification/scenes"]
+    found = [t.name for t in tasks.find(["all", "classification/scenes"])]
+    downstream = [family for family in tasks.names() if family != "analysis"]
     assert found == [f"{family}/scenes" for family in downstream]
 
 
 def test_bare_analysis_is_all_analyses_of_the_embedded_world() -> None:
-    found = families.find(["analysis", "analysis/attention"])
+    found = tasks.find(["analysis", "analysis/attention"])
     names = [task.name for task in found]
     assert len(names) == len(set(names))
     assert {"analysis/attention", "analysis/similarity", "analysis/occlusion"} < set(names)
     assert {task.dataset.name for task in found} == {"scenes"}
     with pytest.raises(UserError, match="Did you mean analysis/attention"):
-        families.find(["analysis/atention"])
+        tasks.find(["analysis/atention"])
 
 
 def test_plumbing_is_no_family() -> None:
-    assert "openmmlab" not in families.names()
+    assert "openmmlab" not in tasks.names()
     with pytest.raises(UserError, match="Unknown task 'openmmlab'"):
-        families.find(["openmmlab/scenes"])
+        tasks.find(["openmmlab/scenes"])
 
 
 def test_a_changed_protocol_is_meant() -> None:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.backbones import Backbone
-from bench.datasets import Dataset
+from bench.backbones.backbone import Backbone, LoadReport
+from bench.datasets.dataset import Dataset
 from bench.errors import UserError
-from bench.loading import LoadReport
 from bench.tasks import Job, Metric, Outcome, Protocol, Selection, Task
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 
-from bench.results import digest
+from bench.files import digest
 
 SPECIES = "classification/scenes"
 TOP1 = {"scratch": 20, "mae": 40, "simmim": 42, "supervised": 35, "moco": 30}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bench.results import Result, RunKey, Store
+from bench.records import Result, RunKey, Store
 
 sys.path.insert(0, str(Path(__file__).parent))  # what tests share here
 

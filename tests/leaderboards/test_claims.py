@@ -7,12 +7,11 @@ import math
 import pytest
 from claimed_world import AGAINST, SPECIES, record, world
 
-from bench import suite
+from bench.runs import suite
 from leaderboards import claims_page, replicates
-from leaderboards.claims import claims
-from leaderboards.comparisons import Claim, Comparison, Score, Term
+from leaderboards.claims import Claim, Comparison, Score, Term, claims
+from leaderboards.claims_page import FAILS, HOLDS, OPEN, verdict
 from leaderboards.standings import sections
-from leaderboards.verdicts import FAILS, HOLDS, OPEN, verdict
 
 NUMBERS = sorted(AGAINST)
 

@@ -7,10 +7,10 @@ import pytest
 from claimed_world import AGAINST, SPECIES, world
 
 from leaderboards import claims_page, render, replicates
-from leaderboards.markdown import CLAIMS, OVERVIEW
+from leaderboards.claims_page import FAILS, HOLDS, OPEN
 from leaderboards.standings import sections
 from leaderboards.statistics import mean_interval
-from leaderboards.verdicts import FAILS, HOLDS, OPEN
+from leaderboards.tables import CLAIMS, OVERVIEW
 
 
 def elsewhere(made):

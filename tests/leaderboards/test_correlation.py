@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from leaderboards.correlation import kendall
+from leaderboards.statistics import kendall
 
 
 def test_tau_is_of_counted_pairs() -> None:

@@ -8,9 +8,9 @@ from claimed_world import world
 
 from bench.errors import UserError
 from leaderboards import replicates
-from leaderboards.extract import put
-from leaderboards.markdown import CLAIMS, OVERVIEW
+from leaderboards.render import put
 from leaderboards.standings import sections
+from leaderboards.tables import CLAIMS, OVERVIEW
 
 TABLES = "<!-- tables -->\nold\n<!-- /tables -->\n"
 CLAIMED = "<!-- claims -->\nold\n<!-- /claims -->\n"

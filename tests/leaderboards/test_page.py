@@ -9,11 +9,10 @@ from html.parser import HTMLParser
 import pytest
 
 from bench.errors import UserError
-from leaderboards import page
-from leaderboards.markup import inline, number
+from leaderboards import web_page
 from leaderboards.published import Published
-from leaderboards.reading import read
-from leaderboards.standings import sections
+from leaderboards.standings import read, sections
+from leaderboards.tables import inline, number_html
 
 PIXEL = bytes.fromhex("89504e470d0a1a0a")  # what a PNG begins with; nothing here draws it
 
@@ -44,7 +43,7 @@ class Elements(HTMLParser):
 
 
 def test_one_file_holds_all_and_names_nothing_elsewhere(result, out):
-    assert page.write(sections([result()]), [], out) == [out / "index.html"]
+    assert web_page.write(sections([result()]), [], out) == [out / "index.html"]
     elements = Elements((out / "index.html").read_text())
     assert not elements.open
     assert not elements.crossed
@@ -61,15 +60,15 @@ def test_order_of_records_changes_no_byte(result):
     records += [result(digest="e2" * 32, finished="2025-01-01T00:00:00+00:00")]
     records += [result(seed=9, status="failed", error="x", metrics={}, cost={})]
     assert (
-        page.html(sections(records))
-        == page.html(sections(records[::-1]))
-        == page.html(sections(records[4:] + records[:4]))
+        web_page.html(sections(records))
+        == web_page.html(sections(records[::-1]))
+        == web_page.html(sections(records[4:] + records[:4]))
     )
 
 
 def test_a_name_cannot_become_markup_or_end_the_script(result):
     name = '</script><script>alert(1)</script><b a="&'
-    text = page.html(
+    text = web_page.html(
         sections([result(backbone=name, method="<i>", metrics={"top1": 1.0, "<u>": 2.0})])
     )
     elements = Elements(text)
@@ -86,13 +85,13 @@ def test_a_name_cannot_become_markup_or_end_the_script(result):
 
 
 def test_twins_by_name_are_told_apart_by_weights(result):
-    found = page.html(sections([result(weights="a1" * 32), result(weights="b2" * 32)]))
+    found = web_page.html(sections([result(weights="a1" * 32), result(weights="b2" * 32)]))
     data = json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])
     assert [backbone["label"] for backbone in data["backbones"]] == ["vit@a1a1a1a1", "vit@b2b2b2b2"]
 
 
 def test_no_records_say_so(out):
-    page.write([], [], out)
+    web_page.write([], [], out)
     text = (out / "index.html").read_text()
     assert "No results yet" in text
     assert 'id="scatter"' not in text
@@ -100,13 +99,13 @@ def test_no_records_say_so(out):
 
 def test_a_task_where_all_failed_says_so(result):
     failed = result(status="failed", error="no <memory>", metrics={}, cost={}, selection={})
-    text = page.html(sections([failed]))
+    text = web_page.html(sections([failed]))
     assert "No run has finished." in text
     assert "failed: vit@a1a1a1a1 seed 0: no &lt;memory&gt;" in text
 
 
 def test_a_diverged_seed_is_named_and_its_cell_has_no_place_in_the_order(result):
-    text = page.html(sections([result(metrics={"top1": math.nan})]))
+    text = web_page.html(sections([result(metrics={"top1": math.nan})]))
     assert "not finite: vit@a1a1a1a1 seed 0: top1" in text
     assert '<td class="number">nan</td>' in text
 
@@ -119,7 +118,7 @@ def test_pictures_beside_records_are_copied_and_described(write, results_dir, ou
             record.with_name(record.stem + end).write_bytes(PIXEL)
     first.with_name("ffffffff-seed1-stray.png").write_bytes(PIXEL)  # beside no record
     found = read(results_dir)
-    file, *pictures = page.write(found.standings, [], out, found.pictures)
+    file, *pictures = web_page.write(found.standings, [], out, found.pictures)
     folder = out / "pictures/classification/scenes/vit@a1a1a1a1"
     stems = ["d1d1d1d1-seed1-attention-distance", "d1d1d1d1-seed1", "d1d1d1d1-seed10-cka"]
     assert pictures == [folder / f"{stem}.png" for stem in stems]
@@ -145,7 +144,7 @@ def test_published_numbers_have_no_rank_and_no_part_in_the_plot(result):
         value=79.1,
         source="a paper | table 1",
     )
-    text = page.html(sections([result()]), [told])
+    text = web_page.html(sections([result()]), [told])
     section = text[text.index('<section id="published"') : text.index("<footer>")]
     assert "a paper | table 1" in section
     assert ">rank<" not in section
@@ -156,11 +155,11 @@ def test_a_page_of_ones_own_is_not_overwritten(result, out):
     out.mkdir()
     (out / "index.html").write_text("<h1>Mine</h1>")
     with pytest.raises(UserError, match=r"index\.html was not written by this command"):
-        page.write(sections([result()]), [], out)
+        web_page.write(sections([result()]), [], out)
     assert (out / "index.html").read_text() == "<h1>Mine</h1>"
     (out / "index.html").unlink()
     for _ in range(2):
-        page.write(sections([result()]), [], out)
+        web_page.write(sections([result()]), [], out)
 
 
 def test_markdown_of_a_cell_becomes_html_once():
@@ -168,7 +167,8 @@ def test_markdown_of_a_cell_becomes_html_once():
         inline("**a \\*b\\*** `c` <d> & ≈")
         == "<strong>a *b*</strong> <code>c</code> &lt;d&gt; &amp; ≈"
     )
-    assert number("?", None) == number("?", math.nan) == '<td class="number">?</td>'
+    assert number_html("?", None) == number_html("?", math.nan) == '<td class="number">?</td>'
     assert (
-        number("1.23", 1.23456789012345) == '<td class="number" data-value="1.23456789">1.23</td>'
+        number_html("1.23", 1.23456789012345)
+        == '<td class="number" data-value="1.23456789">1.23</td>'
     )

@@ -3,9 +3,9 @@ import math
 
 from pages_of_records import rows, seeds, tables
 
-from leaderboards.markdown import escape, table
+from leaderboards.pages import task_table
 from leaderboards.standings import mode, sections
-from leaderboards.task_pages import task_table
+from leaderboards.tables import escape_cell, table
 
 PAGE = "classification-scenes.md"
 
@@ -200,7 +200,7 @@ def test_order_of_records_changes_no_byte(result):
 
 
 def test_a_pipe_in_a_name_does_not_split_its_cell(result):
-    assert escape("a|b\n`c`") == "a\\|b \\`c\\`"
+    assert escape_cell("a|b\n`c`") == "a\\|b \\`c\\`"
     (row,) = rows(tables([result(backbone="odd|name")])[PAGE])
     assert row[0] == "odd\\|name"
     assert len(row) == 10

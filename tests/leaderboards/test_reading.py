@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from bench.results import RunKey, Store, weights8
-from leaderboards import reading
+from bench.records import RunKey, Store, weights8
+from leaderboards import standings
 from leaderboards.render import all_pages
 from leaderboards.standings import sections
 
@@ -17,9 +17,9 @@ def test_many_records_are_read_by_several_processes_to_the_same_pages(
     for task in ("pose/scenes", "pose/scenes-2"):  # which comes first as a path
         record = write(task=task, metrics={"top1": 1.0})
         record.with_name(record.stem + "-a.png").write_bytes(b"")
-    one = reading.read(results_dir)
-    monkeypatch.setattr(reading, "MANY", 0)
-    several = reading.read(results_dir)
+    one = standings.read(results_dir)
+    monkeypatch.setattr(standings, "MANY", 0)
+    several = standings.read(results_dir)
     assert one.records == several.records == 14
     assert one.broken == several.broken
     assert "c@a1a1a1a1" in one.broken[0]
@@ -33,7 +33,7 @@ def test_a_reading_shows_what_the_records_show(write, result, results_dir):
     records = [result(seed=s, metrics={"top1": 50.0 + s}, **changes) for s in range(2)]
     for seed in range(2):
         write(seed=seed, metrics={"top1": 50.0 + seed}, **changes)
-    found = reading.read(results_dir)
+    found = standings.read(results_dir)
     assert all_pages(found.standings) == all_pages(sections(records))
 
 
@@ -50,6 +50,6 @@ def test_one_file_under_two_tags_is_two_backbones(result, results_dir):
                 seed=seed,
             )
             Store(results_dir).write(key, made)
-    (section,) = reading.read(results_dir).standings
+    (section,) = standings.read(results_dir).standings
     assert sorted(row.n for row in section.rows) == [2, 2]
     assert len({row.weights8 for row in section.rows}) == 2

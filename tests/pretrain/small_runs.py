@@ -12,7 +12,7 @@ from PIL import Image
 
 from pretrain import data, training
 from pretrain.augment import Augment, augmentation
-from pretrain.checkpointing import Checkpoints
+from pretrain.hooks import Checkpoints
 from pretrain.methods import method
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.siamese import Siamese, build

@@ -10,10 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as theirs
 
 from bench.errors import UserError
-from pretrain import augment, colours
-from pretrain.augment import MIXING, Augment, Augmentation, CropAugmentation, augmentation
+from pretrain import augment
+from pretrain.augment import MIXING, Augment, Augmentation, CropAugmentation, augmentation, seed_of
 from pretrain.data import Batch, RawBatch
-from pretrain.draws import seed_of
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -117,7 +116,7 @@ def test_colours_change_as_torchvisions_do(way):
     images = raw(size=32).images / 255
     images[0, :, :4] = 0.5  # greys have no hue
     amounts = torch.linspace(-0.4, 0.4, 8)
-    found = getattr(colours, way)(images, amounts)
+    found = getattr(augment, way)(images, amounts)
     for image, amount, one in zip(images, amounts.tolist(), found, strict=True):
         # torchvision's luma has 0.2989 where 0.299 is meant.
         torch.testing.assert_close(one, COLOURS[way](image, amount), atol=5e-4, rtol=0)
@@ -125,17 +124,17 @@ def test_colours_change_as_torchvisions_do(way):
 
 def test_hue_turned_by_a_third_exchanges_the_channels():
     images = raw().images / 255
-    turned = colours.hue(images, torch.full((8,), 1 / 3))
+    turned = augment.hue(images, torch.full((8,), 1 / 3))
     torch.testing.assert_close(turned, images.roll(1, dims=1), atol=1e-5, rtol=0)
 
 
 def test_blur_is_torchvisions_with_a_sigma_for_each_image():
     images, sigmas = raw(size=32).images / 255, torch.linspace(0.1, 2.0, 8)
-    found = colours.blur(images, sigmas)
+    found = augment.blur(images, sigmas)
     for image, sigma, one in zip(images, sigmas.tolist(), found, strict=True):
         expected = theirs.gaussian_blur(image, [13, 13], [sigma, sigma])
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
-    assert colours.blur(images[..., :4, :4], sigmas).shape == (8, 3, 4, 4), (
+    assert augment.blur(images[..., :4, :4], sigmas).shape == (8, 3, 4, 4), (
         "smaller than the kernel"
     )
 
@@ -143,7 +142,7 @@ def test_blur_is_torchvisions_with_a_sigma_for_each_image():
 def test_solarize_is_torchvisions():
     images = raw(size=32).images
     expected = theirs.solarize(images, 128) / 255
-    torch.testing.assert_close(colours.solarize(images / 255), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(augment.solarize(images / 255), expected, atol=1e-6, rtol=0)
 
 
 def test_each_change_comes_as_often_as_it_says():

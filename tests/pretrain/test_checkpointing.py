@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from small_runs import Weights, equal, train
 
 from bench.errors import UserError
-from pretrain import checkpointing
+from pretrain import hooks as checkpointing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -126,7 +126,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 ) -> None:
     killed(lambda: train(images, tmp_path, accumulate=2, hooks=[Dying(8, "before_train_iter")]))
     damage(tmp_path / "checkpoint-000000008.pth")
-    with caplog.at_level(logging.WARNING, "pretrain.checkpointing"):
+    with caplog.at_level(logging.WARNING, "pretrain.hooks"):
         assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000006.pth"
     assert "checkpoint-000000008.pth is damaged" in caplog.text
     assert equal(train(images, tmp_path, accumulate=2), undisturbed)

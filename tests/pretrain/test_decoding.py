@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import RandomResizedCrop
 
-from pretrain import decoding
-from pretrain.decoding import Unusable, crops_of, draw_box
+from pretrain import data
+from pretrain.data import Unusable, crops_of, draw_box
 
 
 def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
@@ -26,7 +26,7 @@ def smooth(width: int, height: int) -> Image.Image:
     return Image.fromarray((127.5 + 60 * np.stack(waves, 2)).astype(np.uint8))
 
 
-def whole(width: int, height: int) -> list[decoding.Box]:
+def whole(width: int, height: int) -> list[data.Box]:
     return [(0, 0, width, height)]
 
 
@@ -72,7 +72,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
     content = encoded(image, "JPEG", quality=95)
     boxes = [(101, 203, 1301, 1103), (0, 0, 1601, 1203)]
     with Image.open(io.BytesIO(content)) as file:
-        assert decoding._shrink(file, boxes, 224) == 4, "900 rows for 224: 4 times, not 8"
+        assert data._shrink(file, boxes, 224) == 4, "900 rows for 224: 4 times, not 8"
         assert file.size == (401, 301)
         file.load()
     crops, _ = crops_of(content, draw=lambda *_: boxes, size=224)
@@ -86,7 +86,7 @@ def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same():
 
 def test_a_crop_that_needs_all_pixels_keeps_the_image_whole():
     with Image.open(io.BytesIO(encoded(smooth(1600, 1200), "JPEG"))) as file:
-        assert decoding._shrink(file, [(0, 0, 1600, 1200), (0, 0, 400, 400)], 224) == 1
+        assert data._shrink(file, [(0, 0, 1600, 1200), (0, 0, 400, 400)], 224) == 1
 
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4

@@ -6,9 +6,9 @@ import torch
 from safetensors import safe_open
 from small_runs import network
 
-from bench import backbones
+from bench.backbones import build, resolve
+from bench.backbones.normalise import normalisation
 from bench.errors import UserError
-from bench.normalisation import normalisation
 from pretrain.export import REQUIRED, export
 
 HEADER = {
@@ -29,7 +29,7 @@ def test_the_file_gives_the_encoders_features(name: str, tmp_path: Path) -> None
             parameter.add_(0.01 * torch.randn_like(parameter))
     path = tmp_path / "backbone.safetensors"
     export(siamese.encoder, path, HEADER)
-    loaded, report = backbones.build("test_vit", weights=path, img_size=64, num_classes=0)
+    loaded, report = build.build("test_vit", weights=path, img_size=64, num_classes=0)
     assert [*report.missing, *report.unexpected, *report.resampled] == []
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_the_file_gives_the_encoders_features(name: str, tmp_path: Path) -> None
 def test_another_size_is_resampled(tmp_path: Path) -> None:
     path = tmp_path / "backbone.safetensors"
     export(network().encoder, path, HEADER)
-    loaded, report = backbones.build("test_vit", weights=path, img_size=96, num_classes=0)
+    loaded, report = build.build("test_vit", weights=path, img_size=96, num_classes=0)
     assert [entry for entry in report.resampled if "pos_embed" in str(entry)]
     assert loaded.pos_embed.shape[1] == 37  # 6 x 6 patches and the class token
 
@@ -50,7 +50,7 @@ def test_the_header_says_what_it_is(tmp_path: Path) -> None:
     export(network().encoder, path, HEADER)
     with safe_open(path, "pt") as file:
         assert file.metadata() == HEADER
-    found = backbones.resolve(str(path))
+    found = resolve.resolve(str(path))
     assert (found.arch, found.method) == ("test_vit", "mae")
     assert normalisation(found) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert json.loads(found.pretraining["img_size"]) == [64, 64]
@@ -72,7 +72,7 @@ def test_a_mask_token_lies_beside_the_encoder_that_was_shown_it(tmp_path: Path) 
     export(siamese.encoder, path, {**HEADER, "method": "simmim"}, siamese.mask_token)
     with safe_open(path, "pt") as file:
         assert torch.equal(file.get_tensor("mask_token"), siamese.mask_token.detach())
-    _, report = backbones.build("test_vit", weights=path, img_size=64, num_classes=0)
+    _, report = build.build("test_vit", weights=path, img_size=64, num_classes=0)
     assert [*report.missing, *report.unexpected, *report.resampled] == []
     assert report.leftover == ("mask_token",)
     assert network("mae").mask_token is None

@@ -8,9 +8,8 @@ from timm.data import auto_augment
 from torch import Tensor
 from torch.nn import functional
 
+from pretrain.augment import CHANGES, Draws, RandAugment, rand_augment
 from pretrain.data import RawBatch
-from pretrain.draws import Draws
-from pretrain.rand_augment import CHANGES, RandAugment, rand_augment
 
 FILL = (124, 116, 104)
 POINTWISE = tuple(name for name in CHANGES if not name.startswith(("Rotate", "Shear", "Trans")))

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import moved_apart, network
 
-from pretrain import ownership, run
+from pretrain import job, run
 from pretrain.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def test_another_runs_folder_is_refused(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with ownership.claim(tmp_path, {"seed": 0, "recipe": {"epochs": 1, "name": "a"}}):
+    with job.claim(tmp_path, {"seed": 0, "recipe": {"epochs": 1, "name": "a"}}):
         (tmp_path / "checkpoint-000000001.pth").touch()
     before = (tmp_path / "run.json").read_text()
     said = refused(words(images, tmp_path), capsys)
@@ -150,9 +150,9 @@ def test_another_runs_folder_is_refused(
 
 
 def test_a_request_that_came_to_nothing_leaves_the_folder_free(tmp_path: Path) -> None:
-    with ownership.claim(tmp_path, {"seed": 0}):
+    with job.claim(tmp_path, {"seed": 0}):
         pass
-    with ownership.claim(tmp_path, {"seed": 1}):
+    with job.claim(tmp_path, {"seed": 1}):
         assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
 
 
@@ -211,8 +211,10 @@ def test_a_dry_run_makes_nothing(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from pretrain.ownership import claim; claim(pathlib.Path(sys.argv[1]), {})"
-    with ownership.claim(tmp_path, {}):
+    code = (
+        "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {})"
+    )
+    with job.claim(tmp_path, {}):
         other = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.errors import UserError
-from bench.ranks import call
+from bench.runs.ranks import call
 from pretrain.data import Batch
 from pretrain.masking import Masking
 from pretrain.methods import COMBINATIONS, METHODS, method

@@ -7,7 +7,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import pictures
 
-from bench.backbones import resolve
+from bench.backbones.resolve import resolve
 from pretrain import run
 
 WORDS = ("--method", "mae", "--arch", "test_vit", "--recipe", "smoke", "--workers", "1")

@@ -14,8 +14,7 @@ from bench.scenes.render import render
 from bench.scenes.things import CATEGORIES
 from bench.scenes.world import World
 from pretrain.data import Batches, loader
-from pretrain.scenes import hides
-from pretrain.sources import ImageSource, source
+from pretrain.sources import ImageSource, hides, source
 
 WORLD = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
 
@@ -171,7 +170,7 @@ def test_real_photographs_are_all_usable(name, images, classes):
 
 
 def thing(box: tuple[int, int, int, int], distance: float, visible: float) -> dict[str, object]:
-    from bench.scenes.writers import run_lengths
+    from bench.scenes.generate import run_lengths
 
     x, y, width, height = box
     mask = np.zeros((20, 20), bool)

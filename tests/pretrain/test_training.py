@@ -11,9 +11,9 @@ from PIL import Image
 from small_runs import RECIPE, equal, moved_apart, network, train
 
 from bench.errors import UserError
-from pretrain import checkpointing, training
+from pretrain import hooks, training
+from pretrain.hooks import ProgressHook
 from pretrain.pictures import GAP, Pictures, grid
-from pretrain.progress import ProgressHook
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -37,7 +37,7 @@ def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
 ) -> None:
     with pytest.raises(UserError, match=r"in iteration 4 of 6.*checkpoint-000000003\.pth"):
         train(images, tmp_path, change=spoilt(3))
-    last = checkpointing.newest(tmp_path)
+    last = hooks.newest(tmp_path)
     assert last is not None
     weights = torch.load(last, weights_only=False)["state_dict"]
     assert all(torch.isfinite(value).all() for value in weights.values())
@@ -54,7 +54,7 @@ class Poison(Hook):
 def test_weights_that_are_no_numbers_are_never_saved(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are no numbers after iteration 3 of 6"):
         train(images, tmp_path, hooks=[Poison()])
-    assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000002.pth"
+    assert hooks.newest(tmp_path) == tmp_path / "checkpoint-000000002.pth"
 
 
 class Spy(Hook):

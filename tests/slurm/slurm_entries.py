@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from adapters import classification
-from bench.datasets import Dataset
-from bench.loading import LoadReport
-from bench.progress import ProgressFile
-from bench.results import write_atomic
+from adapters.classification import config as classification_config
+from bench.backbones.backbone import LoadReport
+from bench.datasets.dataset import Dataset
+from bench.files import write_atomic
+from bench.runs.progress import ProgressFile
 from bench.tasks import Job, Metric, Outcome, Protocol, Selection, Task
 
 SIZE = 10
@@ -126,7 +127,9 @@ def evaluate_images(job: Job) -> Outcome:
     from mmengine.hooks import Hook
     from mmengine.registry import HOOKS
 
-    from adapters.openmmlab import classifier, images, runner
+    from adapters.classification import data as images
+    from adapters.classification import train as classifier
+    from adapters.openmmlab import runner
 
     assert classifier, "it registers what the config names"
 
@@ -138,7 +141,7 @@ def evaluate_images(job: Job) -> Outcome:
                 time.sleep(0.1)
 
     HOOKS.register_module(module=WaitHook, force=True)
-    config = classification.upstream(job.task, job.protocol) | {
+    config = classification_config.upstream(job.task, job.protocol) | {
         "custom_hooks": [{"type": "WaitHook"}]
     }
     train, _ = images.splits(job.data)

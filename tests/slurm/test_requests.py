@@ -8,9 +8,9 @@ import pytest
 from desk import Desk, ask, until
 
 from bench.errors import UserError
-from bench.slurm import submission
-from bench.slurm.resources import resources
-from bench.slurm.submission import Call
+from bench.slurm import jobs as submission
+from bench.slurm.jobs import Call
+from bench.slurm.request import resources
 
 
 def queue() -> set[str]:

@@ -9,7 +9,8 @@ from contract_families import FAMILIES, lively
 from torch import nn
 
 from adapters.analysis import TASKS
-from bench.backbones import Backbone, build
+from bench.backbones.backbone import Backbone
+from bench.backbones.build import build
 from bench.tasks import Job
 
 BY_NAME = {task.name: task for task in TASKS}

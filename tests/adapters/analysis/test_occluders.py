@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from analysis_jobs import job
 
-from adapters.analysis import occluders
+from adapters.analysis import hiding
 from bench.scenes import layout
 from bench.scenes.render import render
 
@@ -19,7 +19,7 @@ def test_pairs_of_real_occluders(world: Path) -> None:
     scenes = [layout.scene(manifest["seed"], "val", k) for k in range(manifest["val"])]
     annotated = json.loads((world / "annotations/instances_val.json").read_text())["annotations"]
     known = {a["visible_fraction"] for a in annotated}
-    found = occluders.pairs(scenes, manifest["size"])
+    found = hiding.pairs(scenes, manifest["size"])
     assert len(found) > 5
     for pair in found:
         assert round(pair.fraction, 6) in known
@@ -36,8 +36,8 @@ def test_the_whole_image_shows_the_thing_entirely(world: Path) -> None:
     scenes = [layout.scene(manifest["seed"], "val", k) for k in range(6)]
     for scene, picture in zip(scenes, render(scenes, manifest["size"]), strict=True):
         for index in range(len(scene.things)):
-            if occluders._is_hidden(scene, picture, index):
-                whole = occluders._uncovered(scene, picture, index, "cpu")
+            if hiding._is_hidden(scene, picture, index):
+                whole = hiding._uncovered(scene, picture, index, "cpu")
                 seen = whole.thing[picture.alone[index]]
                 (shown,) = {int(k) for k in seen} - {-1}
                 assert whole.alone[shown].sum() == picture.alone[index].sum()

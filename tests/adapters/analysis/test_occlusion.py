@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.analysis import sample
-from adapters.analysis.blocks import LayerReader
 from adapters.analysis.cka import CKA, centred_grams
 from adapters.analysis.hiding import Hiding, mask_token, share, visible_cells
+from adapters.analysis.layers import LayerReader
 from adapters.analysis.occlusion_curves import Curves
-from bench.backbones import Backbone, build
+from bench.backbones.backbone import Backbone
+from bench.backbones.build import build
 from bench.errors import UserError
 
 RATIOS = (0.0, 0.3, 0.6, 0.9)

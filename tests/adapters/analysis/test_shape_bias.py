@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from adapters.analysis import cue_conflict, imagenet16
+from adapters.analysis import cue_conflict, shape_bias
 from adapters.analysis.cue_conflict import Stimulus
-from adapters.analysis.shape_bias import SHAPE_BIAS
-from bench.backbones import Backbone, build, resolve
+from adapters.analysis.shape_bias_tasks import SHAPE_BIAS
+from bench.backbones.backbone import Backbone
+from bench.backbones.build import build
+from bench.backbones.resolve import resolve
 from bench.errors import UserError
 from bench.tasks import Job, Outcome
 
@@ -72,20 +74,20 @@ def test_no_decision_is_0_over_0_and_says_so() -> None:
 
 
 def test_the_mapping_is_of_207_classes_each_once() -> None:
-    mapped = [index for name in imagenet16.SPANS for index in imagenet16.indices(name)]
+    mapped = [index for name in shape_bias.SPANS for index in shape_bias.indices(name)]
     assert len(mapped) == len(set(mapped)) == 207
-    assert len(imagenet16.SPANS) == 16
-    assert imagenet16.indices("bear") == [294, 295, 296, 297]
-    assert imagenet16.indices("knife") == [499]
+    assert len(shape_bias.SPANS) == 16
+    assert shape_bias.indices("bear") == [294, 295, 296, 297]
+    assert shape_bias.indices("knife") == [499]
 
 
 def test_probabilities_are_averaged_or_summed() -> None:
     """One dog class of 0.3 beats 109 of 0.004 on average, not in sum, where a knife of 0.2 loses to them."""
-    from adapters.analysis.shape_decisions import CLASSES, decide
+    from adapters.analysis.shape_bias_tasks import CLASSES, decide
 
     probabilities = torch.full((1, 1000), 1e-9)
-    probabilities[0, imagenet16.indices("dog")] = 0.4 / 109
-    probabilities[0, imagenet16.indices("knife")] = 0.2
+    probabilities[0, shape_bias.indices("dog")] = 0.4 / 109
+    probabilities[0, shape_bias.indices("knife")] = 0.2
     probabilities[0, 0] = 0.4
     logits = probabilities.log()
 
@@ -239,8 +241,8 @@ def test_a_classifier_decides_as_timm_does(tmp_path: Path) -> None:
     with torch.inference_mode():
         batch = torch.stack([seen(Image.open(s.path).convert("RGB")) for s in shown])
         probabilities = model(batch).double().softmax(1).numpy()
-    names = sorted(imagenet16.SPANS)
-    means = np.stack([probabilities[:, imagenet16.indices(n)].mean(1) for n in names], 1)
+    names = sorted(shape_bias.SPANS)
+    means = np.stack([probabilities[:, shape_bias.indices(n)].mean(1) for n in names], 1)
     decided = [names[i] for i in means.argmax(1)]
     by_shape = sum(d == s.shape for d, s in zip(decided, shown, strict=True))
     by_texture = sum(d == s.texture for d, s in zip(decided, shown, strict=True))

@@ -14,11 +14,12 @@ from analysis_jobs import TRANSFORMERS, job, small
 from contract_families import images
 
 from adapters.analysis import pair, sample, whole_images
-from adapters.analysis.blocks import LayerReader
 from adapters.analysis.cka import CKA, centred_grams
-from adapters.analysis.protocols import SCENES_LAYOUT
+from adapters.analysis.layers import LayerReader
+from adapters.analysis.protocol import SCENES_LAYOUT
 from adapters.analysis.similarity import metrics
-from bench.backbones import Backbone, resolve
+from bench.backbones.backbone import Backbone
+from bench.backbones.resolve import resolve
 from bench.errors import UserError
 from bench.run import main
 
@@ -166,7 +167,7 @@ def test_two_backbones_on_the_command_line(world: Path, tmp_path: Path, capsys: 
 def test_a_layer_that_says_the_same_of_all_images(scenes: Path, tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
-    from bench.backbones import build
+    from bench.backbones.build import build
 
     model, _ = build("test_vit", num_classes=0)
     state = {

@@ -10,9 +10,9 @@ import torch
 from mmengine.registry import MODELS, Registry
 
 from adapters.openmmlab.backbone import TimmBackbone
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
+from bench.backbones.extract import load_backbone
 from bench.errors import UserError
-from bench.feature_extractor import load_backbone
 
 SETTINGS: dict[str, Any] = {"out_indices": [1, 3], "img_size": (64, 96), "seed": 3}
 

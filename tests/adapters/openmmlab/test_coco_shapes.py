@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.openmmlab.coco_shapes import check
+from adapters.openmmlab.coco import check_masks
 from bench.errors import UserError
 
 POLYGON = [[1.0, 2, 9, 2, 5, 8], [3, 4]]  # COCO has points left over from drawing
@@ -29,7 +29,7 @@ FILE = Path("instances.json")
 
 
 def test_polygons_and_run_lengths_pass() -> None:
-    check(FILE, GOOD)
+    check_masks(FILE, GOOD)
 
 
 NAN = float("nan")
@@ -58,7 +58,7 @@ def test_what_is_no_shape_is_said_to_be_so_in_one_paragraph(
     content = copy.deepcopy(GOOD)
     content["annotations"][0] |= change
     with pytest.raises(UserError, match=says) as caught:
-        check(FILE, content)
+        check_masks(FILE, content)
     assert str(FILE) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -68,9 +68,9 @@ def test_a_missing_key_is_named(key: str) -> None:
     content = copy.deepcopy(GOOD)
     del content["annotations"][1][key]
     with pytest.raises(UserError, match=f"annotation 2 has no '{key}'"):
-        check(FILE, content)
+        check_masks(FILE, content)
 
 
 def test_a_file_without_objects_is_refused() -> None:
     with pytest.raises(UserError, match="holds no object: 0 annotations"):
-        check(FILE, {**GOOD, "annotations": []})
+        check_masks(FILE, {**GOOD, "annotations": []})

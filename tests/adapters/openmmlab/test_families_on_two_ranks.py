@@ -8,7 +8,7 @@ import pytest
 from family_jobs import FAMILIES, bind, job
 
 from adapters.openmmlab import runner
-from bench import ranks
+from bench.runs import ranks
 
 IMAGES = 7  # of train and of val: two ranks test eight, one of them twice
 # SILog is no mean over images: as upstream, each rank's is its own, so that here little is learned of it.

@@ -8,12 +8,12 @@ import pytest
 import torch
 from family_jobs import build, job
 
-from adapters.openmmlab import finetuned
-from bench import backbones
+from adapters.openmmlab import runner
+from bench.backbones import resolve
+from bench.backbones.extract import load_backbone
+from bench.backbones.timm_models import create
 from bench.errors import UserError
-from bench.feature_extractor import load_backbone
 from bench.run import main
-from bench.timm_models import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +31,7 @@ def test_it_says_what_the_fine_tuned_model_says(scenes: Path, family: str, arch:
     built = build(work)
     built.train()
     trained = built.model.backbone.eval()
-    found = backbones.resolve(str(finetuned.keep(trained.model, work)))
+    found = resolve.resolve(str(runner.keep(trained.model, work)))
 
     assert (found.arch, found.method) == (arch, f"scratch+{family}/scenes")
     assert found.name == f"{arch}-{family}-scenes-seed0"
@@ -98,7 +98,7 @@ def test_what_cannot_be_kept_is_said_before_training(
 ) -> None:
     work = job("detection", scenes, "test_vit", protocol, **changes)
     with pytest.raises(UserError, match=said):
-        finetuned.check(
+        runner.check(
             {"model": {"backbone": {"window_size": changes.get("window_size", 0)}}},
             dataclasses.replace(work, keep_weights=True),
         )

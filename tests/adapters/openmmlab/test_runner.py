@@ -13,9 +13,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from tiny_segmentor import EPOCHS, config, job, write_images
 
-from adapters.openmmlab import checkpointing
 from adapters.openmmlab.runner import JobRunner, bind, precision, run
 from bench.errors import UserError
+from bench.training import hooks
 
 DWELL = 0.05  # seconds in each epoch and each write of a run that is to be killed
 
@@ -96,7 +96,7 @@ def test_killed_run_ends_with_the_numbers_of_the_undisturbed(
 def test_truncated_checkpoint_is_not_trusted(
     data: Path, tmp_path: Path, undisturbed: dict[str, float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / checkpointing.NAME).write_bytes(b"PK\x03\x04 half a file")
+    (tmp_path / hooks.NAME).write_bytes(b"PK\x03\x04 half a file")
 
     assert run(config(data), job(tmp_path)).metrics == undisturbed
     assert "starts over" in caplog.text
@@ -109,12 +109,12 @@ def run_out_of_disk(data: Path, folder: Path) -> None:
     class Block(Hook):
         def before_train_epoch(self, runner: Any) -> None:
             if runner.epoch + 1 == 3:
-                (folder / f".{checkpointing.NAME}").mkdir()
+                (folder / f".{hooks.NAME}").mkdir()
 
     blocked = {**config(data), "custom_hooks": [{"type": "Block"}]}
     with pytest.raises(UserError, match=r"cannot be written .* after epoch 3.*same command again"):
         run(blocked, job(folder), checkpoint_seconds=0)
-    (folder / f".{checkpointing.NAME}").rmdir()
+    (folder / f".{hooks.NAME}").rmdir()
 
 
 def test_full_disk_keeps_the_checkpoint_before(
@@ -122,7 +122,7 @@ def test_full_disk_keeps_the_checkpoint_before(
 ) -> None:
     run_out_of_disk(data, tmp_path)
 
-    assert torch.load(tmp_path / checkpointing.NAME, weights_only=False)["meta"]["epoch"] == 2
+    assert torch.load(tmp_path / hooks.NAME, weights_only=False)["meta"]["epoch"] == 2
     assert run(config(data), job(tmp_path)).metrics == undisturbed
 
 

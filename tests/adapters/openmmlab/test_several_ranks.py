@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from adapters.classification import TASKS
-from bench import ranks
-from bench.backbones import Backbone
+from bench.backbones.backbone import Backbone
 from bench.errors import UserError
+from bench.runs import ranks
 from bench.tasks import Job, Outcome
 
 FOLDER = next(task for task in TASKS if task.name == "classification/folder")

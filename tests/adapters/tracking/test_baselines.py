@@ -12,8 +12,8 @@ from adapters.tracking import TASKS, baselines
 from adapters.tracking.baselines import ConstantPosition, CrossCorrelation
 from adapters.tracking.datasets import GOT10K, HEADLINES, LASOT, Videos
 from adapters.tracking.evaluation import follow
-from adapters.tracking.metrics import score
-from bench.backbones import Backbone
+from adapters.tracking.metric import score
+from bench.backbones.backbone import Backbone
 from bench.errors import UserError
 from bench.tasks import Job, Metric, Protocol, Task
 

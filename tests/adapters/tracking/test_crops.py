@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from adapters.tracking import crops
-from adapters.tracking.crops import Crop, around
+from adapters.tracking import pairs
+from adapters.tracking.pairs import Crop, around
 
 BORDERS = np.array(
     [
@@ -21,7 +21,7 @@ BORDERS = np.array(
 @pytest.mark.parametrize("box", BORDERS)
 def test_mappings_invert_each_other_at_the_borders(box: np.ndarray, factor: float) -> None:
     plain = around(box, factor, 224)
-    moved = crops.jittered(plain, box, 0.25, 3.0, np.random.default_rng(0))
+    moved = pairs.jittered(plain, box, 0.25, 3.0, np.random.default_rng(0))
     for crop in (plain, moved):
         np.testing.assert_allclose(crop.to_frame(crop.to_crop(BORDERS)), BORDERS, atol=1e-4)
         np.testing.assert_allclose(crop.to_crop(crop.to_frame(BORDERS)), BORDERS, atol=1e-4)
@@ -66,12 +66,12 @@ def test_mean_colour_lies_around_the_frame() -> None:
 def test_jitter_moves_evenly_about_the_middle_and_keeps_some_of_the_box() -> None:
     box, random = np.array([100.0, 80, 30, 20]), np.random.default_rng(0)
     plain = around(box, 4.0, 128)
-    moved = [crops.jittered(plain, box, 0.25, 3.0, random) for _ in range(2000)]
+    moved = [pairs.jittered(plain, box, 0.25, 3.0, random) for _ in range(2000)]
     inside = np.array([crop.to_crop(box) for crop in moved])
     centres = inside[:, :2] + inside[:, 2:] / 2
     stretch = np.log([np.array(crop.scale) / plain.scale for crop in moved])
 
-    assert all(crops.overlaps(crop.to_crop(box), 128, 128) for crop in moved)
+    assert all(pairs.overlaps(crop.to_crop(box), 128, 128) for crop in moved)
     assert np.abs(centres.mean(0) - 64).max() < 2
     reach = 1.5 * (box[2:].sum() * plain.scale[0]) / 2
     assert 0.8 * reach < np.abs(centres - 64).max()
@@ -79,5 +79,5 @@ def test_jitter_moves_evenly_about_the_middle_and_keeps_some_of_the_box() -> Non
 
 
 def test_part_of_a_box_inside_a_picture() -> None:
-    assert crops.clipped(np.array([-5.0, 10, 20, 20]), 100, 25).tolist() == [0, 10, 15, 15]
-    assert not crops.overlaps(np.array([100.0, 0, 5, 5]), 100, 25)
+    assert pairs.clipped(np.array([-5.0, 10, 20, 20]), 100, 25).tolist() == [0, 10, 15, 15]
+    assert not pairs.overlaps(np.array([100.0, 0, 5, 5]), 100, 25)

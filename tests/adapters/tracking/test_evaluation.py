@@ -14,8 +14,8 @@ from moving_squares import Constant, read_lasot, write_lasot
 from numpy.typing import NDArray
 
 from adapters.tracking.evaluation import default_processes, evaluate, follow
-from bench import progress
 from bench.errors import UserError
+from bench.runs import progress
 
 ROOT, HERE = Path(__file__).parents[3], Path(__file__).parent
 

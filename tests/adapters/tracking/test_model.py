@@ -12,7 +12,7 @@ compatibility.prepare()
 from mmengine.registry import MODELS  # noqa: E402
 
 from adapters.tracking import model  # noqa: E402
-from adapters.tracking.head import touched  # noqa: E402
+from adapters.tracking.heads import touched  # noqa: E402
 from bench.errors import UserError  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -16,12 +16,7 @@ from adapters.openmmlab import compatibility
 compatibility.prepare()
 
 import adapters.tracking.model  # noqa: E402, F401  registered by import
-from adapters.tracking import (  # noqa: E402
-    SCENES_FINETUNE,
-    evaluation,
-    metrics,
-    tracker,
-)
+from adapters.tracking import SCENES_FINETUNE, evaluation, metric, tracker  # noqa: E402
 from adapters.tracking import config as pure  # noqa: E402
 from adapters.tracking.sequences import load  # noqa: E402
 from adapters.tracking.tracker import CropTracker  # noqa: E402
@@ -84,8 +79,8 @@ def test_boxes_are_where_the_target_is_up_to_the_border(folder: Path) -> None:
         assert model.encoded == 1
     whole = videos[0].boxes[:, :2] + videos[0].boxes[:, 2:] <= red_targets.SIZE
 
-    assert metrics.overlap(found["box-1"], videos[0].boxes)[whole.all(1)].min() > 0.85
-    assert metrics.overlap(found["box-2"], videos[1].boxes)[8:10].min() > 0.85
+    assert metric.overlap(found["box-1"], videos[0].boxes)[whole.all(1)].min() > 0.85
+    assert metric.overlap(found["box-2"], videos[1].boxes)[8:10].min() > 0.85
     corners = found["box-1"][:, :2] + found["box-1"][:, 2:]
     assert (corners <= np.array(red_targets.SIZE) + 1e-9).all()
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from scenes_by_hand import SMALL, TINY
 
-from bench.scenes.draws import Draw, cos_sin
 from bench.scenes.generate import generate
 from bench.scenes.geometry import square_root
 from bench.scenes.layout import scene
 from bench.scenes.render import render
+from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.world import GENERATOR_VERSION, combined_hash, read_manifest
 
 # Over the pixels before encoding and the JSON texts, so no codec has a say. When it changes, the

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from bench.ranks import call
-from bench.training.batch_norm import gather_batch_norm
+from bench.runs.ranks import call
+from bench.training.runner import gather_batch_norm
 
 BATCH = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 3 + 2
 GOAL = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(1))

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from bench.results import Result
-from leaderboards.page import write
+from bench.records import Result
 from leaderboards.published import Published
 from leaderboards.standings import Section, sections
+from leaderboards.web_page import write
 
 NAMES = ("chromium", "chromium-browser", "chromium-headless-shell", "google-chrome")
 FLAGS = (

@@ -6,8 +6,8 @@ from itertools import pairwise
 import pytest
 from PIL import Image
 
-from leaderboards.page import write
 from leaderboards.standings import sections
+from leaderboards.web_page import write
 
 # Every text that shows, with its colour and the first opaque background behind it.
 TEXTS = """(() => {

@@ -4,9 +4,8 @@ import math
 
 import pytest
 
-from leaderboards.measures import scatter_data
-from leaderboards.page import write
 from leaderboards.standings import sections
+from leaderboards.web_page import scatter_data, write
 
 POINTS = """Array.from(document.querySelectorAll(".point"), (one) => {
     const { e, f } = one.transform.baseVal.consolidate().matrix;

@@ -1,0 +1,157 @@
+"""How backbones are analysed, in named values; and on which images."""
+
+import dataclasses
+from typing import Any, Literal
+
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts
+from bench.tasks import Protocol, Task
+
+SAMPLE = (
+    "1,000 images drawn by the seed (all where there are fewer), resized and cropped to 224 pixels, "
+    "normalised as the weights were; nothing is trained."
+)
+DARK_SECRETS = "Revealing the Dark Secrets of MIM (arXiv 2205.13543)"
+OCCLUSION_INVARIANT = (
+    "Understanding MIM via Learning Occlusion Invariant Feature (arXiv 2208.04164)"
+)
+DEBIASED = (
+    "debiased linear CKA (HSIC1, Song et al. 2012) summed over minibatches of 32 before the division "
+    "(arXiv 2010.15327)"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analysis(Protocol):
+    """What every analysis has.
+
+    Args:
+        crop_pct: what of the resized image's side the crop keeps.
+    """
+
+    frozen: bool = True
+    epochs: int = 1
+    batch_size: int = 32
+    img_size: int = 224
+    limit: int | None = 1000
+    crop_pct: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttentionProtocol(Analysis):
+    """Attention's distance, entropy and diversity.
+
+    Args:
+        prefix_queries: whether class, distillation and register tokens count as queries, for entropy and
+            KL divergence (they are at no place, so never for the distance).
+        eps: added to weights before the logarithm.
+    """
+
+    prefix_queries: bool = False
+    eps: float = 1e-8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReceptiveFieldProtocol(Analysis):
+    """The effective receptive field.
+
+    Args:
+        threshold: pixels count whose gradient is above this part of the largest.
+    """
+
+    batch_size: int = 8  # gradients need every activation
+    limit: int | None = 128
+    threshold: float = 1 - 0.9545
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimilarityProtocol(Analysis):
+    """Similarity between layers.
+
+    Args:
+        features: of a layer: its mean patch, all its patches side by side, or its class token.
+    """
+
+    features: Literal["pooled", "tokens", "class"] = "pooled"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OcclusionProtocol(Analysis):
+    """What hiding a part of an image changes.
+
+    Args:
+        by: hidden cells are filled with the mean colour (of the images that the weights were made with),
+            their patches are dropped before the first block, or replaced by the mask token that the weights
+            hold; or an object is hidden by others, and once more seen without them.
+        ratios: of cells that are hidden; of an object that is hidden.
+        cell: the side of a cell in pixels; 0: a patch of the backbone's.
+        neighbours: how many vote in k-NN; 0: no k-NN.
+        temperature: of their votes.
+        gallery: how many images may vote.
+        replicates: of the bootstrap.
+    """
+
+    by: Literal["mean-colour", "token-drop", "mask-token", "occluders"] = "mean-colour"
+    ratios: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    cell: int = 32
+    neighbours: int = 20
+    temperature: float = 0.07
+    gallery: int = 1000
+    replicates: int = 500
+
+    def smoke(self) -> "OcclusionProtocol":
+        """On a few images, with as few to vote."""
+        return dataclasses.replace(super().smoke(), gallery=4 * self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where a data set's images are.
+
+    Args:
+        folder: below the data set's own, with class folders in splits.
+        images, gallery: the split that is analysed, and that of k-NN's voters (other images of it, if the
+            same); a gallery of "" says that the images lie flat, without classes.
+    """
+
+    folder: str = "."
+    images: str = "val"
+    gallery: str = "train"
+
+
+SCENES = EmbeddedWorld()
+SCENES_LAYOUT = Layout(folder="species", images="train", gallery="train")
+FOLDER = Dataset(
+    name="folder",
+    source="you: train/<class> and val/<class> folders of images",
+    licence="that of the images",
+    root=".",
+    splits={"train": ("train",), "val": ("val",)},
+)
+FOLDER_LAYOUT = Layout()
+IMAGENET_SAMPLES = Dataset(
+    name="imagenet-samples",
+    source="https://github.com/EliSchwartz/imagenet-sample-images: an image of each ILSVRC-2012 class",
+    licence="ImageNet's terms: non-commercial research",
+    root="imagenet-samples",
+    splits={"val": (".",)},
+    facts=Facts(
+        counts={"val": 1_000}, gigabytes=0.11, known_from="EliSchwartz/imagenet-sample-images"
+    ),
+)
+FLAT_LAYOUT = Layout(gallery="")
+DATASETS = ((SCENES, SCENES_LAYOUT), (FOLDER, FOLDER_LAYOUT), (IMAGENET_SAMPLES, FLAT_LAYOUT))
+
+
+def name(analysis: str, dataset: Dataset) -> str:
+    """`analysis/attention` on the embedded world, `analysis/attention-folder` on folders."""
+    scenes = isinstance(dataset, EmbeddedWorld)
+    return f"analysis/{analysis}" if scenes else f"analysis/{analysis}-{dataset.name}"
+
+
+def upstream(task: Task, protocol: Analysis, *, layout: Layout) -> dict[str, Any]:
+    """What no field of the protocol says."""
+    return {
+        "images": {"interpolation": "bicubic", **dataclasses.asdict(layout)},
+        "model": "timm num_classes=0",
+        **protocol.dropping,
+    }

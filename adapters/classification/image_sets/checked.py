@@ -1,0 +1,140 @@
+"""A split of labelled images as its lists have it: found good, and put into one order."""
+
+import dataclasses
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapters.classification.image_sets.labelled import LabelledImages, Lists
+from bench.datasets import dataset, tar_files
+from bench.datasets.dataset import nearest
+from bench.datasets.tar_files import Packed
+from bench.errors import UserError
+
+MALFORMED = (  # what the readers raise at files that are not as they should be
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    pickle.UnpicklingError,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Listed:
+    """One split, found good: as `Lists`, in the order of the paths; labels are int64."""
+
+    images: "Paths | Packed | NDArray[np.uint8]"
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+
+
+def listed(entry: LabelledImages, folder: Path, split: str) -> Listed:
+    """Read a split, by path; raises UserError that names what is wrong with its files.
+
+    The order is that of the paths, whatever the lists' is.
+    """
+    try:
+        found = entry.read(folder, split)
+        labels = np.asarray(found.labels).astype(np.int64)
+    except UserError:
+        raise
+    except MALFORMED as error:
+        raise _malformed(entry, folder, split, error) from error
+    _check_labels(entry, split, found, labels)
+    if isinstance(found.images, np.ndarray):
+        return Listed(images=found.images, labels=labels, classes=found.classes)
+    names = np.array([name.encode() for name in found.images])  # no object each: forks share it
+    order = np.argsort(names, kind="stable")
+    _check_images(entry, folder, names[order])
+    return Listed(images=Paths(folder, names[order]), labels=labels[order], classes=found.classes)
+
+
+def packed(entry: LabelledImages, folder: Path, split: str) -> Listed:
+    """Read a split from the tar files that `bench.datasets.prepare` made of it; raises UserError."""
+    told = tar_files.manifest(entry, folder, split)
+    images, paths = tar_files.index(folder / split, sorted(told["tars"]))
+    names = paths.tolist()  # <number of the class>-<its name>/<number of the image>.jpg
+    labels = np.array([name.partition("-")[0] for name in names]).astype(np.int64)
+    if len(labels) != told["images"]:
+        raise UserError(
+            f"The tar files of {folder / split} hold {len(labels):,} images, and their manifest says "
+            f"{told['images']:,}. Delete that folder, and prepare {entry.name} anew."
+        )
+    found = Lists(images=names, labels=labels.tolist(), classes=told["classes"])
+    _check_labels(entry, split, found, labels)
+    return Listed(images=images, labels=labels, classes=told["classes"])
+
+
+def _malformed(entry: LabelledImages, folder: Path, split: str, error: Exception) -> UserError:
+    files = [p for p in entry.splits[split] if not (folder / p).is_dir()] or [*entry.splits[split]]
+    named = ", ".join(str(folder / path) for path in files[:4]) + ", ..." * (len(files) > 4)
+    said = str(error).splitlines()[0] if str(error) else "nothing more"
+    return UserError(
+        f"The {split} split of {entry.name} cannot be read from {named} ({type(error).__name__}: {said}). One "
+        f"of them is not as its authors publish it: restore it from {entry.source}."
+    )
+
+
+def _check_labels(
+    entry: LabelledImages, split: str, found: Lists, labels: NDArray[np.int64]
+) -> None:
+
+    count, known = len(found.classes), entry.facts.classes
+    if known and count > known:
+        extra = f"; the last are {', '.join(map(str, found.classes[-3:]))}"
+        raise UserError(
+            f"{entry.name} has {known} classes, and {count} are listed here{extra}. Remove those that "
+            f"are not of it, or restore its lists from {entry.source}."
+        )
+    if len(labels) == 0 or len(labels) != len(found.images):
+        raise UserError(
+            f"The {split} split of {entry.name} lists {len(found.images)} images and {len(labels)} labels. "
+            f"Every image needs one; restore its lists from {entry.source}."
+        )
+    if labels.ndim == 1 and (wrong := np.flatnonzero((labels < 0) | (labels >= count))).size:
+        image = found.images[wrong[0]] if isinstance(found.images, list) else f"image {wrong[0]}"
+        raise UserError(
+            f"The {split} split of {entry.name} gives {image} the label {labels[wrong[0]] + 1}, and there are "
+            f"{count} classes (labels 1 to {count}); {len(wrong)} image(s) have such a label. Restore its "
+            f"lists from {entry.source}."
+        )
+
+
+def _check_images(entry: LabelledImages, folder: Path, paths: NDArray[Any]) -> None:
+    """All of few images must be there; of many, the first and the last."""
+    looked_at = paths if len(paths) <= dataset.MANY else paths[[0, -1]]
+    for path in (folder / name.decode() for name in looked_at):
+        if not path.is_file():
+            near = nearest(path)
+            seen = f"; nearest there: {near}" if near else ""
+            raise UserError(
+                f"The lists of {entry.name} name the image {path}, which is not there{seen}. Restore "
+                f"it, or all images, from {entry.source}."
+            )
+
+
+class Paths(Sequence[Path]):
+    """Paths below a folder, in the memory of their names alone."""
+
+    def __init__(self, folder: Path, names: NDArray[np.bytes_]) -> None:
+        """Keep the names, UTF-8, [n]."""
+        self.folder, self.names = folder, names
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Give one path; of an array of indices or a slice, the paths."""
+        names = self.names[index]
+        return (
+            self.folder / names.decode() if isinstance(names, bytes) else Paths(self.folder, names)
+        )

@@ -1,0 +1,232 @@
+"""How the real data sets of labelled images are evaluated at full scale, and what is published of it."""
+
+import dataclasses
+from typing import Any, TypeVar
+
+from adapters.classification.protocol import FewShot, Finetune, Frozen, Knn, LinearProbe
+from bench.tasks import UNPUBLISHED, Protocol
+
+FROZEN_SOURCE = (
+    "Linear probe after MAE (arXiv 2111.06377, A.1): features normalised without affine parameters, then a linear "
+    "layer. Differs: no augmentation, so that features are extracted once; SGD with momentum in place of LARS; "
+    "learning rate and weight decay chosen on held-out train images; the architecture's own pooling."
+)
+KNN_SOURCE = (
+    "DINO's weighted nearest neighbours (arXiv 2104.14294, 4.1; eval_knn.py): 20 neighbours by cosine, votes of "
+    "exp(cosine / 0.07). Differs: the architecture's own pooling, which is the class token only where timm has it so; "
+    "the backbone's own mean and std."
+)
+FINETUNE_SOURCE = (
+    "MAE's ViT-B fine-tuning (arXiv 2111.06377, A.1; main_finetune.py): AdamW, layer decay, drop path, RandAugment, "
+    "random erasing, mixup, cutmix, label smoothing, cosine with warm-up. Differs: the architecture's own pooling."
+)
+TRANSFER_SOURCE = (
+    "Logistic regression on frozen features after Kornblith et al. (arXiv 1805.08974) and DINOv2 (arXiv 2304.07193). "
+    "Differs: SGD with momentum in place of L-BFGS, features standardised, the architecture's own pooling; learning "
+    "rate and weight decay chosen on the official validation split where there is one, else on a fifth of train."
+)
+SMALL_SET = " In batches of 256, for data sets of a few thousand images."
+MANY_LABELS = (
+    " Each class is a question of its own (sigmoid), without mixup, cutmix or smoothing; images in which it is hard "
+    "to see count neither way."
+)
+PROBE_SOURCE = (
+    "MAE's linear probe (arXiv 2111.06377, A.1; main_linprobe.py): LARS, batch normalisation without affine "
+    "parameters before the linear layer, random resized crops and flips, cosine with warm-up. Differs: the "
+    "architecture's own pooling."
+)
+COG_SOURCE = (
+    "ImageNet-CoG's protocol (arXiv 2012.05649; naver/cog, logreg.py): logistic regression on frozen features of "
+    "images whose short side is 224 px, learning rate and weight decay chosen on the fifth of train that is held out; "
+    "five seeds. Differs: a grid in place of 30 draws by Optuna, features standardised, the architecture's own pooling."
+)
+FEW_SOURCE = (
+    "ImageNet-CoG's few-shot protocol (arXiv 2012.05649; naver/cog, logreg.py): logistic regression on the frozen "
+    "features of {shots} training image(s) a class, drawn by the run's seed; learning rate and weight decay chosen on "
+    "the fifth of train that is held out. Differs: a grid in place of 30 draws by Optuna, features standardised."
+)
+P = TypeVar("P", bound=Protocol)
+
+SHOTS = (1, 2, 4, 8, 16, 32, 64, 128)
+SIZE: dict[str, Any] = {"img_size": 224, "crop_pct": 0.875}
+FOLDER_COMMAND = (
+    "python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth "
+    "--task classification/folder --data-root IMAGENET"
+)
+DINO, MAE, DINOV2 = (
+    "vit_base_patch16_224@dino_vitbase16_pretrain.pth",
+    "vit_base_patch16_224@mae_pretrain_vit_base.pth",
+    "vit_base_patch14_dinov2@dinov2_vitb14_pretrain.pth",
+)
+
+FULL_FROZEN = Frozen(
+    name="frozen",
+    source=FROZEN_SOURCE,
+    expected="MAE ViT-B/16, 1600 epochs, linear probe on ImageNet-1k: top1 67.1 (mmpretrain)",
+    command=f"{FOLDER_COMMAND} --protocol frozen",
+    **SIZE,
+)
+FULL_KNN = Knn(
+    name="frozen-knn",
+    source=KNN_SOURCE,
+    expected="DINO ViT-B/16, 20 nearest neighbours on ImageNet-1k: top1 76.1 (facebookresearch/dino)",
+    command=f"python -m bench.run --backbone {DINO} "
+    "--task classification/folder --data-root IMAGENET --protocol frozen-knn",
+    **SIZE,
+)
+FULL_FINETUNE = Finetune(
+    name="finetune",
+    source=FINETUNE_SOURCE,
+    expected="MAE ViT-B/16, 1600 epochs, fine-tuned on ImageNet-1k: top1 83.5 (mmpretrain)",
+    command=f"{FOLDER_COMMAND} --gpus 8",
+    epochs=100,
+    batch_size=1024,
+    **SIZE,
+)
+
+
+def _published(task: str, protocol: P, backbone: str, expected: str) -> P:
+    """The protocol with what is published of it on a task, and the command for that number."""
+    which = " --gpus 8" if protocol.name == "finetune" else f" --protocol {protocol.name}"
+    if isinstance(protocol, LinearProbe):
+        which += " --gpus 8"
+    command = f"python -m bench.run --backbone {backbone} --task classification/{task} --data-root DATA{which}"
+    return dataclasses.replace(protocol, expected=expected, command=command)
+
+
+def _own(protocol: P, source: str) -> P:
+    return dataclasses.replace(protocol, source=source, expected=UNPUBLISHED, command="")
+
+
+LARGE_FINETUNE = _own(FULL_FINETUNE, FINETUNE_SOURCE)
+FINETUNE = dataclasses.replace(LARGE_FINETUNE, source=FINETUNE_SOURCE + SMALL_SET, batch_size=256)
+FROZEN = _own(FULL_FROZEN, TRANSFER_SOURCE)
+KNN = _own(FULL_KNN, KNN_SOURCE)
+LARGE = (LARGE_FINETUNE, FROZEN, KNN)
+SMALL = (FINETUNE, FROZEN, KNN)
+MULTI_LABEL = (
+    dataclasses.replace(
+        FINETUNE, source=FINETUNE.source + MANY_LABELS, mixup=0.0, cutmix=0.0, smoothing=0.0
+    ),
+    dataclasses.replace(FROZEN, source=TRANSFER_SOURCE + MANY_LABELS),
+)
+LINEAR_PROBE = LinearProbe(name="frozen-linear-probe", source=PROBE_SOURCE, **SIZE)
+FEW_SHOT = tuple(
+    FewShot(
+        name=f"frozen-few-shot-{shots}", source=FEW_SOURCE.format(shots=shots), shots=shots, **SIZE
+    )
+    for shots in SHOTS
+)
+
+IMAGENET = (
+    _published(
+        "imagenet",
+        LARGE_FINETUNE,
+        MAE,
+        "MAE ViT-B/16, 1600 epochs: top1 83.6 (arXiv 2111.06377; four seeds 83.57 +- 0.08)",
+    ),
+    _published(
+        "imagenet",
+        _own(FULL_FROZEN, FROZEN_SOURCE),
+        DINOV2,
+        "DINOv2 ViT-B/14, distilled, linear: top1 84.5 (facebookresearch/dinov2; its own search over more layers)",
+    ),
+    _published(
+        "imagenet",
+        KNN,
+        DINO,
+        "DINO ViT-B/16, 20 nearest neighbours: top1 76.1 (facebookresearch/dino)",
+    ),
+    _published(
+        "imagenet",
+        LINEAR_PROBE,
+        MAE,
+        "MAE ViT-B/16, 1600 epochs: top1 68.0 (arXiv 2111.06377; its code's own rerun 67.8)",
+    ),
+    *FEW_SHOT,
+)
+INATURALIST = (
+    _published(
+        "inaturalist2018",
+        LARGE_FINETUNE,
+        MAE,
+        "MAE ViT-B/16: top1 75.4 (arXiv 2111.06377, Table 6; epochs and rate tuned to the data set)",
+    ),
+    _published(
+        "inaturalist2018",
+        FROZEN,
+        DINOV2,
+        "DINOv2 ViT-B/14, distilled: top1 76.4 (arXiv 2304.07193, Table 7)",
+    ),
+    KNN,
+)
+PLACES = (
+    _published(
+        "places365",
+        LARGE_FINETUNE,
+        MAE,
+        "MAE ViT-B/16: top1 57.9 (arXiv 2111.06377, Table 6; epochs and rate tuned to the data set)",
+    ),
+    FROZEN,
+    KNN,
+)
+# DINOv2's Table 8 (arXiv 2304.07193): a linear layer on frozen features of its distilled ViT-B/14.
+DINOV2_FROZEN = {
+    "food101": 92.8,
+    "cifar10": 98.7,
+    "cifar100": 91.3,
+    "sun397": 77.3,
+    "cars": 88.2,
+    "aircraft": 79.4,
+    "voc2007": 88.2,
+    "dtd": 83.3,
+    "pets": 96.2,
+    "caltech101": 96.1,
+    "flowers": 99.6,
+    "cub": 89.6,
+}
+# DINO's Table 6 (arXiv 2104.14294): its ViT-B/16, fine-tuned by DeiT's recipe.
+DINO_FINETUNED = {"cifar10": 99.1, "cifar100": 91.7, "flowers": 98.8, "cars": 93.0}
+
+
+def transferred(task: str, metric: str, protocols: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
+    """The protocols of one of Kornblith et al.'s data sets, with what is published of them on it."""
+
+    def told(protocol: Protocol) -> Protocol:
+        if protocol.name == "frozen":
+            number = f"{metric} {DINOV2_FROZEN[task]} (arXiv 2304.07193, Table 8)"
+            return _published(task, protocol, DINOV2, f"DINOv2 ViT-B/14, distilled: {number}")
+        if protocol.name == "finetune" and task in DINO_FINETUNED:
+            number = f"top1 {DINO_FINETUNED[task]} (arXiv 2104.14294, Table 6; DeiT's recipe)"
+            return _published(task, protocol, DINO, f"DINO ViT-B/16: {number}")
+        return protocol
+
+    return tuple(map(told, protocols))
+
+
+CUB = (
+    _published(
+        "cub",
+        FINETUNE,
+        MAE,
+        "MAE ViT-B/16 at 224 px: top1 83.5 (one user's rerun of SemMAE's comparison, its issue 2)",
+    ),
+    FROZEN,
+    KNN,
+)
+_WHOLE: dict[str, Any] = {"crop_pct": 1.0}  # short side 224 px, as naver/cog has it
+
+
+def cog(level: int) -> tuple[Protocol, ...]:
+    """The protocols of a level of ImageNet-CoG."""
+    frozen = dataclasses.replace(FROZEN, source=COG_SOURCE, **_WHOLE)
+    told = (
+        "UNIC ViT-B/16: on concept generalization 3.5 % above the best of its four teachers (naver/unic@02269db: a "
+        "relative number, not by level); top1 by level is in arXiv 2012.05649, of which no numbers could be read"
+    )
+    return (
+        LARGE_FINETUNE,
+        _published(f"cog-{level}", frozen, DINO, told),
+        dataclasses.replace(KNN, **_WHOLE),
+        *(dataclasses.replace(few, **_WHOLE) for few in FEW_SHOT),
+    )

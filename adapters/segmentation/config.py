@@ -1,0 +1,130 @@
+"""A segmentation protocol as mmsegmentation's config: UPerNet or a linear head, losses, transforms.
+
+Pure: no torch, no path of a machine, no backbone; what is missing is bound by `segmentors`.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from bench.tasks import Task
+
+if TYPE_CHECKING:
+    from adapters.segmentation.protocol import Layout, SegmentationProtocol
+
+IGNORED = 255  # a pixel of no class, in every mask
+
+
+def upstream(task: Task, protocol: "SegmentationProtocol", layout: "Layout") -> dict[str, Any]:
+    """The mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
+    p = protocol
+    warm = min(p.warmup_epochs, p.epochs / 2)
+    return {
+        "default_scope": "mmseg",
+        "model": _model(p),
+        "train_dataloader": {
+            "batch_size": p.batch_size,
+            "dataset": _dataset(layout, p, "train", _train_pipeline(p)),
+        },
+        "test_dataloader": {
+            "batch_size": p.test_batch_size,
+            "dataset": _dataset(layout, p, "val", _test_pipeline(p)),
+        },
+        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
+        "optim_wrapper": {
+            "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
+            "constructor": "LayerDecayConstructor",
+            "paramwise_cfg": {"layer_decay": p.layer_decay},
+        },
+        "param_scheduler": [
+            {"type": "LinearLR", "start_factor": 1e-6, "begin": 0, "end": warm},
+            {"type": "PolyLR", "eta_min": 0.0, "power": 1.0, "begin": warm, "end": p.epochs},
+        ],
+        "test_evaluator": {"type": "ClassIoUMetric"},
+    }
+
+
+def _model(p: "SegmentationProtocol") -> dict[str, Any]:
+    crop = (p.img_size, p.img_size)  # mmsegmentation insists on tuples
+    window = {"mode": "slide", "crop_size": crop, "stride": (p.stride, p.stride)}
+    return {
+        "type": "EncoderDecoder",
+        "data_preprocessor": {
+            "type": "SegDataPreProcessor",
+            "bgr_to_rgb": True,
+            "pad_val": 0,
+            "seg_pad_val": IGNORED,
+            "size": crop,
+        },
+        "backbone": {
+            "type": "TimmBackbone",
+            "img_size": p.img_size,
+            "drop_path_rate": p.drop_path,
+            "frozen": p.frozen,
+            **p.dropping,
+        },
+        **(_upernet(p) if p.channels else {"decode_head": _head("LinearHead", 1.0)}),
+        "test_cfg": window if p.stride else {"mode": "whole"},
+    }
+
+
+def _upernet(p: "SegmentationProtocol") -> dict[str, Any]:
+    """The neck is for plain backbones; the auxiliary head looks at the third map."""
+    norm = {"type": "BN"}
+    common = {"dropout_ratio": 0.1, "norm_cfg": norm}
+    decode = {"channels": p.channels, "in_index": (0, 1, 2, 3), "pool_scales": (1, 2, 3, 6)}
+    auxiliary = {"channels": max(p.channels // 3, 32), "in_index": 2, "num_convs": 1}
+    return {
+        "neck": {"type": "Feature2Pyramid", "rescales": (4, 2, 1, 0.5), "norm_cfg": norm},
+        "decode_head": _head("UPerHead", 1.0) | common | decode,
+        "auxiliary_head": _head("FCNHead", 0.4) | common | auxiliary | {"concat_input": False},
+    }
+
+
+def _head(kind: str, weight: float) -> dict[str, Any]:
+    loss = {"type": "CrossEntropyLoss", "loss_weight": weight, "avg_non_ignore": True}
+    return {"type": kind, "align_corners": False, "ignore_index": IGNORED, "loss_decode": loss}
+
+
+def _dataset(
+    layout: "Layout", p: "SegmentationProtocol", split: str, pipeline: list[dict[str, Any]]
+) -> dict[str, Any]:
+    name = getattr(layout, split)
+    return {
+        "type": layout.upstream,
+        "ann_file": layout.listing.format(split=name),
+        "data_prefix": {
+            "img_path": layout.images.format(split=name),
+            "seg_map_path": layout.masks.format(split=name),
+        },
+        "img_suffix": layout.image_suffix,
+        "seg_map_suffix": layout.mask_suffix,
+        "reduce_zero_label": layout.reduce_zero_label,
+        "indices": p.limit,
+        "pipeline": pipeline,
+    }
+
+
+def _train_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
+    return [
+        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotations"},
+        {**_resize(p), "type": "RandomResize", "ratio_range": p.ratio_range},
+        {"type": "RandomCrop", "crop_size": (p.img_size, p.img_size), "cat_max_ratio": 0.75},
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "PhotoMetricDistortion"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def _test_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
+    """The mask is loaded after the resize: predictions are compared at the image's own size."""
+    return [
+        {"type": "LoadImageFromFile"},
+        _resize(p),
+        {"type": "LoadAnnotations"},
+        {"type": "PackSegInputs"},
+    ]
+
+
+def _resize(p: "SegmentationProtocol") -> dict[str, Any]:
+    """The short side becomes img_size, unless the long side would exceed four times that."""
+    return {"type": "Resize", "scale": (4 * p.img_size, p.img_size), "keep_ratio": True}

@@ -1,0 +1,100 @@
+"""Runs to Slurm: what is neither done nor queued is checked, and submitted."""
+
+import fcntl
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.records import Store
+from bench.runs.execute import execute
+from bench.runs.launch import check_weights
+from bench.runs.plan import Run
+from bench.runs.state import LIVE, Watch, follow
+from bench.slurm import cluster, jobs
+from bench.slurm.jobs import Call
+from bench.slurm.request import Resources
+
+
+def key(run: Run) -> str:
+    """What a run is known by, across commands."""
+    return run.key.path.as_posix()
+
+
+def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
+    """Submit those of the runs that no job is at or will be; all share the store and the work folder.
+
+    Returns the ids of the arrays, and how many runs were live. Raises UserError with nothing submitted.
+    """
+    calls = {
+        key(run): Call(key=key(run), title=str(run), function=functools.partial(execute, run))
+        for run in runs
+    }
+    by_key = {key(run): run for run in runs}
+
+    def ready(fresh: Sequence[str]) -> list[Path]:
+        chosen = [by_key[name] for name in fresh]
+        check_weights(chosen)
+        return _read(chosen)
+
+    return submit_missing(calls, _watch(runs), resources, ready)
+
+
+def submit_missing(
+    calls: Mapping[str, Call],
+    watch: Watch,
+    resources: Resources,
+    ready: Callable[[Sequence[str]], Sequence[Path]],
+) -> tuple[list[str], int]:
+    """Submit the calls, by key, that `watch` sees no live job of.
+
+    `ready` checks what is about to be submitted, and names what the nodes must be able to read.
+    """
+    cluster.check(resources)
+    work_dir = watch.work_dir
+    with _one_submitter(work_dir):
+        live = {row.key for row in watch.rows() if row.state in LIVE}
+        fresh = [name for name in calls if name not in live]
+        if not fresh:
+            return [], len(live)
+        readable = [*ready(fresh), jobs.PROJECT]
+        array_size = cluster.max_array_size()
+        unseen = cluster.check_shared(resources, (work_dir, watch.store.root), readable)
+        if unseen:
+            sys.stderr.write(f"Whether the nodes see the folders could not be checked: {unseen}\n")
+        wanted = [calls[name] for name in fresh]
+        return jobs.submit(wanted, resources, work_dir, array_size), len(live)
+
+
+def wait(runs: Sequence[Run]) -> bool:
+    """Show the runs until all of them have ended; Ctrl-C leaves them alone."""
+    try:
+        follow(_watch(runs))
+    except KeyboardInterrupt:
+        sys.stderr.write("\nThe jobs go on; the same command joins them again.")
+        raise
+    return True
+
+
+def _watch(runs: Sequence[Run]) -> Watch:
+    only = [key(run) for run in runs]
+    return Watch(store=Store(runs[0].results), work_dir=runs[0].work_dir, only=only)
+
+
+def _read(runs: Sequence[Run]) -> list[Path]:
+    """What the nodes must find: data, weights, entries."""
+    roots = {run.data_root for run in runs if run.data_root}
+    weights = {run.backbone.weights.resolve() for run in runs if run.backbone.weights}
+    included = {file for run in runs for file in run.include}
+    return sorted({*roots, *weights, *included})
+
+
+@contextmanager
+def _one_submitter(work_dir: Path) -> Iterator[None]:
+    """Two commands at once do not submit a run twice; the lock ends with its process."""
+    folder = work_dir / jobs.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a") as lock:
+        fcntl.lockf(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,438 @@
+"""What the page's scatter plot can draw: every metric and cost of the current sections, by backbone."""
+
+import json
+import math
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from html import escape
+from itertools import groupby
+from pathlib import Path
+from string import Template
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from bench.errors import UserError
+from bench.files import write_atomic
+from bench.records import Result
+from leaderboards import analyses, tables
+from leaderboards.overview import EMPTY, REPRODUCE, Block, blocks, columns, matrix_cell, mean_ranks
+from leaderboards.pages import diverged, failure, provenance
+from leaderboards.published import NOTE, TITLE, Published
+from leaderboards.standings import Row, Section, mode
+from leaderboards.tables import (
+    LEGEND,
+    MARK,
+    MISSING,
+    Column,
+    arrow,
+    bullets,
+    exact,
+    html_table,
+    inline,
+    metric_cell,
+    number_html,
+    primary_cell,
+    rank_cell,
+    slug,
+    table_row,
+    words,
+)
+
+# What a record's cost is called, its unit, and how many of the recorded unit make one.
+COST_MEASURES = {
+    "device_hours": ("cost of a run", "device-hours", 1),
+    "images_per_second": ("speed", "images/s", 1),
+    "peak_memory_bytes": ("peak memory", "GiB", 2**30),
+    "parameters": ("parameters", "millions", 10**6),
+}
+# Records carry no units; these are the field's names, percentages 0-100 and metres.
+UNITS = {
+    r"top\d+|mean_class_accuracy|[am]Acc|mIoU|(bbox_|mask_)?A[PR]\w*|PCK@.*|SUC|AO|SR\d+": "%",
+    r"RMSE|SqRel": "m",
+}
+Keys = Mapping[tuple[str, str], int]  # of a row's backbone and weights
+
+
+def scatter_data(standings: Sequence[Section]) -> dict[str, Any]:
+    """Return backbones, methods, measures and the two to start with, as the page's script reads them."""
+    current = [section for section in standings if not section.superseded_by]
+    rows = {(row.backbone, row.weights8): row for section in current for row in section.rows}
+    keys = {name: index for index, name in enumerate(sorted(rows))}
+    count = Counter(name for name, _ in rows)
+    measures = [m for section in current for m in _measures(section, keys) if m["values"]]
+    return {
+        "backbones": [_backbone(rows[name], twin=count[name[0]] > 1) for name in keys],
+        "methods": sorted({row.method or MISSING for row in rows.values()}),
+        "measures": measures,
+        "start": _start(measures),
+    }
+
+
+def _backbone(row: Row, *, twin: bool) -> dict[str, str]:
+    label = f"{row.backbone}@{row.weights8}" if twin else row.backbone
+    return {"label": label, "method": row.method or MISSING, "search": search_text(row)}
+
+
+def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
+    """A section's metrics, the primary one first, then its costs."""
+    group = f"{section.task}, {section.protocol['name']}"
+    others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
+    for name in (section.primary, *others):
+        unit = next((unit for names, unit in UNITS.items() if re.fullmatch(names, name)), "")
+        title = f"{name} ({unit})" if unit else name
+        if name == section.primary and section.ranked:
+            title += ", higher is better" if section.higher_is_better else ", lower is better"
+        values = {
+            keys[row.backbone, row.weights8]: _metric_measure(section, row, name)
+            for row in section.rows
+        }
+        yield _measure(group, name, title, values, cost=False)
+    for key, (name, unit, size) in COST_MEASURES.items():
+        values = {keys[row.backbone, row.weights8]: _cost(row, key, size) for row in section.rows}
+        yield _measure(group, name, f"{name} ({unit})", values, cost=True)
+
+
+def _measure(
+    group: str, name: str, title: str, values: Mapping[int, Any], *, cost: bool
+) -> dict[str, Any]:
+    known = {key: value for key, value in values.items() if value is not None}
+    return {
+        "group": group,
+        "name": name,
+        "title": f"{title}: {group}",
+        "cost": cost,
+        "values": known,
+    }
+
+
+def _metric_measure(section: Section, row: Row, name: str) -> dict[str, Any] | None:
+    interval = row.metrics.get(name)
+    if interval is None or not math.isfinite(interval.mean):
+        return None
+    half = None if interval.half_width is None else float(exact(interval.half_width))
+    return {
+        "mean": float(exact(interval.mean)),
+        "half": half,
+        "text": metric_cell(section, row, name),
+    }
+
+
+def _cost(row: Row, key: str, size: int) -> dict[str, Any] | None:
+    mean = row.cost(key)
+    if mean is None:
+        return None
+    return {"mean": float(exact(mean / size)), "half": None, "text": f"{mean / size:.4g}"}
+
+
+def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Choose the first section with the most backbones: its primary metric against its first cost."""
+    if not measures:
+        return {}
+    sizes = [len(measure["values"]) for measure in measures]
+    y = sizes.index(max(sizes))
+    x = next(
+        (i for i, m in enumerate(measures) if m["cost"] and m["group"] == measures[y]["group"]), y
+    )
+    return {"x": x, "y": y}
+
+
+# What the web page says, chapter by chapter, as HTML: overview, tasks, published numbers, what is not in a table.
+
+NAMES = (Column(name="backbone"), Column(name="method"), Column(name="weights"))
+COSTS = {
+    "device_hours": Column(name="device-hours/run", kind="number"),
+    "images_per_second": Column(name="images/s", kind="number", first="descending"),
+    "data_wait": Column(name="waiting for data", kind="number"),
+}
+DEVICE = Column(name="device", kind="wide")
+RANK = Column(name="rank", kind="number")
+SEEDS = Column(name="n", kind="number", first="descending")
+PUBLISHED = (
+    *(Column(name=name) for name in ("backbone", "method", "pretraining", "metric")),
+    Column(name="value", kind="number", first="descending"),
+    *(Column(name=name, kind="wide") for name in ("protocol", "source")),
+)
+
+
+def overview_chapter(standings: Sequence[Section]) -> str:
+    """Return backbones by tasks, current digests only; modes, and real data, apart."""
+    parts = [
+        f'<section class="filtered" data-mode="{block.mode}">\n<h3>{block.title}</h3>\n{_matrix(block)}</section>\n'
+        for block in blocks(standings)
+    ]
+    return "".join(parts) or f"<p>{inline(EMPTY.strip())}</p>\n"
+
+
+def _matrix(block: Block) -> str:
+    ranks, common = mean_ranks(block.sections), block.common_n
+    lines = []
+    for name, rows in block.rows.items():
+        mean = ranks.get(name, MISSING)
+        cells = (
+            [number_html(mean, float(mean.split()[0]) if name in ranks else None)] if ranks else []
+        )
+        cells += [_matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
+        lines.append(_row(next(filter(None, rows)), cells))
+    heads = [replace(NAMES[0], sorted="ascending"), *NAMES[1:]]
+    heads += [Column(name="mean rank", kind="number")] if ranks else []
+    heads += map(_matrix_head, block.sections)
+    digests = columns(block.sections).splitlines()
+    stand_on = bullets(inline(line.removeprefix("- ")) for line in digests)
+    return (
+        html_table(slug(block.title), f"{block.title} by task", heads, lines, "overview")
+        + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
+        + f"<details><summary>Digests and data of the columns</summary>\n{stand_on}</details>\n"
+    )
+
+
+def _matrix_head(section: Section) -> Column:
+    protocol = f"<small>{escape(section.protocol['name'])}</small>"
+    name = f"{escape(section.task)}{protocol}{inline(arrow(section))}"
+    return Column(name=name, kind="number", first=_best_first(section), task=section.task)
+
+
+def _matrix_cell(section: Section, row: Row | None, common: int) -> str:
+    text = matrix_cell(section, row, common)
+    if row is None or row.rank is None:
+        return number_html(text, None)
+    rank = f"rank {rank_cell(row)} of {len(section.rows)}"
+    return number_html(text, row.metrics[section.primary].mean, rank)
+
+
+def _best_first(section: Section) -> str:
+    return "descending" if section.higher_is_better else "ascending"
+
+
+def _row(row: Row, cells: Iterable[str]) -> str:
+    names = [words(tables.escape_cell(row.method) or MISSING), words(f"`{row.weights8}`")]
+    return table_row(row.backbone, [*names, *cells], search_text(row))
+
+
+def search_text(row: Row) -> str:
+    """Return what the text filter looks in: backbone, method, weights."""
+    return f"{row.backbone} {row.method} {row.weights8}".lower()
+
+
+def tasks_chapter(standings: Sequence[Section]) -> str:
+    """Return a part for each task: current sections first, superseded ones after them."""
+    parts = []
+    for task, group in groupby(standings, key=lambda section: section.task):
+        ordered = sorted(group, key=lambda section: section.superseded_by is not None)
+        head = f'<h3 id="{slug("task", task)}">{escape(task)}</h3>\n'
+        body = "".join(map(_section, ordered))
+        parts.append(
+            f'<section class="filtered" data-task="{escape(task)}">\n{head}{body}</section>\n'
+        )
+    return "".join(parts)
+
+
+def _section(section: Section) -> str:
+    """One protocol and digest: the table, what did not finish, what the numbers stand on."""
+    kind, old = mode(section.protocol), " (superseded)" if section.superseded_by else ""
+    title = f"{escape(section.protocol['name'])}: {kind} backbone, digest <code>{section.digest[:8]}</code>{old}"
+    stand_on = [line.removeprefix("- ") for line in provenance(section).splitlines()]
+    remarks = [*map(failure, section.failed), *diverged(section)]
+    return (
+        f'<section class="filtered" data-task="{escape(section.task)}" data-mode="{kind}">\n'
+        f'<h4 id="{_ident(section)}">{title}</h4>\n'
+        f"{_section_table(section) if section.rows else '<p>No run has finished.</p>'}\n"
+        f"{bullets(map(inline, remarks), 'remarks failed')}{bullets(map(inline, stand_on))}</section>\n"
+    )
+
+
+def _name(section: Section) -> str:
+    return f"{section.task}, {section.protocol['name']}, digest {section.digest[:8]}"
+
+
+def _ident(section: Section) -> str:
+    return slug(section.task, section.protocol["name"], section.digest[:8])
+
+
+def _section_table(section: Section) -> str:
+    others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
+    order = _best_first(section)
+    heads = [
+        *NAMES,
+        Column(name=inline(arrow(section)), kind="number", first=order, sorted=order),
+        RANK,
+        *(Column(name=escape(name), kind="number", first="descending") for name in others),
+        SEEDS,
+        *COSTS.values(),
+        DEVICE,
+    ]
+    lines = [_row(row, _cells(section, row, others)) for row in section.rows]
+    first = "best" if section.ranked else "highest"
+    return html_table(_ident(section), escape(f"{_name(section)}, {first} first"), heads, lines)
+
+
+def _cells(section: Section, row: Row, others: Sequence[str]) -> list[str]:
+    *numbers, device = tables.costs(row)
+    first, last = row.rank or (0, 0)
+    return [
+        _metric(row, section.primary, primary_cell(section, row)),
+        number_html(rank_cell(row), first + last / 1e6 if row.rank else None),
+        *(_metric(row, name, metric_cell(section, row, name)) for name in others),
+        number_html(str(row.n), row.n),
+        *(number_html(text, row.cost(key)) for key, text in zip(COSTS, numbers, strict=True)),
+        words(device, "wide"),
+    ]
+
+
+def _metric(row: Row, name: str, text: str) -> str:
+    interval = row.metrics.get(name)
+    return number_html(text, interval.mean if interval else None)
+
+
+def published_chapter(numbers: Sequence[Published]) -> str:
+    """Return others' numbers by task, with protocol and source; "" for none."""
+    parts = []
+    ordered = sorted(numbers, key=lambda told: told.task)
+    for task, group in groupby(ordered, key=lambda told: told.task):
+        caption = f"{escape(task)}, published, not run here"
+        body = html_table(slug("published", task), caption, PUBLISHED, map(_told, group))
+        head = f'<section class="filtered" data-task="{escape(task)}">\n<h3>{escape(task)}</h3>\n'
+        parts.append(f"{head}{body}</section>\n")
+    return f'<p class="prose">{inline(NOTE)}</p>\n{"".join(parts)}' if parts else ""
+
+
+def _told(told: Published) -> str:
+    cells = [
+        words(tables.escape_cell(text)) for text in (told.method, told.pretraining, told.metric)
+    ]
+    cells += [number_html(f"{told.value:g}", told.value)]
+    cells += [words(tables.escape_cell(text), "wide") for text in (told.protocol, told.source)]
+    return table_row(told.backbone, cells, f"{told.backbone} {told.method}")
+
+
+def failed_chapter(standings: Sequence[Section]) -> str:
+    """Return a line for each section with failed runs; "" for none."""
+    return bullets(f"{_link(s)}: {len(s.failed)} failed" for s in standings if s.failed)
+
+
+def superseded_chapter(standings: Sequence[Section]) -> str:
+    """Return a line for each section whose digest is not the current one; "" for none."""
+    return bullets(
+        f"{_link(s)}: {_count(len(s.rows), 'backbone')}, by <code>{s.superseded_by[:8]}</code>"
+        for s in standings
+        if s.superseded_by
+    )
+
+
+def _link(section: Section) -> str:
+    return f'<a href="#{_ident(section)}">{escape(_name(section))}</a>'
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
+# The leaderboards as one web page: tables to sort and to filter, a scatter plot, the pictures of analyses.
+#
+# `index.html` holds its style, script and data, asks no server for anything, and opens from a folder. Its cells are
+# those of the markdown; equal records give equal bytes.
+
+PAGE = "index.html"
+PICTURES = "pictures"
+ASSETS = Path(__file__).with_name("page")
+SCRIPTS = ("tables.js", "scatter.js")  # in one module: the second draws what the first filters
+
+
+def write(
+    standings: Sequence[Section],
+    published: Sequence[Published],
+    out: Path,
+    pictures: Mapping[Path, Result] = MappingProxyType({}),
+) -> list[Path]:
+    """Write the page, and copy the `pictures`, each of a record; returns the files.
+
+    Raises UserError where `out` holds an index.html that this did not write.
+    """
+    page = out / PAGE
+    if page.exists() and MARK not in page.read_text("utf-8", errors="replace")[:200]:
+        raise UserError(
+            f"{page} was not written by this command and would be lost. "
+            f"Give another folder with --html DIR, or move that file."
+        )
+    copies = [out / picture_place(path) for path in pictures]
+    for folder in {out, *(copy.parent for copy in copies)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, copy in zip(pictures, copies, strict=True):
+        shutil.copyfile(path, copy)
+    write_atomic(page, html(standings, published, pictures))
+    return [page, *copies]
+
+
+def picture_place(path: Path) -> Path:
+    """Return a picture's place in the page's folder, which keeps its place among the records."""
+    return Path(PICTURES, *path.parts[-4:])
+
+
+def html(
+    standings: Sequence[Section],
+    published: Sequence[Published] = (),
+    pictures: Mapping[Path, Result] = MappingProxyType({}),
+) -> str:
+    """Return the page as one text."""
+    tasks = sorted({section.task for section in standings})
+    data, plot = scatter_data(standings), (ASSETS / "scatter.html").read_text("utf-8")
+    parts = {
+        ("overview", "Overview"): overview_chapter(standings),
+        ("analyses", "Analyses"): analyses.chapter(standings),
+        ("scatter", "One measure against another"): plot if data["measures"] else "",
+        ("tasks", "Tasks"): tasks_chapter(standings),
+        ("published", TITLE): published_chapter(published),
+        ("failed", "Failed runs"): failed_chapter(standings),
+        ("superseded", "Superseded"): superseded_chapter(standings),
+        ("pictures", "Pictures of analyses"): _figures(pictures),
+    }
+    links = [(ident, title) for (ident, title), body in parts.items() if body]
+    return Template((ASSETS / "index.html").read_text("utf-8")).substitute(
+        mark=MARK.strip(),
+        style=(ASSETS / "style.css").read_text("utf-8"),
+        script="".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS),
+        legend=inline(LEGEND),
+        contents=_contents(links) + _contents((slug("task", task), task) for task in tasks),
+        tasks=_options({*tasks, *(number.task for number in published)}),
+        main="".join(_chapter(ident, title, body) for (ident, title), body in parts.items()),
+        reproduce=inline(REPRODUCE),
+        data=_embedded(data),
+    )
+
+
+def _contents(links: Iterable[tuple[str, str]]) -> str:
+    return bullets(
+        (f'<a href="#{ident}">{escape(title)}</a>' for ident, title in links), "contents"
+    )
+
+
+def _options(tasks: Iterable[str]) -> str:
+    return "".join(f"<option>{escape(task)}</option>\n" for task in sorted(tasks))
+
+
+def _chapter(ident: str, title: str, body: str) -> str:
+    head = f'<section id="{ident}" aria-labelledby="{ident}-title">\n<h2 id="{ident}-title">{title}</h2>\n'
+    return f"{head}{body}</section>\n" if body else ""
+
+
+def _figures(pictures: Mapping[Path, Result]) -> str:
+    return "".join(_figure(path, result) for path, result in pictures.items())
+
+
+def _figure(path: Path, result: Result) -> str:
+    subject = re.sub(r"[-_.]+", " ", path.stem.partition("-seed")[2].lstrip("0123456789")).strip()
+    run = (
+        f"{result.backbone['name']} on {result.task}, {result.protocol['name']}, seed {result.seed}"
+    )
+    told = f"{subject or 'Picture'} of {run}"
+    source = "/".join(picture_place(path).parts)
+    image = f'<img src="{escape(quote(source))}" alt="{escape(told)}" loading="lazy">'
+    return f"<figure>{image}<figcaption>{escape(told)}</figcaption></figure>\n"
+
+
+def _embedded(data: object) -> str:
+    # "</script>" or "<!--" in a name must not end the element.
+    return json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")

@@ -1,0 +1,90 @@
+"""Records of runs whose process is gone."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.errors import UserError
+from bench.records import BESIDE, Store, beside
+from bench.runs import plan
+from bench.runs.execute import KEPT, bury, execute
+from bench.runs.plan import Request, Run
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data" / "line"
+    data.mkdir(parents=True)
+    (data / "points.txt").write_text("0 0\n1 1\n2 4\n3 9\n")
+    request = Request(
+        backbones=("test_vit",),
+        tasks=("toy/line",),
+        data_root=data.parent,
+        results=tmp_path / "results",
+        work_dir=tmp_path / "runs",
+        include=(Path(__file__).parents[1] / "toy_entries.py",),
+    )
+    (made,) = plan.runs(request)
+    return made
+
+
+def read(run: Run) -> tuple[str, str | None]:
+    record = Store(run.results).load(run.key)
+    assert record is not None
+    return record.status, record.error
+
+
+def test_a_failure_is_recorded_and_a_later_one_replaces_it(run: Run) -> None:
+    bury(run, "out of memory")
+    assert read(run) == ("failed", "out of memory")
+    bury(run, "a node failed")
+    assert read(run) == ("failed", "a node failed")
+    path = run.results / run.key.path
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_number_is_never_buried(run: Run) -> None:
+    execute(run)
+    bury(run, "out of memory")
+    assert read(run) == ("done", None)
+
+
+def test_nor_one_that_is_not_seen_yet(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NFS hides what another machine wrote, for up to a minute."""
+    execute(run)
+    with monkeypatch.context() as stale:
+        stale.setattr(Store, "load", lambda self, key: None)
+        bury(run, "out of memory")
+    assert read(run) == ("done", None)
+
+
+def test_what_was_computed_is_taken_into_the_store(run: Run) -> None:
+    result = execute(run)
+    assert result is not None
+    (run.folder / KEPT).write_text(result.to_json())
+    (run.results / run.key.path).unlink()
+    bury(run, "the store was full")
+    assert read(run) == ("done", None)
+    assert not (run.folder / KEPT).exists()
+
+
+def test_a_store_that_takes_nothing_is_said(run: Run) -> None:
+    run.results.mkdir()
+    (run.results / "toy").write_text("")
+    with pytest.raises(UserError, match=r"The record .* cannot be written"):
+        bury(run, "out of memory")
+
+
+def test_pictures_lie_beside_the_record_also_where_it_was_kept(run: Run) -> None:
+    result = execute(run)
+    assert result is not None
+    (run.folder / BESIDE).mkdir()
+    (run.folder / BESIDE / "line.png").write_bytes(b"a line")
+    record = run.results / run.key.path
+    record.unlink()
+    (run.folder / KEPT).write_text(result.to_json())
+    bury(run, "the store was full")
+    assert beside(record, "line.png").read_bytes() == b"a line"
+    assert record.with_name(f"{record.stem}.line.png") == beside(record, "line.png")
+    assert Store(run.results).paths() == [record]
