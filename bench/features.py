@@ -43,12 +43,7 @@ from bench.processes import worker_ends_with_run
 log = logging.getLogger(__name__)
 
 # By whether the entry is described, and whether nobody holds it.
-STATES = {
-    (True, True): "whole",
-    (True, False): "in use",
-    (False, True): "half-written",
-    (False, False): "being made",
-}
+STATES = {(True, True): "whole", (True, False): "in use", (False, True): "half-written", (False, False): "being made"}
 NPY: Any = np.lib.format  # untyped
 
 Key = Mapping[str, Any]
@@ -281,11 +276,7 @@ def _entry(path: Path) -> Entry | None:
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         free, found, about = _lock_at_once(file), os.fstat(file.fileno()), _about(path)
         return Entry(
-            path=path,
-            about=about,
-            size=found.st_size,
-            last_used=found.st_mtime,
-            state=STATES[bool(about), free],
+            path=path, about=about, size=found.st_size, last_used=found.st_mtime, state=STATES[bool(about), free]
         )
     return None
 
@@ -533,8 +524,7 @@ def _show(kept: FeatureCache, console: Console) -> None:
         console.print(table)
     total = sum(entry.size for entry in entries) / 1e9
     console.print(
-        f"{len(entries)} entries, {total:.3f} of {kept.limit / 1e9:g} GB ({LIMIT}), in {kept.folder}",
-        soft_wrap=True,
+        f"{len(entries)} entries, {total:.3f} of {kept.limit / 1e9:g} GB ({LIMIT}), in {kept.folder}", soft_wrap=True
     )
 
 

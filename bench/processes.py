@@ -66,14 +66,7 @@ def spread(work: Callable[[int], T], numbers: range, what: str) -> Iterator[T]:
     )
     try:
         done = pool.map(_one, numbers, chunksize=chunk)  # forks, before the bar has its thread
-        yield from track(
-            done,
-            what,
-            len(numbers),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        yield from track(done, what, len(numbers), console=console, transient=True, disable=not console.is_terminal)
     finally:
         pool.shutdown(cancel_futures=True)
 

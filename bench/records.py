@@ -163,9 +163,7 @@ def weights8(backbone: Json) -> str:
     """What tells two backbones of one name apart in a record's path, from what the record says of the backbone."""
     if backbone.get("method") == "baseline":
         return "baseline"
-    sha256, mean, std, part, tag = map(
-        backbone.get, ("weights_sha256", "mean", "std", "part", "tag")
-    )
+    sha256, mean, std, part, tag = map(backbone.get, ("weights_sha256", "mean", "std", "part", "tag"))
     told = (part, tag if sha256 else "", *(backbone.get("allow_partial") or ()))
     if any(told):
         return digest([sha256, mean, std, *told])[:8]

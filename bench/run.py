@@ -31,9 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"bench.run: {error}\n")
         return WRONG
     except KeyboardInterrupt:
-        sys.stderr.write(
-            "\nInterrupted. What is done is in the store; the same command goes on from there.\n"
-        )
+        sys.stderr.write("\nInterrupted. What is done is in the store; the same command goes on from there.\n")
         return INTERRUPTED
 
 
@@ -42,9 +40,7 @@ def _watched(arguments: argparse.Namespace) -> int:
     from bench.runs import watch
 
     if arguments.backbone or arguments.suite:
-        raise UserError(
-            "--watch DIR says itself which backbones. Leave --backbone and --suite out."
-        )
+        raise UserError("--watch DIR says itself which backbones. Leave --backbone and --suite out.")
     given = {name: value for name, value in vars(arguments).items() if name != "watch"}
 
     def evaluate(files: list[str]) -> int:
@@ -94,9 +90,7 @@ def _main(arguments: argparse.Namespace) -> int:
     return FAILED if unmade and arguments.cluster != "slurm" else status
 
 
-def _suite(
-    request: Request, arguments: argparse.Namespace, store: Store
-) -> tuple[list[Listed], list[Pretraining]]:
+def _suite(request: Request, arguments: argparse.Namespace, store: Store) -> tuple[list[Listed], list[Pretraining]]:
     """Say what a suite will cost, and make its backbones or submit them; return its runs, and what is not made."""
     wanted, left_out = suite.load(arguments.suite).possible(request.data_root)
     wanted = wanted.smoke() if request.smoke else wanted
@@ -128,14 +122,10 @@ def _resources(arguments: argparse.Namespace) -> Resources | None:
     """What each job asks of Slurm; None where the runs stay on this machine. Raises UserError."""
     if arguments.cluster == "slurm":
         if arguments.gpus != 1:
-            raise UserError(
-                "--gpus is of one machine. On Slurm give --slurm gpus_per_node=N nodes=M."
-            )
+            raise UserError("--gpus is of one machine. On Slurm give --slurm gpus_per_node=N nodes=M.")
         return resources(arguments.slurm)
     if arguments.slurm or arguments.wait:
-        raise UserError(
-            "--slurm and --wait are of --cluster slurm. Give that too, or leave them out."
-        )
+        raise UserError("--slurm and --wait are of --cluster slurm. Give that too, or leave them out.")
     return None
 
 
@@ -171,9 +161,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     launch.check(arguments.cluster, arguments.gpus, arguments.jobs)
     root = arguments.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
     if root and not root.is_dir():
-        raise UserError(
-            f"The data root {root} is no folder. Give the folder that holds the data sets."
-        )
+        raise UserError(f"The data root {root} is no folder. Give the folder that holds the data sets.")
     return Request(
         backbones=tuple(arguments.backbone),
         tasks=tuple(arguments.task),
@@ -265,16 +253,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _what(add: Callable[..., object]) -> None:
-    add(
-        "--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE"
-    )
+    add("--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE")
     add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
     add("--watch", type=Path, metavar="DIR", help="the weights of a pretraining, as they appear")
     add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
-    add(
-        "--protocol",
-        help="finetune, frozen, ... (default: the task's first); NAME-drop2: without the last two blocks",
-    )
+    add("--protocol", help="finetune, frozen, ... (default: the task's first); NAME-drop2: without the last two blocks")
     add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
     add(
         "--allow-partial",
@@ -299,9 +282,7 @@ def _how(add: Callable[..., object]) -> None:
     add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
     add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
     add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
-    add(
-        "--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)"
-    )
+    add("--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)")
     add(
         "--slurm",
         nargs="+",

@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     for flag, folder in (("--work-dir", arguments.work_dir), ("--results", arguments.results)):
-        if not folder.is_dir() and not (
-            flag == "--results" and (arguments.work_dir / FOLDER).is_dir()
-        ):
+        if not folder.is_dir() and not (flag == "--results" and (arguments.work_dir / FOLDER).is_dir()):
             raise UserError(
                 f"{flag} {folder} is no folder, so what was run from there is not known. Give the folder that "
                 f"bench.run was given; squeue --me lists your jobs, and those that end well are in their store all the "

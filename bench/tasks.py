@@ -80,9 +80,7 @@ class Protocol:
 
     def smoke(self: "P") -> "P":
         """The same protocol on a few images for one epoch: shows that it runs, means nothing."""
-        return dataclasses.replace(
-            self, name=f"{self.name}-smoke", epochs=1, limit=4 * self.batch_size
-        )
+        return dataclasses.replace(self, name=f"{self.name}-smoke", epochs=1, limit=4 * self.batch_size)
 
     def scaled(self: "P", why: str, **changes: Any) -> "P":
         """The protocol at a smaller scale, where no number is published; its source says what changed."""
@@ -239,11 +237,7 @@ class Task:
                 "task": self.name,
                 "version": self.version,
                 "data": fingerprint,
-                "protocol": {
-                    k: v
-                    for k, v in values.items()
-                    if k not in BESIDE and (k, v) not in LATER.items()
-                },
+                "protocol": {k: v for k, v in values.items() if k not in BESIDE and (k, v) not in LATER.items()},
                 "upstream": self.upstream(self, protocol),
             }
         )

@@ -48,9 +48,7 @@ def world() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         moved = objects[near] * rng.uniform(0.9, 1.1, (len(near), 4))
         all_boxes = np.vstack([moved, boxes(rng, DETECTIONS - len(near))]).round(2)
         all_labels = [*labels[near], *rng.integers(1, CLASSES + 1, DETECTIONS - len(near))]
-        for box, label, score in zip(
-            all_boxes.tolist(), all_labels, rng.random(DETECTIONS), strict=True
-        ):
+        for box, label, score in zip(all_boxes.tolist(), all_labels, rng.random(DETECTIONS), strict=True):
             row = {"image_id": image, "category_id": int(label), "bbox": box}
             found.append({**row, "score": float(score)})
     images = [{"id": i, "width": WIDTH, "height": HEIGHT} for i in range(1, IMAGES + 1)]
@@ -58,9 +56,7 @@ def world() -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return {"images": images, "annotations": truth, "categories": categories, "info": {}}, found
 
 
-def seconds_of_pycocotools(
-    truth: dict[str, Any], found: list[dict[str, Any]]
-) -> tuple[float, float]:
+def seconds_of_pycocotools(truth: dict[str, Any], found: list[dict[str, Any]]) -> tuple[float, float]:
     """Time and AP of the reference; what it prints is thrown away."""
     with contextlib.redirect_stdout(io.StringIO()):
         data = COCO()
@@ -96,14 +92,10 @@ def main() -> None:
             taken[side].append(seconds)
             scores.add(round(score, 9))
     assert len(scores) == 1, scores
-    sys.stdout.write(
-        f"box AP of {len(found):,} detections on {IMAGES:,} images ({scores.pop():.4f}), s\n"
-    )
+    sys.stdout.write(f"box AP of {len(found):,} detections on {IMAGES:,} images ({scores.pop():.4f}), s\n")
     for side, values in taken.items():
         low, high = min(values), max(values)
-        sys.stdout.write(
-            f"  {side:14} {statistics.median(values):7.2f}  ({low:.2f} to {high:.2f})\n"
-        )
+        sys.stdout.write(f"  {side:14} {statistics.median(values):7.2f}  ({low:.2f} to {high:.2f})\n")
 
 
 if __name__ == "__main__":

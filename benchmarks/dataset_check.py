@@ -64,9 +64,7 @@ def main() -> None:
         sys.stdout.write(f"{images + VAL:,} files made in {time.perf_counter() - start:.0f} s\n")
         for attempt in ("first", "again"):
             seconds, busy, memory = check(root)
-            sys.stdout.write(
-                f"{attempt}: {seconds:.1f} s ({busy:.1f} s of a core), {memory:.2f} GB\n"
-            )
+            sys.stdout.write(f"{attempt}: {seconds:.1f} s ({busy:.1f} s of a core), {memory:.2f} GB\n")
 
 
 if __name__ == "__main__":

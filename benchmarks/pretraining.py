@@ -47,9 +47,7 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def trainer(
-    arch: str, name: str, bf16: bool, compiled: bool = False, **changes: Any
-) -> Callable[[Batch], float]:
+def trainer(arch: str, name: str, bf16: bool, compiled: bool = False, **changes: Any) -> Callable[[Batch], float]:
     """A method with its optimiser: one step on a batch, in seconds."""
     siamese: Siamese = build(method(name, **changes), arch, img_size=224, seed=0).to(DEVICE)
     choose_attention(siamese, DEVICE, bf16)
@@ -197,15 +195,10 @@ def _precisions(arch: str, size: int, rounds: int) -> None:
 def _methods(arch: str, size: int, rounds: int) -> None:
     """Every method's step beside MAE's."""
     batch = _images(size)
-    sides = {
-        label: trainer(arch, label.partition(",")[0], True, **changes)
-        for label, changes in METHODS.items()
-    }
+    sides = {label: trainer(arch, label.partition(",")[0], True, **changes) for label, changes in METHODS.items()}
     cost = in_turn({label: (lambda s=s: s(batch)) for label, s in sides.items()}, rounds)
     for label, seconds in cost.items():
-        sys.stdout.write(
-            f"{label:30} {size / seconds:8.2f} images/s  {seconds / cost['mae']:.2f} x MAE's step\n"
-        )
+        sys.stdout.write(f"{label:30} {size / seconds:8.2f} images/s  {seconds / cost['mae']:.2f} x MAE's step\n")
 
 
 if __name__ == "__main__":

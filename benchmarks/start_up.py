@@ -79,11 +79,7 @@ def main() -> None:
         points.parent.mkdir(parents=True)
         points.write_text("0 0\n1 1\n2 4\n")
         request = Request(
-            backbones=("test_vit",),
-            tasks=("toy/line",),
-            seeds=CELLS,
-            data_root=folder / "data",
-            include=(ENTRIES,),
+            backbones=("test_vit",), tasks=("toy/line",), seeds=CELLS, data_root=folder / "data", include=(ENTRIES,)
         )
         os.environ["BENCH_CACHE"] = str(folder / "cache")
         store = Store(folder / "results")

@@ -189,8 +189,7 @@ def measure(task: Task, seed: int) -> tuple[float, ...]:
             thread.join()
     ours, bare = (np.array(TURNS.seconds[side])[WARMUP:] for side in SIDES)
     rest, bare_rest = (
-        np.array(TURNS.seconds[side])[WARMUP:] - np.array(TURNS.model[side])[WARMUP:STEPS]
-        for side in SIDES
+        np.array(TURNS.seconds[side])[WARMUP:] - np.array(TURNS.model[side])[WARMUP:STEPS] for side in SIDES
     )
     numbers = ours, bare, ours / bare - 1, (rest - bare_rest) / bare
     return tuple(float(np.median(values)) for values in numbers)

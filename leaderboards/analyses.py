@@ -72,11 +72,7 @@ class Correlations:
 
 def shown(standings: Iterable[Section]) -> list[Section]:
     """Return the sections that count: current, with numbers, no smoke runs."""
-    return [
-        s
-        for s in standings
-        if s.rows and not s.superseded_by and not str(s.protocol["name"]).endswith("-smoke")
-    ]
+    return [s for s in standings if s.rows and not s.superseded_by and not str(s.protocol["name"]).endswith("-smoke")]
 
 
 def scalars(section: Section) -> list[Scalar]:
@@ -188,8 +184,7 @@ def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Pat
 def _values(sections: Sequence[Section]) -> str:
     head = ["backbone", "method", "weights"]
     head += [
-        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}"
-        for s in sections
+        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}" for s in sections
     ]
     lines = []
     for rows in by_backbone(sections).values():
@@ -214,9 +209,7 @@ def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out:
         told = f"{result.task} {result.protocol['name']}: {what}, seed {result.seed}"
         link = quote(Path(os.path.relpath(path, out)).as_posix())
         lines.setdefault(name, []).append(f"[{escape_cell(told)}]({link})")
-    return "".join(
-        f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items())
-    )
+    return "".join(f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items()))
 
 
 def _tau_table(found: Correlations) -> str:
@@ -226,13 +219,7 @@ def _tau_table(found: Correlations) -> str:
             f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}"
             for s in found.columns
         ]
-        parts += [
-            table(
-                head,
-                [[escape_cell(s.label), *map(tau_cell, line)] for s, line in found.lines],
-                left=1,
-            )
-        ]
+        parts += [table(head, [[escape_cell(s.label), *map(tau_cell, line)] for s, line in found.lines], left=1)]
     if found.untold:
         listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.untold.items())
         parts += [f"{UNTOLD}: {listed}.\n"]
@@ -241,11 +228,7 @@ def _tau_table(found: Correlations) -> str:
 
 # The web page's chapter on analyses, as HTML: scalars by backbone, and their correlation with scores.
 
-NAMES = (
-    Column(name="backbone", sorted="ascending"),
-    Column(name="method"),
-    Column(name="weights"),
-)
+NAMES = (Column(name="backbone", sorted="ascending"), Column(name="method"), Column(name="weights"))
 
 
 def chapter(standings: Sequence[Section]) -> str:
@@ -274,8 +257,7 @@ def _values_html(sections: Sequence[Section]) -> str:
     for section in sections:
         for name, value in references(section).items():
             cells = [
-                number_html(f"{value:.4f}", value) if s is section else number_html(MISSING, None)
-                for s in sections
+                number_html(f"{value:.4f}", value) if s is section else number_html(MISSING, None) for s in sections
             ]
             names = [words("for reference"), words(MISSING)]
             lines.append(table_row(name, [*names, *cells], f"{name} reference"))
@@ -299,8 +281,7 @@ def _correlations_html(found: Correlations) -> str:
     if found.columns:
         heads = [Column(name="scalar"), *(_head(s) for s in found.columns)]
         lines = [
-            table_row(s.label, [number_html(tau_cell(c), c.tau) for c in line], s.label)
-            for s, line in found.lines
+            table_row(s.label, [number_html(tau_cell(c), c.tau) for c in line], s.label) for s, line in found.lines
         ]
         ident = slug("analyses", found.mode)
         parts.append(html_table(ident, f"Kendall's tau-b, {found.mode}", heads, lines))

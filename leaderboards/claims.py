@@ -73,10 +73,7 @@ class Claim:
 def above(one: str, other: str, score: Score, *, higher: bool = True) -> Comparison:
     """`one` above `other`; below it, where lower is what is claimed."""
     sign = 1 if higher else -1
-    terms = (
-        Term(factor=sign, role=one, score=score),
-        Term(factor=-sign, role=other, score=score),
-    )
+    terms = (Term(factor=sign, role=one, score=score), Term(factor=-sign, role=other, score=score))
     return Comparison(label=f"{one} {'above' if higher else 'below'} {other}: {score}", terms=terms)
 
 
@@ -84,12 +81,7 @@ def each(
     ones: Sequence[str], others: Sequence[str], scores: Iterable[Score], *, higher: bool = True
 ) -> tuple[Comparison, ...]:
     """Every one above every other, in every score."""
-    return tuple(
-        above(one, other, score, higher=higher)
-        for score in scores
-        for one in ones
-        for other in others
-    )
+    return tuple(above(one, other, score, higher=higher) for score in scores for one in ones for other in others)
 
 
 # What two papers claim of masked image modelling (MIM), each as comparisons that numbers can decide.
@@ -162,17 +154,11 @@ def _occlusion(covered: str) -> Claim:
 
 def _similarity(covered: str) -> Claim:
     score = Score(task=covered, protocol="finetune", metric="top1")
-    gain = (
-        Term(factor=0.5, role="mae", score=score),
-        Term(factor=-0.5, role=SCRATCH, score=score),
-    )
+    gain = (Term(factor=0.5, role="mae", score=score), Term(factor=-0.5, role=SCRATCH, score=score))
     comparisons = []
     for other in ("r-mae", "c-mae"):
         for sign, said in ((1, "not worse"), (-1, "not better")):
-            ends = (
-                Term(factor=sign, role=other, score=score),
-                Term(factor=-sign, role="mae", score=score),
-            )
+            ends = (Term(factor=sign, role=other, score=score), Term(factor=-sign, role="mae", score=score))
             label = f"{other} {said} than mae by half of mae's gain over scratch: {score}"
             comparisons.append(Comparison(label=label, terms=(*ends, *gain)))
     return Claim(
@@ -215,9 +201,7 @@ def _semantics(covered: str) -> Claim:
 def _mean(metric: str, blocks: Iterable[int], role: str, factor: float) -> tuple[Term, ...]:
     """The mean over blocks of an attention metric."""
     names = [f"{metric}/{block}" for block in blocks]
-    return tuple(
-        Term(factor=factor / len(names), role=role, score=_attention(name)) for name in names
-    )
+    return tuple(Term(factor=factor / len(names), role=role, score=_attention(name)) for name in names)
 
 
 def _attention(metric: str) -> Score:
@@ -236,10 +220,7 @@ def _locality(covered: str, blocks: int) -> Claim:
     )
     wider = Comparison(
         label="supervised: attention distance of the last quarter above that of the first",
-        terms=(
-            *_mean("distance", last, "supervised", 1),
-            *_mean("distance", first, "supervised", -1),
-        ),
+        terms=(*_mean("distance", last, "supervised", 1), *_mean("distance", first, "supervised", -1)),
     )
     return Claim(
         number=5,
@@ -287,16 +268,12 @@ def _drops(count: int) -> tuple[Comparison, ...]:
     found = []
     for task, metric, sign in (("pose/scenes", "PCK@0.1", 1), ("depth/scenes", "RMSE", -1)):
         whole, dropped = (
-            Score(task=task, protocol=name, metric=metric)
-            for name in ("finetune", f"finetune-drop{count}")
+            Score(task=task, protocol=name, metric=metric) for name in ("finetune", f"finetune-drop{count}")
         )
         for role in ("supervised", *MIM):
             helps = role == "supervised"
             factor = sign if helps else -sign
-            terms = (
-                Term(factor=factor, role=role, score=dropped),
-                Term(factor=-factor, role=role, score=whole),
-            )
+            terms = (Term(factor=factor, role=role, score=dropped), Term(factor=-factor, role=role, score=whole))
             verb = "helps" if helps else "hurts"
             label = f"dropping the last quarter {verb} {role}: {task} {metric}"
             found.append(Comparison(label=label, terms=terms))
@@ -352,9 +329,7 @@ def _geometry(covered: str) -> Claim:
 
 
 def _losses(covered: str) -> Claim:
-    box, cls = (
-        Score(task="detection/scenes", protocol="finetune", curve=c) for c in ("bbox", "cls")
-    )
+    box, cls = (Score(task="detection/scenes", protocol="finetune", curve=c) for c in ("bbox", "cls"))
     return Claim(
         number=9,
         paper=PAPER_2,
@@ -363,10 +338,7 @@ def _losses(covered: str) -> Claim:
         "classification loss, fine-tuned: MAE and SimMIM each below supervised in the first, above it in the second. "
         "(A detector that finds nothing has next to no box loss, since few of its proposals match: in short training "
         "a low one is no merit by itself.)",
-        comparisons=(
-            *each(MIM, ["supervised"], [box], higher=False),
-            *each(MIM, ["supervised"], [cls]),
-        ),
+        comparisons=(*each(MIM, ["supervised"], [box], higher=False), *each(MIM, ["supervised"], [cls])),
         given=learnt(covered),
     )
 

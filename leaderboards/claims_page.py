@@ -68,21 +68,14 @@ def _judge(comparison: Comparison, replicates: Replicates, number: int) -> Judge
     """One of `number` comparisons."""
     known = [replicates.values(term.role, term.score) for term in comparison.terms]
     shared = sorted(set.intersection(*(set(values.by_replicate) for values in known)))
-    parts = [
-        [t.factor * v.by_replicate[k] for t, v in zip(comparison.terms, known, strict=True)]
-        for k in shared
-    ]
+    parts = [[t.factor * v.by_replicate[k] for t, v in zip(comparison.terms, known, strict=True)] for k in shared]
     interval = mean_interval([math.fsum(part) for part in parts]) if parts else None
     problems = [values.problem for values in known if values.problem]
     if len(shared) < FEWEST and not problems:
         roles = " and ".join(dict.fromkeys(term.role for term in comparison.terms))
-        problems = [
-            f"{roles}: n = {len(shared)} in {comparison.terms[0].score}, and an interval needs {FEWEST}"
-        ]
+        problems = [f"{roles}: n = {len(shared)} in {comparison.terms[0].score}, and an interval needs {FEWEST}"]
     if problems:
-        return Judged(
-            comparison=comparison, interval=interval, says="open", missing=tuple(problems)
-        )
+        return Judged(comparison=comparison, interval=interval, says="open", missing=tuple(problems))
     says = _explain([math.fsum(part) for part in parts], _rounding(parts), number)
     return Judged(comparison=comparison, interval=interval, says=says)
 
@@ -131,9 +124,7 @@ def page(standings: Sequence[Section], records: Path | None = None) -> str | Non
     return "\n".join(parts)
 
 
-def _judged(
-    scale: Scale, standings: Sequence[Section], records: Path | None
-) -> tuple[Replicates, list[Verdict]]:
+def _judged(scale: Scale, standings: Sequence[Section], records: Path | None) -> tuple[Replicates, list[Verdict]]:
     replicates = Replicates(scale, standings, curves_of(records))
     told = claims(covered(scale), replicates.blocks)
     return replicates, [verdict(claim, replicates) for claim in told]
@@ -160,8 +151,7 @@ def _summary(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
     head = ["", "claim", *(f"scale {k}" for k in range(1, len(found) + 1))]
     columns = [verdicts for _, verdicts in found.values()]
     rows = [
-        [str(line[0].claim.number), line[0].claim.sentence, *map(_verdict, line)]
-        for line in zip(*columns, strict=True)
+        [str(line[0].claim.number), line[0].claim.sentence, *map(_verdict, line)] for line in zip(*columns, strict=True)
     ]
     return f"Scales:\n\n{scales_told}\n{table(head, rows, left=2)}"
 
@@ -200,9 +190,7 @@ def _missing(texts: Sequence[str]) -> str:
     by_role: dict[str, list[str]] = {}
     for role, _, what in (text.partition(": ") for text in texts):
         by_role.setdefault(role, []).append(what)
-    return "".join(
-        f"- {escape_cell(role)}: {escape_cell('; '.join(w))}\n" for role, w in by_role.items()
-    )
+    return "".join(f"- {escape_cell(role)}: {escape_cell('; '.join(w))}\n" for role, w in by_role.items())
 
 
 def _counts(told: Verdict) -> str:

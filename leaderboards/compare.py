@@ -97,11 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The paired difference of two backbones in every task that both have, with 95 % intervals.",
     )
     add = parser.add_argument
-    add(
-        "a",
-        metavar="A",
-        help="a backbone's name in the records, with @weights where it is not unique",
-    )
+    add("a", metavar="A", help="a backbone's name in the records, with @weights where it is not unique")
     add("b", metavar="B", help="the other's")
     add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
     return parser

@@ -11,16 +11,7 @@ from leaderboards.tables import decimals, number, page_name, rank_cell
 
 COLUMNS = (
     *("task", "protocol", "mode", "digest", "superseded_by", "backbone", "method", "weights"),
-    *(
-        "metric",
-        "primary",
-        "higher_is_better",
-        "mean",
-        "half_width",
-        "n",
-        "rank_first",
-        "rank_last",
-    ),
+    *("metric", "primary", "higher_is_better", "mean", "half_width", "n", "rank_first", "rank_last"),
     *("device_hours", "images_per_second"),
 )
 SPECIAL = {char: f"\\{char}" for char in "&%$#_{}"} | {

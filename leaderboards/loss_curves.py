@@ -54,24 +54,15 @@ def draw(records: Sequence[Result], out: Path, smooth: int | None = None) -> Non
         for axes, (curve, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             for record in records:
                 colour = mpl.colormaps["tab10"](names.index(_name(record)) % 10)
-                axes.plot(
-                    moving_mean(record.curves[curve], width),
-                    color=colour,
-                    label=_name(record),
-                    linewidth=1.2,
-                )
+                axes.plot(moving_mean(record.curves[curve], width), color=colour, label=_name(record), linewidth=1.2)
             axes.set(xlabel="iteration", ylabel=title, ylim=(0, None))
         lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(_title(records[0], width), fontsize=10)
         try:
-            figure.savefig(
-                out, dpi=150, metadata={"Software": None} if out.suffix == ".png" else None
-            )
+            figure.savefig(out, dpi=150, metadata={"Software": None} if out.suffix == ".png" else None)
         except OSError as error:
-            raise UserError(
-                f"{out} cannot be written ({error.strerror}). Give another file with --out."
-            ) from None
+            raise UserError(f"{out} cannot be written ({error.strerror}). Give another file with --out.") from None
 
 
 def moving_mean(values: Sequence[float], width: int) -> Any:

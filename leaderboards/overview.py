@@ -81,11 +81,7 @@ def blocks(standings: Iterable[Section]) -> list[Block]:
         Block(
             mode=kind,
             embedded=embedded,
-            sections=tuple(
-                s
-                for s in current
-                if mode(s.protocol) == kind and s.task.endswith("/scenes") == embedded
-            ),
+            sections=tuple(s for s in current if mode(s.protocol) == kind and s.task.endswith("/scenes") == embedded),
         )
         for kind, embedded in product(("fine-tuned", "frozen"), (True, False))
     ]
@@ -111,9 +107,7 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
     if scales(standings):
         parts += [f"Whether it holds here what two papers say of MIM: [claims]({CLAIMS}).\n"]
     if elsewhere:
-        parts += [
-            f"Numbers of others, [published and not run here]({elsewhere}), are never ranked with these.\n"
-        ]
+        parts += [f"Numbers of others, [published and not run here]({elsewhere}), are never ranked with these.\n"]
     return "\n".join([*parts, REPRODUCE + "\n"])
 
 
@@ -121,10 +115,7 @@ def matrix(block: Block) -> str:
     """Return backbones by sections, each cell the primary metric, with the note on n and the mean rank."""
     ranks, common = mean_ranks(block.sections), block.common_n
     head = ["backbone", "method", "weights", *(["mean rank"] if ranks else [])]
-    head += [
-        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}"
-        for s in block.sections
-    ]
+    head += [f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}" for s in block.sections]
     lines = []
     for name, rows in block.rows.items():
         cells = [ranks.get(name, MISSING)] if ranks else []
@@ -186,8 +177,7 @@ def matrix_cell(section: Section, row: Row | None, common: int) -> str:
 def columns(standings: Sequence[Section]) -> str:
     """List the digest and data behind each column of the overview."""
     lines = [
-        f"- {s.task}, {escape_cell(s.protocol['name'])}: digest `{s.digest[:8]}`, "
-        f"data fingerprint {fingerprint(s)}\n"
+        f"- {s.task}, {escape_cell(s.protocol['name'])}: digest `{s.digest[:8]}`, data fingerprint {fingerprint(s)}\n"
         for s in standings
     ]
     return "".join(lines)
@@ -198,11 +188,7 @@ def failures(standings: Sequence[Section]) -> str:
     counts = Counter({s.task: 0 for s in standings})
     for section in standings:
         counts[section.task] += len(section.failed)
-    return "".join(
-        f"- [{task}]({page_name(task)}): {count} failed\n"
-        for task, count in counts.items()
-        if count
-    )
+    return "".join(f"- [{task}]({page_name(task)}): {count} failed\n" for task, count in counts.items() if count)
 
 
 def superseded(section: Section) -> str:

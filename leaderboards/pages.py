@@ -231,12 +231,7 @@ def series(row: Row) -> Series | None:
     told = row.pretraining
     if told.get("images") is None:
         return None
-    return Series(
-        method=told["method"]["name"],
-        arch=told["arch"],
-        recipe=told["recipe"]["name"],
-        data=told["data"],
-    )
+    return Series(method=told["method"]["name"], arch=told["arch"], recipe=told["recipe"]["name"], data=told["data"])
 
 
 def _section(one: Series, current: Sequence[Section]) -> str:
@@ -245,13 +240,9 @@ def _section(one: Series, current: Sequence[Section]) -> str:
     shown = [s for s in current if any(columns[s.digest])]
     counts = sorted({images for s in shown for images in columns[s.digest]})
     head = ["pretrained on"] + [
-        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}"
-        for s in shown
+        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}" for s in shown
     ]
-    rows = [
-        [_label(images), *(columns[s.digest].get(images, MISSING) for s in shown)]
-        for images in counts
-    ]
+    rows = [[_label(images), *(columns[s.digest].get(images, MISSING) for s in shown)] for images in counts]
     title = f"{one.method}, {one.arch}, recipe {one.recipe}, {one.data}"
     return f"## {escape_cell(title)}\n\n{table(head, rows, left=1)}"
 

@@ -53,11 +53,7 @@ def load(path: Path) -> list[Published]:
         raise UserError(f"The published numbers {path} cannot be read: {error}. Mend it.") from None
     if extra := content.keys() - {"group"}:
         raise unknown(f"key of {path}", min(extra), ["group"])
-    return [
-        _number(path, group, row)
-        for group in content.get("group", [])
-        for row in _rows(path, group)
-    ]
+    return [_number(path, group, row) for group in content.get("group", []) for row in _rows(path, group)]
 
 
 def _rows(path: Path, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:

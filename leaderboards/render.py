@@ -39,8 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
     except OSError as error:
         print(  # noqa: T201
-            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or mend this.",
-            file=sys.stderr,
+            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or mend this.", file=sys.stderr
         )
     return 2
 
@@ -138,9 +137,7 @@ def print_page(page: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m leaderboards.render", description="Markdown tables from records."
-    )
+    parser = argparse.ArgumentParser(prog="python -m leaderboards.render", description="Markdown tables from records.")
     add = parser.add_argument
     add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
     add("--out", type=Path, default=HERE, metavar="DIR", help="folder of the pages")
@@ -164,10 +161,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # The overview's tables and the claims' verdicts inside another file, a README, between marks.
 
-TABLES, VERDICTS = (
-    "tables",
-    "claims",
-)  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
+TABLES, VERDICTS = ("tables", "claims")  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
 CARD = re.compile(r"\]\((backbone-[^)]+\.md)\)")
 
 
@@ -180,9 +174,7 @@ def put(path: Path, pages: Mapping[str, str], out: Path, without: Collection[str
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"--extract {path} cannot be read: {error}. Give a markdown file."
-        ) from None
+        raise UserError(f"--extract {path} cannot be read: {error}. Give a markdown file.") from None
     folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
     text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder, without))
     if any(mark in text for mark in _marks(VERDICTS)):
@@ -223,9 +215,7 @@ def _tables(overview: str, folder: str, without: Collection[str]) -> str:
             parts.append(f"**{title}**\n\n{_moved(kept, folder)}")
     if left_out:
         whole = f"[the overview]({folder}/{OVERVIEW})"
-        parts.append(
-            f"Of the backbones whose methods are compared, {len(left_out)} are in {whole} alone.\n"
-        )
+        parts.append(f"Of the backbones whose methods are compared, {len(left_out)} are in {whole} alone.\n")
     return "\n".join(parts)
 
 

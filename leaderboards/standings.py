@@ -69,9 +69,7 @@ class Section:
     higher_is_better: bool
     rows: tuple[Row, ...]
     failed: tuple[Result, ...]
-    largest: Mapping[str, float] = field(
-        default_factory=dict
-    )  # the rows' largest mean of each metric
+    largest: Mapping[str, float] = field(default_factory=dict)  # the rows' largest mean of each metric
     superseded_by: str | None = None
 
     @property
@@ -154,8 +152,7 @@ def _row(results: list[Result]) -> Row:
         weights8=weights8(backbone),
         results=tuple(results),
         metrics={
-            name: mean_interval([r.metrics[name] for r in results if name in r.metrics])
-            for name in sorted(names)
+            name: mean_interval([r.metrics[name] for r in results if name in r.metrics]) for name in sorted(names)
         },
     )
 
@@ -166,9 +163,7 @@ def _ranked(section: Section) -> tuple[Row, ...]:
         return rows
     values = [row.values(section.primary) for row in rows]
     ranks = rank_intervals(values, higher_is_better=section.higher_is_better)
-    ties = [
-        rank is not None and tie(values[0], own) for rank, own in zip(ranks, values, strict=True)
-    ]
+    ties = [rank is not None and tie(values[0], own) for rank, own in zip(ranks, values, strict=True)]
     return tuple(
         replace(row, rank=rank, ties=ties[place] and place > 0)
         for place, (row, rank) in enumerate(zip(rows, ranks, strict=True))
@@ -244,10 +239,7 @@ def read_task(store: Store, task: str) -> Reading:
             except UserError as error:
                 broken.append(f"Left out: {error}")
     return Reading(
-        standings=sections(results.values()),
-        records=len(results),
-        broken=broken,
-        pictures=_pictures(files, results),
+        standings=sections(results.values()), records=len(results), broken=broken, pictures=_pictures(files, results)
     )
 
 
@@ -266,8 +258,7 @@ def _in_place(result: Result, path: Path) -> Result:
     place = result.key.place
     if not path.as_posix().endswith(f"/{place}"):
         raise UserError(
-            f"The record {path} holds the number of {place}: a copy, or moved by hand. "
-            f"Move it there or delete it."
+            f"The record {path} holds the number of {place}: a copy, or moved by hand. Move it there or delete it."
         )
     return result
 

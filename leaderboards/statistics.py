@@ -111,9 +111,7 @@ def tie(a: Values, b: Values) -> bool:
     return found.mean == 0 or (found.half_width is not None and not found.told_apart)
 
 
-def rank_intervals(
-    rows: Sequence[Values], *, higher_is_better: bool
-) -> list[tuple[int, int] | None]:
+def rank_intervals(rows: Sequence[Values], *, higher_is_better: bool) -> list[tuple[int, int] | None]:
     """Return for each row the first and last rank that the data allow; None for one that is not finite.
 
     A row ranks behind all that are better for certain and before all that are worse for certain, by the t test
@@ -140,10 +138,7 @@ def _rank_intervals(table: Any, alone: Any, block: Any) -> list[tuple[int, int]]
     leads, sizes, degrees = _t_tests(table, alone, block)
     rejected = _holm(sizes, degrees)
     behind, before = (rejected & (leads < 0)).sum(1), (rejected & (leads > 0)).sum(1)
-    return [
-        (int(first), int(last))
-        for first, last in zip(1 + behind, table.shape[1] - before, strict=True)
-    ]
+    return [(int(first), int(last)) for first, last in zip(1 + behind, table.shape[1] - before, strict=True)]
 
 
 def _holm(sizes: Any, degrees: Any) -> Any:
@@ -212,9 +207,7 @@ def _t_tests(table: Any, alone: Any, block: Any) -> tuple[Any, Any, Any]:
         lead = np.where(paired, lead, mean[block, None] - mean)
         spread = np.where(paired, spread, error + error[block, None])
         welch = ~paired & (n >= 2) & (n[block, None] >= 2)
-        one, other = (
-            block[side] if axis == 0 else side for axis, side in enumerate(welch.nonzero())
-        )
+        one, other = (block[side] if axis == 0 else side for axis, side in enumerate(welch.nonzero()))
         degrees[welch] = _welch([error[other], error[one]], [n[other], n[one]])
     degrees[np.arange(len(block)), block] = np.nan
     noise, size, scale = np.sqrt(spread), np.abs(lead), ROUNDING * np.abs(mean)
@@ -271,9 +264,4 @@ def kendall(x: Sequence[float], y: Sequence[float]) -> Correlation:
     most = 1 - 2 / (n * (n - 1))
     middle = math.atanh(min(max(tau, -most), most))
     reach = float(ndtri((1 + CONFIDENCE) / 2)) * math.sqrt(VARIANCE / (n - FEWEST))
-    return Correlation(
-        tau=tau,
-        low=min(math.tanh(middle - reach), tau),
-        high=max(math.tanh(middle + reach), tau),
-        n=n,
-    )
+    return Correlation(tau=tau, low=min(math.tanh(middle - reach), tau), high=max(math.tanh(middle + reach), tau), n=n)

@@ -87,10 +87,7 @@ def decimals(section: Section, name: str) -> int:
 def costs(row: Row) -> list[str]:
     """Return mean device-hours a run, images a second, part of training spent waiting for images, devices."""
     digits = {"device_hours": 4, "images_per_second": 1, "data_wait": 3}
-    cells = [
-        MISSING if (cost := row.cost(key)) is None else f"{cost:.{places}f}"
-        for key, places in digits.items()
-    ]
+    cells = [MISSING if (cost := row.cost(key)) is None else f"{cost:.{places}f}" for key, places in digits.items()]
     return [*cells, distinct(result.cost.get("device") for result in row.results)]
 
 
@@ -120,8 +117,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     lines = []
     for cells in (head, rule, *rows):
         padded = (
-            cell.ljust(w) if i < left else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
+            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
         )
         lines += [f"| {' | '.join(padded)} |\n"]
     return "".join(lines)
@@ -188,9 +184,7 @@ def number_html(markdown: str, value: float | None, remark: str = "") -> str:
     """Return a cell with a number, which sorts by its full value; None and NaN go last whichever way it sorts."""
     key = "" if value is None or math.isnan(value) else f' data-value="{exact(value)}"'
     small = f"<small>{remark}</small>" if remark else ""
-    text = inline(markdown).replace(
-        TIE, f'<span class="tie">{TIE}</span>'
-    )  # hangs, so that digits align
+    text = inline(markdown).replace(TIE, f'<span class="tie">{TIE}</span>')  # hangs, so that digits align
     return f'<td class="number"{key}>{text}{small}</td>'
 
 
@@ -205,9 +199,7 @@ def table_row(name: str, cells: Iterable[str], search: str) -> str:
     return f'<tr data-name="{escape(search.lower())}">{head}{"".join(cells)}</tr>'
 
 
-def html_table(
-    ident: str, caption: str, columns: Iterable[Column], rows: Iterable[str], kind: str = ""
-) -> str:
+def html_table(ident: str, caption: str, columns: Iterable[Column], rows: Iterable[str], kind: str = "") -> str:
     """Return a table that can be sorted, in a box of its own that scrolls; `caption` is HTML."""
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{ident}-caption">\n'

@@ -50,10 +50,7 @@ COST_MEASURES = {
     "parameters": ("parameters", "millions", 10**6),
 }
 # Records carry no units; these are the field's names, percentages 0-100 and metres.
-UNITS = {
-    r"top\d+|mean_class_accuracy|[am]Acc|mIoU|(bbox_|mask_)?A[PR]\w*|PCK@.*|SUC|AO|SR\d+": "%",
-    r"RMSE|SqRel": "m",
-}
+UNITS = {r"top\d+|mean_class_accuracy|[am]Acc|mIoU|(bbox_|mask_)?A[PR]\w*|PCK@.*|SUC|AO|SR\d+": "%", r"RMSE|SqRel": "m"}
 Keys = Mapping[tuple[str, str], int]  # of a row's backbone and weights
 
 
@@ -86,27 +83,16 @@ def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
         title = f"{name} ({unit})" if unit else name
         if name == section.primary and section.ranked:
             title += ", higher is better" if section.higher_is_better else ", lower is better"
-        values = {
-            keys[row.backbone, row.weights8]: _metric_measure(section, row, name)
-            for row in section.rows
-        }
+        values = {keys[row.backbone, row.weights8]: _metric_measure(section, row, name) for row in section.rows}
         yield _measure(group, name, title, values, cost=False)
     for key, (name, unit, size) in COST_MEASURES.items():
         values = {keys[row.backbone, row.weights8]: _cost(row, key, size) for row in section.rows}
         yield _measure(group, name, f"{name} ({unit})", values, cost=True)
 
 
-def _measure(
-    group: str, name: str, title: str, values: Mapping[int, Any], *, cost: bool
-) -> dict[str, Any]:
+def _measure(group: str, name: str, title: str, values: Mapping[int, Any], *, cost: bool) -> dict[str, Any]:
     known = {key: value for key, value in values.items() if value is not None}
-    return {
-        "group": group,
-        "name": name,
-        "title": f"{title}: {group}",
-        "cost": cost,
-        "values": known,
-    }
+    return {"group": group, "name": name, "title": f"{title}: {group}", "cost": cost, "values": known}
 
 
 def _metric_measure(section: Section, row: Row, name: str) -> dict[str, Any] | None:
@@ -114,11 +100,7 @@ def _metric_measure(section: Section, row: Row, name: str) -> dict[str, Any] | N
     if interval is None or not math.isfinite(interval.mean):
         return None
     half = None if interval.half_width is None else float(exact(interval.half_width))
-    return {
-        "mean": float(exact(interval.mean)),
-        "half": half,
-        "text": metric_cell(section, row, name),
-    }
+    return {"mean": float(exact(interval.mean)), "half": half, "text": metric_cell(section, row, name)}
 
 
 def _cost(row: Row, key: str, size: int) -> dict[str, Any] | None:
@@ -134,9 +116,7 @@ def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
         return {}
     sizes = [len(measure["values"]) for measure in measures]
     y = sizes.index(max(sizes))
-    x = next(
-        (i for i, m in enumerate(measures) if m["cost"] and m["group"] == measures[y]["group"]), y
-    )
+    x = next((i for i, m in enumerate(measures) if m["cost"] and m["group"] == measures[y]["group"]), y)
     return {"x": x, "y": y}
 
 
@@ -172,9 +152,7 @@ def _matrix(block: Block) -> str:
     lines = []
     for name, rows in block.rows.items():
         mean = ranks.get(name, MISSING)
-        cells = (
-            [number_html(mean, float(mean.split()[0]) if name in ranks else None)] if ranks else []
-        )
+        cells = [number_html(mean, float(mean.split()[0]) if name in ranks else None)] if ranks else []
         cells += [_matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
         lines.append(_row(next(filter(None, rows)), cells))
     heads = [replace(NAMES[0], sorted="ascending"), *NAMES[1:]]
@@ -224,9 +202,7 @@ def tasks_chapter(standings: Sequence[Section]) -> str:
         ordered = sorted(group, key=lambda section: section.superseded_by is not None)
         head = f'<h3 id="{slug("task", task)}">{escape(task)}</h3>\n'
         body = "".join(map(_section, ordered))
-        parts.append(
-            f'<section class="filtered" data-task="{escape(task)}">\n{head}{body}</section>\n'
-        )
+        parts.append(f'<section class="filtered" data-task="{escape(task)}">\n{head}{body}</section>\n')
     return "".join(parts)
 
 
@@ -300,9 +276,7 @@ def published_chapter(numbers: Sequence[Published]) -> str:
 
 
 def _told(told: Published) -> str:
-    cells = [
-        words(tables.escape_cell(text)) for text in (told.method, told.pretraining, told.metric)
-    ]
+    cells = [words(tables.escape_cell(text)) for text in (told.method, told.pretraining, told.metric)]
     cells += [number_html(f"{told.value:g}", told.value)]
     cells += [words(tables.escape_cell(text), "wide") for text in (told.protocol, told.source)]
     return table_row(told.backbone, cells, f"{told.backbone} {told.method}")
@@ -404,9 +378,7 @@ def html(
 
 
 def _contents(links: Iterable[tuple[str, str]]) -> str:
-    return bullets(
-        (f'<a href="#{ident}">{escape(title)}</a>' for ident, title in links), "contents"
-    )
+    return bullets((f'<a href="#{ident}">{escape(title)}</a>' for ident, title in links), "contents")
 
 
 def _options(tasks: Iterable[str]) -> str:
@@ -424,9 +396,7 @@ def _figures(pictures: Mapping[Path, Result]) -> str:
 
 def _figure(path: Path, result: Result) -> str:
     subject = re.sub(r"[-_.]+", " ", path.stem.partition("-seed")[2].lstrip("0123456789")).strip()
-    run = (
-        f"{result.backbone['name']} on {result.task}, {result.protocol['name']}, seed {result.seed}"
-    )
+    run = f"{result.backbone['name']} on {result.task}, {result.protocol['name']}, seed {result.seed}"
     told = f"{subject or 'Picture'} of {run}"
     source = "/".join(picture_place(path).parts)
     image = f'<img src="{escape(quote(source))}" alt="{escape(told)}" loading="lazy">'

@@ -50,9 +50,7 @@ class Draws:
         return torch.randn(shape, generator=self.generator)
 
 
-def change_some(
-    images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *numbers: Tensor
-) -> None:
+def change_some(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *numbers: Tensor) -> None:
     """Change the chosen images, in place; `numbers` [N, ...] are the change's arguments."""
     rows = chosen.nonzero().flatten()
     if not len(rows):
@@ -208,9 +206,7 @@ def solarize_add(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
     return torch.where(_bytes(images) < 128, (images + more).clamp(max=1), images)
 
 
-def enhance(
-    images: Tensor, amounts: Tensor, fill: Tensor, *, way: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def enhance(images: Tensor, amounts: Tensor, fill: Tensor, *, way: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Increase or decrease colour, contrast, brightness or sharpness, by nine tenths at most."""
     return way(images, ENHANCE * amounts)
 
@@ -224,14 +220,7 @@ def sharpness(images: Tensor, amounts: Tensor) -> Tensor:
     return torch.lerp(smooth, images, 1 + _per_image(amounts)).clamp_(0, 1)
 
 
-def slide(
-    images: Tensor,
-    amounts: Tensor,
-    fill: Tensor,
-    *,
-    places: tuple[tuple[int, int], ...],
-    most: float,
-) -> Tensor:
+def slide(images: Tensor, amounts: Tensor, fill: Tensor, *, places: tuple[tuple[int, int], ...], most: float) -> Tensor:
     """Shear or shift: what is in some places of the affine map, other than the identity."""
     theta = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     for row, column in places:
@@ -242,9 +231,7 @@ def slide(
 def _warped(images: Tensor, theta: Tensor, fill: Tensor) -> Tensor:
     """Each pixel from where the map [N, 2, 3] sends it, in half sides from the middle; else `fill`."""
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    found = functional.grid_sample(
-        images, grid, mode="bicubic", padding_mode="border", align_corners=False
-    )
+    found = functional.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
     inside = (grid.abs() <= 1).all(3)[:, None]
     return torch.where(inside, found.clamp_(0, 1), fill)
 
@@ -379,20 +366,13 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Turns a RawBatch into a Batch, on the device of its images."""
 
     def __init__(
-        self,
-        augmentation: Augmentation,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        num_classes: int = 0,
+        self, augmentation: Augmentation, *, mean: Sequence[float], std: Sequence[float], num_classes: int = 0
     ) -> None:
         """Normalise by mean and std (RGB, of images in 0-1) after augmenting; classes are for mixing."""
         super().__init__()
         self.augmentation = augmentation
         # What smooths the labels is the cross-entropy, mixed or not.
-        self.mixup = Mixup(
-            augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes
-        )
+        self.mixup = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
@@ -424,9 +404,7 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
         images, shares = self.mixup(images[order], labels[order])
         return images[order], shares[order]
 
-    def _augmented(
-        self, crops: Tensor, what: CropAugmentation, draws: "Draws"
-    ) -> tuple[Tensor, Tensor]:
+    def _augmented(self, crops: Tensor, what: CropAugmentation, draws: "Draws") -> tuple[Tensor, Tensor]:
         """The normalised images, and bool [N] on the CPU: which were flipped."""
         flipped = draws.uniform() < what.flip_prob
         images = _flip(crops, flipped).float().div_(255)
@@ -447,9 +425,7 @@ def _flip(images: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(where, images.flip(-1), images)
 
 
-def jitters(
-    most: Sequence[float], draws: Draws
-) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
+def jitters(most: Sequence[float], draws: Draws) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
     """A function of images and [N, 4] amounts that changes their colours, and the amounts."""
     ways = (brightness, contrast, saturation, hue)
     amounts = draws.uniform(-1.0, 1.0, count=4) * torch.tensor(most)

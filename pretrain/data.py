@@ -30,9 +30,7 @@ class Unusable(ValueError):
     """An image that cannot be pretrained on; the message says why."""
 
 
-def draw_box(
-    random: np.random.Generator, scale: tuple[float, float], width: int, height: int
-) -> Box:
+def draw_box(random: np.random.Generator, scale: tuple[float, float], width: int, height: int) -> Box:
     """Draw a box of a part of an image's area, in `scale`, and of an aspect ratio of 3/4 to 4/3.
 
     As torchvision's RandomResizedCrop does: the largest centred box of an allowed ratio where ten

@@ -22,9 +22,7 @@ from pretrain.views import View, patchify, take
 class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
     """MAE's decoder: mask tokens at the places of the patches that the encoder did not see, then blocks."""
 
-    def __init__(
-        self, width: int, grid: tuple[int, int], num_prefix: int, dim: int, depth: int, heads: int
-    ) -> None:
+    def __init__(self, width: int, grid: tuple[int, int], num_prefix: int, dim: int, depth: int, heads: int) -> None:
         """Take tokens of `width`, of a grid of patches with `num_prefix` more before them."""
         super().__init__()
         self.num_prefix = num_prefix
@@ -75,9 +73,7 @@ class PixelHead(nn.Module):  # type: ignore[misc]  # torch is not followed
     """SimMIM's head: a linear layer from a map of features to all pixels under each (a 1 x 1 convolution
     with a pixel shuffle)."""
 
-    def __init__(
-        self, encoder: Any, patch_size: tuple[int, int], img_size: tuple[int, int]
-    ) -> None:
+    def __init__(self, encoder: Any, patch_size: tuple[int, int], img_size: tuple[int, int]) -> None:
         """Predict the encoder's input, in its patches."""
         super().__init__()
         self.patch_size = patch_size
@@ -125,11 +121,7 @@ class Perceptron(nn.Module):  # type: ignore[misc]  # torch is not followed
         super().__init__()
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(widths[:-1]):
-            layers += [
-                nn.Linear(width, following, bias=False),
-                JoinedBatchNorm(following),
-                nn.ReLU(),
-            ]
+            layers += [nn.Linear(width, following, bias=False), JoinedBatchNorm(following), nn.ReLU()]
         layers.append(nn.Linear(widths[-2], widths[-1], bias=not last_norm))
         if last_norm:
             layers.append(JoinedBatchNorm(widths[-1], affine=False))

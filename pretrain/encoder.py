@@ -27,10 +27,7 @@ def build(method: Method, arch: str, img_size: int | tuple[int, int], **options:
     drop_path_rate = options.pop("drop_path_rate", 0.0)
     encoder: Any
     encoder, _ = timm_models.create(
-        arch,
-        img_size=size,
-        drop_path_rate=drop_path_rate,
-        timm_options={"dynamic_img_size": False, **options},
+        arch, img_size=size, drop_path_rate=drop_path_rate, timm_options={"dynamic_img_size": False, **options}
     )
     _check(method, encoder, arch, size)
     if isinstance(encoder, VisionTransformer) and method.init != "timm":
@@ -72,9 +69,7 @@ def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
     """
     assert dim % 4 == 0, dim
     frequencies = 10000.0 ** (-4 * torch.arange(dim // 4, dtype=torch.float64) / dim)
-    row, column = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij"
-    )
+    row, column = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [position.reshape(-1, 1) * frequencies for position in (column, row)]
     return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], 1).float()
 
@@ -84,9 +79,7 @@ def _initialise(encoder: Any, how: str) -> None:
     """Initialise as MAE's or MoCo v3's code does, with fixed positions."""
     if encoder.pos_embed is not None:
         prefix = 0 if encoder.no_embed_class else encoder.num_prefix_tokens
-        encoder.pos_embed.zero_()[0, prefix:] = sincos_positions(
-            encoder.patch_embed.grid_size, encoder.embed_dim
-        )
+        encoder.pos_embed.zero_()[0, prefix:] = sincos_positions(encoder.patch_embed.grid_size, encoder.embed_dim)
         encoder.pos_embed.requires_grad_(False)
     initialise_linear(encoder)
     weight = encoder.patch_embed.proj.weight

@@ -19,9 +19,7 @@ NAME = "backbone.safetensors"
 REQUIRED = ("arch", "method", "recipe", "data", "epochs", "mean", "std", "img_size", "commit")
 
 
-def export(
-    encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token: Tensor | None = None
-) -> None:
+def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token: Tensor | None = None) -> None:
     """Write the encoder's weights, in fp32, whole or not at all.
 
     Args:

@@ -45,9 +45,7 @@ class Checkpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
             for path in Path(runner.work_dir).glob(f".{PATTERN}"):
                 path.unlink()
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write when it is time."""
         done, loop = runner.iter + 1, runner.train_loop
         if runner.rank or done % loop.schedule.accumulate:
@@ -63,9 +61,7 @@ def write(runner: Any, path: Path) -> None:
     """The runner's state after its current iteration, into a temporary file first."""
     temporary = path.with_name(f".{path.name}")
     try:
-        runner.save_checkpoint(
-            str(path.parent), temporary.name, by_epoch=False, save_param_scheduler=False
-        )
+        runner.save_checkpoint(str(path.parent), temporary.name, by_epoch=False, save_param_scheduler=False)
         settle(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError on a full disk
         with contextlib.suppress(OSError):
@@ -129,9 +125,7 @@ class FiniteLoss(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.interval = interval
         self.first_bad: Tensor | None = None
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Raise UserError if a loss since the last look was no number."""
         loss = outputs["loss"].detach()
         if self.first_bad is None:
@@ -182,9 +176,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     Losses are summed where they are and read every `interval` iterations: to read makes a GPU wait.
     """
 
-    def __init__(
-        self, title: str, images: int, *, interval: int = 10, seconds: float = 10.0
-    ) -> None:
+    def __init__(self, title: str, images: int, *, interval: int = 10, seconds: float = 10.0) -> None:
         """Take the `images` an iteration, over all processes; say a line every `seconds` at most."""
         self.title, self.images = title, images
         self.interval, self.seconds = interval, seconds
@@ -198,20 +190,14 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.terminal = console.is_terminal and not self.quiet
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
         self.bar = Progress(*columns, console=console, disable=not self.terminal)
-        self.task = self.bar.add_task(
-            self.title, total=runner.max_iters, completed=runner.iter, note=""
-        )
+        self.task = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, note="")
         self.bar.start()
-        self.file = ProgressFile(
-            Path(runner.work_dir), "train", total=runner.max_iters, done=runner.iter
-        )
+        self.file = ProgressFile(Path(runner.work_dir), "train", total=runner.max_iters, done=runner.iter)
         self.begin = self.since = self.said = time.perf_counter()
         self.first = self.last = runner.iter
         self.waited = 0.0
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Add up; every so often, say."""
         for name, value in outputs.items():
             seen = value.detach().float()

@@ -101,9 +101,7 @@ def pretrain(request: Request) -> None:
         if rank == 0:
             export(encoder, target, _header(request, images), siamese.mask_token)
     skipped = f"; {len(images.skipped)} images were skipped" if images.skipped else ""
-    _say(
-        rank, f"{target} is there{skipped}. Try: python -m bench.run --backbone {target} --task all"
-    )
+    _say(rank, f"{target} is there{skipped}. Try: python -m bench.run --backbone {target} --task all")
 
 
 def _say(rank: int, text: str) -> None:
@@ -114,12 +112,7 @@ def _say(rank: int, text: str) -> None:
 def _images(request: Request) -> "ImageSource":
     from pretrain.sources import source
 
-    return source(
-        request.data,
-        images=request.images,
-        subset_seed=request.subset_seed,
-        data_root=request.data_root,
-    )
+    return source(request.data, images=request.images, subset_seed=request.subset_seed, data_root=request.data_root)
 
 
 def _siamese(request: Request, images: "ImageSource") -> "Siamese":
@@ -152,9 +145,7 @@ def _schedule(request: Request, images: "ImageSource", world_size: int) -> "Sche
             f"each. Give --batch-size a multiple of {parts}, or another --accumulate."
         )
     return Schedule(
-        recipe=request.recipe,
-        updates_per_epoch=max(1, images.images_per_epoch // batch),
-        accumulate=request.accumulate,
+        recipe=request.recipe, updates_per_epoch=max(1, images.images_per_epoch // batch), accumulate=request.accumulate
     )
 
 
@@ -213,9 +204,7 @@ def _batches(
     )
 
 
-def _crops(
-    request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation"
-) -> "data.Batches":
+def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation") -> "data.Batches":
     """This process's share of what the method sees, before its augmentation."""
     from pretrain import data
     from pretrain.training import ranks
@@ -292,9 +281,7 @@ def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
         out.mkdir(parents=True, exist_ok=True)
         lock = (out / LOCK).open("w")
     except OSError as error:
-        raise UserError(
-            f"The output folder {out} cannot be written ({error.strerror}). Give another --out."
-        ) from None
+        raise UserError(f"The output folder {out} cannot be written ({error.strerror}). Give another --out.") from None
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -64,9 +64,7 @@ class Masking:
         share = Fraction(str(self.ratio))  # 0.9 of 100 is 90, as written
         return math.ceil(math.prod(self.units) * share) * self.unit**2
 
-    def __call__(
-        self, number: int, device: torch.device, occluders: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, number: int, device: torch.device, occluders: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw masks from the device's generator.
 
         `occluders` is bool [number, H, W]. Returns the positions, rows first and ascending, of the shown
@@ -112,10 +110,7 @@ def _grid(masking: Masking, number: int, device: torch.device, _: Tensor | None)
     size = 1 << (max(masking.units) - 1).bit_length()
     order = torch.zeros(1, 1, device=device)
     while len(order) < size:
-        rows = [
-            torch.cat([4 * order, 4 * order + 2], 1),
-            torch.cat([4 * order + 3, 4 * order + 1], 1),
-        ]
+        rows = [torch.cat([4 * order, 4 * order + 2], 1), torch.cat([4 * order + 3, 4 * order + 1], 1)]
         order = torch.cat(rows)
     shift = torch.randint(size, (2, number, 1, 1), device=device)
     row = (torch.arange(masking.units[0], device=device)[:, None] + shift[0]) % size
@@ -123,9 +118,7 @@ def _grid(masking: Masking, number: int, device: torch.device, _: Tensor | None)
     return order[row, column]
 
 
-def _occluders(
-    masking: Masking, number: int, device: torch.device, occluders: Tensor | None
-) -> Tensor:
+def _occluders(masking: Masking, number: int, device: torch.device, occluders: Tensor | None) -> Tensor:
     """The covered share of each unit; chance decides among equals."""
     if occluders is None:
         raise UserError(

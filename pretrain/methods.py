@@ -134,11 +134,7 @@ class Method:
         return self.views in MASKED
 
 
-CHOICES = {
-    "target": ("shared", "ema"),
-    "level": ("tokens", "pooled"),
-    "init": ("mae", "moco", "timm"),
-}
+CHOICES = {"target": ("shared", "ema"), "level": ("tokens", "pooled"), "init": ("mae", "moco", "timm")}
 RANGES = {
     "mask_unit": (0, 4096),
     "norm_window": (0, 4096),

@@ -26,9 +26,7 @@ class Pictures(Hook):  # type: ignore[misc]  # mmengine is untyped
         """Show so many `images`, one a column."""
         self.images = images
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """At the end of every `picture_epochs`-th epoch, and of the last."""
         schedule, done = runner.train_loop.schedule, runner.iter + 1
         each = schedule.recipe.picture_epochs * schedule.updates_per_epoch * schedule.accumulate
@@ -43,9 +41,7 @@ class Pictures(Hook):  # type: ignore[misc]  # mmengine is untyped
         model.train(was_training)
         if panels is not None:
             picture = grid(panels.float())
-            path = (
-                Path(runner.work_dir) / "pictures" / f"epoch-{round(schedule.epoch(done)):04d}.png"
-            )
+            path = Path(runner.work_dir) / "pictures" / f"epoch-{round(schedule.epoch(done)):04d}.png"
             path.parent.mkdir(exist_ok=True)
             Image.fromarray(picture).save(path)
             runner.visualizer.add_image("masked, reconstructed, target", picture, step=done)

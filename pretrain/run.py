@@ -66,22 +66,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, metavar="E", help="stretches the recipe's schedule")
     add("--batch-size", type=int, metavar="B", help="images an update; the rate is in proportion")
     add("--precision", choices=("fp32", "bf16"), help="of the forward pass (default: the recipe's)")
-    add(
-        "--augmentation",
-        metavar="A",
-        help="mae, simmim, moco, ... (default: the recipe's or method's)",
-    )
+    add("--augmentation", metavar="A", help="mae, simmim, moco, ... (default: the recipe's or method's)")
     add("--accumulate", type=int, default=1, metavar="A", help="parts of a batch (default 1)")
     add("--compile", action="store_true", help="torch.compile (a minute, once)")
     add("--wandb", action="store_true", help="also write to Weights & Biases")
     add("--workers", type=int, metavar="N", help="processes that decode (default: half the cores)")
     add("--checkpoint-seconds", type=float, default=120.0, metavar="T", help="default 120")
-    add(
-        "--snapshot-epochs",
-        type=int,
-        metavar="E",
-        help="export every E epochs, for bench.run --watch",
-    )
+    add("--snapshot-epochs", type=int, metavar="E", help="export every E epochs, for bench.run --watch")
     add("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
     add("--cluster", default="inline", help=f"{', '.join(CLUSTERS)} (default inline)")
     add("--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="as bench.run takes it")
@@ -124,9 +115,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     data_root = arguments.data_root or os.environ.get("BENCH_DATA")
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     return Request(
-        method=method(
-            arguments.method, **{f.name: getattr(arguments, f.name) for f in _method_fields()}
-        ),
+        method=method(arguments.method, **{f.name: getattr(arguments, f.name) for f in _method_fields()}),
         arch=arguments.arch,
         recipe=recipes.recipe(
             arguments.recipe,
@@ -202,9 +191,7 @@ def submit(request: Request, asked: Resources) -> str:
     target = request.out / NAME
     if target.is_file():
         return f"{target} is there already.\n"
-    title = (
-        f"pretraining {request.method.name} {request.arch} {request.recipe.name} {request.out.name}"
-    )
+    title = f"pretraining {request.method.name} {request.arch} {request.recipe.name} {request.out.name}"
     call = Call(key=str(target), title=title, function=functools.partial(pretrain, request))
     request.out.mkdir(parents=True, exist_ok=True)
     read = [path for path in (request.data_root, Path(request.data)) if path and path.is_absolute()]

@@ -83,15 +83,11 @@ def check(folder: Path) -> None:
     """Compare every byte with the manifest; raises UserError for the first tar that differs."""
     manifest = tar_files.read(folder)
     if not manifest:
-        raise UserError(
-            f"{folder} has no {MANIFEST}; only what python -m pretrain.shards wrote can be checked."
-        )
+        raise UserError(f"{folder} has no {MANIFEST}; only what python -m pretrain.shards wrote can be checked.")
     tar_files.check_whole(folder, manifest)
     for name, told in manifest["tars"].items():
         if content_sha256(folder, [folder / name]) != told["sha256"]:
-            raise UserError(
-                f"{folder / name} was changed or damaged since it was written; make or fetch it anew."
-            )
+            raise UserError(f"{folder / name} was changed or damaged since it was written; make or fetch it anew.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,13 +28,7 @@ GREY = 0.5  # of hidden patches in a picture
 
 
 def build(
-    method: Method,
-    arch: str,
-    *,
-    img_size: int | tuple[int, int],
-    num_classes: int = 0,
-    seed: int,
-    **timm_options: Any,
+    method: Method, arch: str, *, img_size: int | tuple[int, int], num_classes: int = 0, seed: int, **timm_options: Any
 ) -> "Siamese":
     """A method's modules for an architecture, initialised by `seed`; torch's generator stays as it was.
 
@@ -49,9 +43,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)  # GPUs are not touched
         size = (img_size, img_size) if isinstance(img_size, int) else img_size
-        return Siamese(
-            method, encoders.build(method, arch, size, **timm_options), size, num_classes
-        )
+        return Siamese(method, encoders.build(method, arch, size, **timm_options), size, num_classes)
 
 
 class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -64,9 +56,7 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         needs_labels, needs_occluders: what else of a batch is read.
     """
 
-    def __init__(
-        self, method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int
-    ) -> None:
+    def __init__(self, method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int) -> None:
         """Put what the method compares with on an encoder made for it (`build`)."""
         super().__init__()
         self.method = method
@@ -115,9 +105,7 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
     def _compare_encodings(self, first: View, second: View) -> dict[str, Tensor]:
         """Encode both views, each by what has to learn from it and by what is the target."""
         one = self._features(first)
-        alone = (
-            self._is_constant and not self.method.symmetric
-        )  # nothing learns from the second view
+        alone = self._is_constant and not self.method.symmetric  # nothing learns from the second view
         with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
             needed = self.target is None or self.method.symmetric
             two = self._features(second) if needed else None
@@ -246,9 +234,7 @@ def _mask_token(encoder: Any) -> nn.Parameter:
     return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
 
 
-def _embedding(
-    method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int
-) -> nn.Module:
+def _embedding(method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int) -> nn.Module:
     """What the method compares: pixels, projections or logits."""
     if method.similarity == "pixel-l1":
         return PixelHead(encoder, _patch_size(encoder), img_size)
@@ -282,7 +268,5 @@ def _decoder(method: Method, encoder: Any) -> Decoder:
         method.decoder_depth,
         method.decoder_heads,
     )
-    decoder.mask_token.requires_grad_(
-        method.views != "masked-pixels"
-    )  # else the encoder has its own
+    decoder.mask_token.requires_grad_(method.views != "masked-pixels")  # else the encoder has its own
     return decoder

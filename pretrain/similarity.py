@@ -110,16 +110,10 @@ class InfoNCE(nn.Module):  # type: ignore[misc]  # torch is not followed
         """Queries (to be predicted from) and keys [N, M, D], at the positions [N, M]; None: pooled."""
         keys = two.detach() if self.stop_gradient else two
         places = at if at is not None else one.new_zeros(one.shape[:2], dtype=torch.int64)
-        return {
-            "loss_contrast": info_nce(
-                self.predictor(one), keys, places, self.num_positions, self.temperature
-            )
-        }
+        return {"loss_contrast": info_nce(self.predictor(one), keys, places, self.num_positions, self.temperature)}
 
 
-def info_nce(
-    queries: Tensor, keys: Tensor, positions: Tensor, num_positions: int, temperature: float
-) -> Tensor:
+def info_nce(queries: Tensor, keys: Tensor, positions: Tensor, num_positions: int, temperature: float) -> Tensor:
     """-log softmax of the cosine with one's own key over temperature, times 2 temperature (MoCo v3).
 
     Queries and keys [N, M, D] of an image are at its positions [N, M]. The negatives of a query are the keys of

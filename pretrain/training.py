@@ -181,9 +181,7 @@ class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         outputs = runner.model.train_step({"batch": batch}, optim_wrapper=runner.optim_wrapper)
         if (self._iter + 1) % self.schedule.accumulate == 0:
             trained(runner).after_step((self._iter + 1) / self.max_iters)
-        runner.call_hook(
-            "after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs
-        )
+        runner.call_hook("after_train_iter", batch_idx=self._iter, data_batch=batch, outputs=outputs)
 
 
 def trained(runner: Any) -> Pretraining:
@@ -242,9 +240,7 @@ def train(
 def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
     """The recipe's, over the network's parameters; vectors, positions and tokens are not decayed."""
     recipe = schedule.recipe
-    groups = param_groups_weight_decay(
-        siamese, recipe.weight_decay, no_weight_decay_list=siamese.no_weight_decay()
-    )
+    groups = param_groups_weight_decay(siamese, recipe.weight_decay, no_weight_decay_list=siamese.no_weight_decay())
     return OptimWrapper(
         torch.optim.AdamW(groups, lr=recipe.peak_lr, betas=recipe.betas, fused=True),
         accumulative_counts=schedule.accumulate,
@@ -304,9 +300,7 @@ class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped
         """`header` is the final file's; a snapshot's says its own name and epochs."""
         self.epochs, self.header = epochs, header
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """At the end of an epoch that it is time for."""
         schedule, done = runner.train_loop.schedule, runner.iter + 1
         each = self.epochs * schedule.updates_per_epoch * schedule.accumulate

@@ -63,10 +63,7 @@ def _masked_pixels(batch: "Batch", method: "Method", draw: Draw) -> Pair:
 def _mask_complement(batch: "Batch", method: "Method", draw: Draw) -> Pair:
     shown, hidden = draw()
     other = _part(hidden, method.complement_share)
-    return (
-        View(images=batch.images, shown=shown, hidden=hidden),
-        View(images=batch.images, shown=other, hidden=shown),
-    )
+    return (View(images=batch.images, shown=shown, hidden=hidden), View(images=batch.images, shown=other, hidden=shown))
 
 
 def _part(positions: Tensor, share: float) -> Tensor:

@@ -24,15 +24,7 @@ WIDTH, DEPTH, PATCH = 768, 12, 16  # ViT-B/16
 RATE = 0.4 * 312e12  # operations a second: two fifths of what an A100's tensor cores can do in bf16
 GPUS = 8
 NUMBERED = re.compile(r"(.*?)((?<=-)\d+)?")
-COLUMNS = (
-    "task",
-    "data set",
-    "images",
-    "metric",
-    "protocol",
-    "hours on 8 GPUs",
-    "published reference",
-)
+COLUMNS = ("task", "data set", "images", "metric", "protocol", "hours on 8 GPUs", "published reference")
 INTRODUCTION = f"""# Data sets
 
 Made by `python -m tools.datasets_page --write` from the tasks' entries; do not edit.
@@ -58,9 +50,7 @@ Pretraining reads them with `--data FAST/NAME/train`.
 
 def page(entries: Sequence[Entry]) -> str:
     """The whole of docs/datasets.md."""
-    real = [
-        e for e in entries if not isinstance(e.dataset, EmbeddedWorld) and e.dataset.name != OWN
-    ]
+    real = [e for e in entries if not isinstance(e.dataset, EmbeddedWorld) and e.dataset.name != OWN]
     found = sorted((task for entry in real for task in entry.tasks), key=lambda task: task.name)
     lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS))]
     alike: dict[tuple[Any, ...], list[str]] = {}

@@ -28,10 +28,7 @@ from bench.errors import UserError
 
 PAGE = Path(__file__).parents[1] / "docs" / "supported-models.md"
 MARKS = {
-    "unnormed": (
-        "n",
-        "plain, with its final norm behind the pooling, if any: maps are the blocks' own",
-    ),
+    "unnormed": ("n", "plain, with its final norm behind the pooling, if any: maps are the blocks' own"),
     "fixed": ("s", "takes one size of image, to which others are padded: load it with img_size"),
     "ungrouped": ("l", "layer decay is refused: timm puts parameters of it, or all, into no layer"),
     "ran": ("r", "run in earnest when this page was made"),
@@ -211,9 +208,7 @@ With the reason, in the words of the check on the first of each list.
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Make the table and the page of it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.backbones.architectures", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.backbones.architectures", description=__doc__)
     parser.add_argument("--write", action="store_true", required=True, help="make both files anew")
     parser.parse_args(argv)
     pass  # RELAYOUT

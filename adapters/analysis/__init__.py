@@ -39,8 +39,7 @@ WITH_PREFIX = dataclasses.replace(
     prefix_queries=True,
 )
 SIMILARITY = SimilarityProtocol(
-    name="frozen",
-    source=f"CKA between layers after {DARK_SECRETS}: {DEBIASED}, of each layer's mean patch. {SAMPLE}",
+    name="frozen", source=f"CKA between layers after {DARK_SECRETS}: {DEBIASED}, of each layer's mean patch. {SAMPLE}"
 )
 TOKENS = dataclasses.replace(
     SIMILARITY,
@@ -49,10 +48,7 @@ TOKENS = dataclasses.replace(
     features="tokens",
 )
 CLASS = dataclasses.replace(
-    SIMILARITY,
-    name="frozen-class",
-    source=SIMILARITY.source.replace("mean patch", "class token"),
-    features="class",
+    SIMILARITY, name="frozen-class", source=SIMILARITY.source.replace("mean patch", "class token"), features="class"
 )
 OCCLUSION = OcclusionProtocol(
     name="frozen",
@@ -95,10 +91,7 @@ ANALYSES: dict[str, tuple[tuple[Analysis, ...], tuple[str, ...]]] = {
     "attention": ((ATTENTION, WITH_PREFIX), ATTENTION_METRICS),
     "receptive-field": ((RECEPTIVE_FIELD,), ("ERF", "ERF_distance")),
     "similarity": ((SIMILARITY, TOKENS, CLASS), ("CKA", "CKA_neighbours", "CKA_first_last")),
-    "occlusion": (
-        (OCCLUSION, TOKEN_DROP, MASK_TOKEN, OCCLUDERS),
-        ("CKA", "cosine", "CKA_visible", "cosine_visible"),
-    ),
+    "occlusion": ((OCCLUSION, TOKEN_DROP, MASK_TOKEN, OCCLUDERS), ("CKA", "cosine", "CKA_visible", "cosine_visible")),
 }
 
 

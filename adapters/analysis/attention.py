@@ -32,11 +32,7 @@ def evaluate(job: Job, layout: Layout) -> Outcome:
         train_seconds=0.0,
         eval_seconds=time.perf_counter() - started,
         images_per_second=found.images / found.seconds,
-        curves={
-            f"{what}/{block}": heads
-            for what, blocks in found.heads.items()
-            for block, heads in enumerate(blocks)
-        },
+        curves={f"{what}/{block}": heads for what, blocks in found.heads.items() for block, heads in enumerate(blocks)},
     )
 
 

@@ -94,9 +94,9 @@ def of_sam2(block: Any, shape: tuple[int, int], size: tuple[int, int]) -> Places
 
 def of_hiera(model: Any, size: tuple[int, int]) -> list[Places]:
     """Hiera's of every block: mask units as its schedule orders them; a pooled query is at the mean."""
-    tokens = model.unroll(
-        grid(model.tokens_spatial_shape[0], model.tokens_spatial_shape[1], size).flatten(0, 1)[None]
-    )[0]
+    tokens = model.unroll(grid(model.tokens_spatial_shape[0], model.tokens_spatial_shape[1], size).flatten(0, 1)[None])[
+        0
+    ]
     found = []
     for block in model.blocks:
         attention = block.attn
@@ -131,9 +131,7 @@ class Placing:
         key = (index, size, *given.shape[1:3])
         if key not in self.known:
             found = self._find(index, tuple(given.shape[1:3]), size)
-            self.known[key] = Places(
-                queries=found.queries.to(given.device), keys=found.keys.to(given.device)
-            )
+            self.known[key] = Places(queries=found.queries.to(given.device), keys=found.keys.to(given.device))
         return self.known[key]
 
     def _find(self, index: int, shape: Any, size: tuple[int, int]) -> Places:
@@ -241,9 +239,7 @@ class AttentionReader(TorchFunctionMode):  # type: ignore[misc]  # torch is not 
         while self.handles:
             self.handles.pop().remove()
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Compute what is asked; see what of it is attention."""
         kwargs = kwargs or {}
         if not self.inside:

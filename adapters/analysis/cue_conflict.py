@@ -132,9 +132,7 @@ def references(shown: Sequence[Stimulus], folder: Path) -> dict[str, Scores]:
     for path in sorted((folder / RESPONSES).glob("*/*.csv")):
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                given[_observer(path, row["subj"])][_stem(row["imagename"])] += [
-                    row["object_response"]
-                ]
+                given[_observer(path, row["subj"])][_stem(row["imagename"])] += [row["object_response"]]
     return {
         observer: scores(shown, [answers[s.path.stem] for s in shown])
         for observer, answers in given.items()

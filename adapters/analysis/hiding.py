@@ -102,11 +102,7 @@ class Hiding:
 
     def masking(self, occluded: Occluded) -> "TokenMasking | None":
         """What puts the mask token in, while the model runs."""
-        return (
-            TokenMasking(self.model, self.token, occluded.visible)
-            if self.token is not None
-            else None
-        )
+        return TokenMasking(self.model, self.token, occluded.visible) if self.token is not None else None
 
 
 class TokenMasking:
@@ -194,9 +190,7 @@ def batches(job: Job) -> Iterator[tuple[float, Tensor, Occluded]]:
     counts from four images on.
     """
     protocol = job.protocol
-    transform = data.eval_transform(
-        job.backbone, img_size=protocol.img_size, crop_pct=protocol.crop_pct
-    )
+    transform = data.eval_transform(job.backbone, img_size=protocol.img_size, crop_pct=protocol.crop_pct)
     waiting: dict[float, list[Pair]] = {ratio: [] for ratio in protocol.ratios}
     above = [ratio for ratio in protocol.ratios if ratio > 0]
     for pair in _pairs(job):
@@ -210,9 +204,7 @@ def batches(job: Job) -> Iterator[tuple[float, Tensor, Occluded]]:
             yield from _batch(left, ratio, transform, job)
 
 
-def _batch(
-    pairs: Sequence[Pair], ratio: float, transform: Any, job: Job
-) -> Iterator[tuple[float, Tensor, Occluded]]:
+def _batch(pairs: Sequence[Pair], ratio: float, transform: Any, job: Job) -> Iterator[tuple[float, Tensor, Occluded]]:
     one, two = (
         torch.stack([transform(Image.fromarray(getattr(pair, side))) for pair in pairs])
         for side in ("whole", "occluded")

@@ -19,10 +19,7 @@ from torch import Tensor, nn
 
 from bench.backbones.build import is_plain
 
-PLAIN = (
-    *(Attention, AttentionRope, beit.Attention, eva.EvaAttention),
-    vision_transformer_relpos.RelPosAttention,
-)
+PLAIN = (*(Attention, AttentionRope, beit.Attention, eva.EvaAttention), vision_transformer_relpos.RelPosAttention)
 CHANNELS_LAST = (SwinTransformerBlock, SwinTransformerV2Block, MultiScaleBlock)
 
 
@@ -69,9 +66,7 @@ class LayerReader:
         """How many layers there are."""
         return len(self.blocks) or len(self.model.feature_info)
 
-    def __call__(
-        self, images: Tensor, kept: Tensor | None = None, *, watch: Any = None
-    ) -> tuple[list[Layer], Tensor]:
+    def __call__(self, images: Tensor, kept: Tensor | None = None, *, watch: Any = None) -> tuple[list[Layer], Tensor]:
         """Every layer of images [b, 3, h, w], and the model's pooled output [b, d].
 
         Args:

@@ -81,9 +81,7 @@ def _by_cells(job: Job, layout: Layout, model: Any) -> tuple[Curves, "Recognitio
     return curves, knn
 
 
-def _see(
-    reader: LayerReader, hide: Hiding, occluded: Occluded, ratio: float, curves: Curves
-) -> Tensor:
+def _see(reader: LayerReader, hide: Hiding, occluded: Occluded, ratio: float, curves: Curves) -> Tensor:
     layers, pooled = reader(occluded.images, occluded.kept, watch=hide.masking(occluded))
     curves.add(ratio, layers, occluded.visible, occluded.kept)
     return pooled

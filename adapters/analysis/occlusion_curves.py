@@ -17,11 +17,7 @@ from bench.errors import UserError
 
 Curve: TypeAlias = tuple[list[float], list[float], list[float]]  # with the ends of its interval
 Array: TypeAlias = NDArray[np.float64]
-KINDS = (
-    "",
-    "_visible",
-    "_class",
-)  # of features: what the model gets, what is visible, the class token
+KINDS = ("", "_visible", "_class")  # of features: what the model gets, what is visible, the class token
 ENDS = ("", "_low", "_high")  # a number, and its interval
 FEW = 2  # minibatches: of one, a bootstrap says nothing
 
@@ -58,17 +54,12 @@ class Curves:
         tokens = [layer.class_token for layer in layers if layer.class_token is not None]
         return centred_grams(tokens) if tokens else None
 
-    def add(
-        self, ratio: float, layers: Sequence[Layer], visible: Tensor, kept: Tensor | None
-    ) -> None:
+    def add(self, ratio: float, layers: Sequence[Layer], visible: Tensor, kept: Tensor | None) -> None:
         """The same images, occluded: [b, h, w] `visible`, and the patches [b, m] `kept` if not all."""
         self.shown += len(visible) if ratio else 0
         pairs = [_visible(*pair, visible, kept) for pair in zip(self.whole, layers, strict=True)]
         one, two = (centred_grams([pair[side] for pair in pairs]) for side in (0, 1))
-        sums = [
-            _sums(self.grams, centred_grams([layer.pooled for layer in layers])),
-            _sums(one, two),
-        ]
+        sums = [_sums(self.grams, centred_grams([layer.pooled for layer in layers])), _sums(one, two)]
         cosines = [
             [_cosine(a.pooled, b.pooled) for a, b in zip(self.whole, layers, strict=True)],
             [pair[2] for pair in pairs],
@@ -112,9 +103,7 @@ def _cosine(one: Tensor, two: Tensor) -> Tensor:
     return found.where((one != two).any(-1), 1.0)
 
 
-def _visible(
-    whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _visible(whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The mean of visible tokens of both [b, c], and how alike (cosine) a token is to itself [b]."""
     one = whole.tokens
     if kept is not None:

@@ -138,16 +138,7 @@ def shape_bias(found: Scores, references: Mapping[str, Scores], job: Job) -> Non
         biases = [*found.by_class.values(), found.bias]
         values = [bias.value for bias in biases]
         reach = [[b.value - b.low for b in biases], [b.high - b.value for b in biases]]
-        axes.errorbar(
-            values,
-            lines,
-            xerr=reach,
-            fmt="D",
-            color=BLUE,
-            markersize=5,
-            elinewidth=1,
-            zorder=4,
-        )
+        axes.errorbar(values, lines, xerr=reach, fmt="D", color=BLUE, markersize=5, elinewidth=1, zorder=4)
         axes.axhline(len(lines) - 1.5, color=DARK, linewidth=0.6)
         axes.set(xlim=(-0.02, 1.02), xlabel="decided by texture (0) or by shape (1)")
         axes.invert_yaxis()

@@ -11,12 +11,9 @@ SAMPLE = (
     "normalised as the weights were; nothing is trained."
 )
 DARK_SECRETS = "Revealing the Dark Secrets of MIM (arXiv 2205.13543)"
-OCCLUSION_INVARIANT = (
-    "Understanding MIM via Learning Occlusion Invariant Feature (arXiv 2208.04164)"
-)
+OCCLUSION_INVARIANT = "Understanding MIM via Learning Occlusion Invariant Feature (arXiv 2208.04164)"
 DEBIASED = (
-    "debiased linear CKA (HSIC1, Song et al. 2012) summed over minibatches of 32 before the division "
-    "(arXiv 2010.15327)"
+    "debiased linear CKA (HSIC1, Song et al. 2012) summed over minibatches of 32 before the division (arXiv 2010.15327)"
 )
 
 
@@ -134,9 +131,7 @@ IMAGENET_SAMPLES = Dataset(
     licence="ImageNet's terms: non-commercial research",
     root="imagenet-samples",
     splits={"val": (".",)},
-    facts=Facts(
-        counts={"val": 1_000}, gigabytes=0.11, known_from="EliSchwartz/imagenet-sample-images"
-    ),
+    facts=Facts(counts={"val": 1_000}, gigabytes=0.11, known_from="EliSchwartz/imagenet-sample-images"),
 )
 FLAT_LAYOUT = Layout(gallery="")
 DATASETS = ((SCENES, SCENES_LAYOUT), (FOLDER, FOLDER_LAYOUT), (IMAGENET_SAMPLES, FLAT_LAYOUT))

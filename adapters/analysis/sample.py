@@ -71,9 +71,7 @@ def draw(job: Job, layout: Layout, gallery: int = 0) -> Sample:
         )
     if others is not split:
         rest = np.random.default_rng(job.seed).permutation(len(others.paths))
-    transform = data.eval_transform(
-        job.backbone, img_size=job.protocol.img_size, crop_pct=job.protocol.crop_pct
-    )
+    transform = data.eval_transform(job.backbone, img_size=job.protocol.img_size, crop_pct=job.protocol.crop_pct)
     voters = Subset(data.Images(others, transform), rest[:gallery].tolist())
     return Sample(
         images=Subset(data.Images(split, transform), chosen.tolist()),
@@ -97,10 +95,7 @@ def _splits(job: Job, layout: Layout) -> tuple[data.Split, data.Split]:
 def batches(found: Any, job: Job, what: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Images [b, 3, h, w] on the job's device with labels [b]; a last batch of fewer than four is left out."""
     loader = DataLoader(
-        found,
-        batch_size=job.protocol.batch_size,
-        num_workers=job.num_workers,
-        worker_init_fn=worker_ends_with_run,
+        found, batch_size=job.protocol.batch_size, num_workers=job.num_workers, worker_init_fn=worker_ends_with_run
     )
     progress = ProgressFile(job.work_dir, what, total=len(loader))
     for done, (batch, labels) in enumerate(_unwrapped(loader), 1):

@@ -62,9 +62,7 @@ def by_classifier(job: Job) -> Outcome:
     """Geirhos's stimuli, decided by the classifier that the backbone's weights hold."""
     model, report = _with_classifier(job)
     shown = cue_conflict.stimuli(job.data, job.protocol.limit)
-    frozen = FrozenBackbone(
-        job=job, model=model, load_report=report, splits={"test": _split(shown, CLASSES)}
-    )
+    frozen = FrozenBackbone(job=job, model=model, load_report=report, splits={"test": _split(shown, CLASSES)})
     found = frozen.features("test")
     started = time.perf_counter()
     chosen = decide(found.features, job.protocol.aggregation)
@@ -160,11 +158,7 @@ def _split(shown: Sequence[Stimulus], classes: Sequence[str]) -> data.Split:
 
 
 def _outcome(
-    job: Job,
-    found: Scores,
-    references: Mapping[str, Scores],
-    also: Mapping[str, float] | None = None,
-    **told: Any,
+    job: Job, found: Scores, references: Mapping[str, Scores], also: Mapping[str, float] | None = None, **told: Any
 ) -> Outcome:
     shape_bias(found, references, job)
     return Outcome(metrics={**metrics(found, references), **(also or {})}, **told)

@@ -117,7 +117,4 @@ def _task(dataset: Dataset, protocols: tuple[Any, ...], metrics: tuple[str, ...]
     )
 
 
-SHAPE_BIAS = (
-    _task(EmbeddedWorld(), (PROBE,), (*METRICS, "unswapped_top1")),
-    _task(GEIRHOS, (MEAN, SUM), METRICS),
-)
+SHAPE_BIAS = (_task(EmbeddedWorld(), (PROBE,), (*METRICS, "unswapped_top1")), _task(GEIRHOS, (MEAN, SUM), METRICS))

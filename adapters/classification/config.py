@@ -36,11 +36,7 @@ def upstream(task: Task, protocol: AnyProtocol) -> dict[str, Any]:
 
 
 def _transform(protocol: AnyProtocol) -> dict[str, Any]:
-    return {
-        "img_size": protocol.img_size,
-        "crop_pct": protocol.crop_pct,
-        "interpolation": "bicubic",
-    }
+    return {"img_size": protocol.img_size, "crop_pct": protocol.crop_pct, "interpolation": "bicubic"}
 
 
 def _loaders(protocol: Finetune | LinearProbe, randaug: str) -> dict[str, Any]:
@@ -48,11 +44,7 @@ def _loaders(protocol: Finetune | LinearProbe, randaug: str) -> dict[str, Any]:
     val = {"type": "ImageFolder", "split": "val", "limit": protocol.limit, **_transform(protocol)}
     train = val | {
         "split": "train",
-        "augment": {
-            "auto_augment": randaug or None,
-            "color_jitter": None,
-            "scale": [protocol.scale_min, 1.0],
-        },
+        "augment": {"auto_augment": randaug or None, "color_jitter": None, "scale": [protocol.scale_min, 1.0]},
     }
     loader = {"batch_size": protocol.batch_size, "collate_fn": {"type": "default_collate"}}
     return {
@@ -71,11 +63,7 @@ def _runner_config(protocol: Finetune) -> dict[str, Any]:
         "model": {
             "type": "TimmClassifier",
             "data_preprocessor": {"type": "ImgDataPreprocessor"},
-            "backbone": {
-                "drop_path_rate": protocol.drop_path,
-                "img_size": protocol.img_size,
-                **protocol.dropping,
-            },
+            "backbone": {"drop_path_rate": protocol.drop_path, "img_size": protocol.img_size, **protocol.dropping},
             "mixup": protocol.mixup,
             "cutmix": protocol.cutmix,
             "reprob": protocol.reprob,

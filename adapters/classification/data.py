@@ -154,32 +154,18 @@ def _some(names: Any) -> str:
 
 def _limited(classes: Mapping[str, Sequence[Path]], limit: int | None) -> Split:
     """Take every class's first image, then every class's second, ... until there are `limit`."""
-    ranked = [
-        (rank, label, path)
-        for label, paths in enumerate(classes.values())
-        for rank, path in enumerate(paths)
-    ]
+    ranked = [(rank, label, path) for label, paths in enumerate(classes.values()) for rank, path in enumerate(paths)]
     kept = sorted(sorted(ranked)[:limit], key=lambda item: item[1:])
-    return Split(
-        paths=[path for *_, path in kept],
-        labels=[label for _, label, _ in kept],
-        classes=list(classes),
-    )
+    return Split(paths=[path for *_, path in kept], labels=[label for _, label, _ in kept], classes=list(classes))
 
 
-def eval_transform(
-    backbone: Backbone, *, img_size: int, crop_pct: float
-) -> Callable[[Image.Image], "Tensor"]:
+def eval_transform(backbone: Backbone, *, img_size: int, crop_pct: float) -> Callable[[Image.Image], "Tensor"]:
     """Resize the short side to img_size / crop_pct (bicubic), crop the centre, normalise: timm's own."""
     import timm.data
 
     mean, std = normalisation(backbone)
     transform: Callable[[Image.Image], Tensor] = timm.data.create_transform(
-        (3, img_size, img_size),
-        interpolation="bicubic",
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
+        (3, img_size, img_size), interpolation="bicubic", crop_pct=crop_pct, mean=mean, std=std
     )
     return transform
 
@@ -206,9 +192,7 @@ def size_argument(arch: str, img_size: int) -> dict[str, Any]:
 # The splits of a task's data: its official ones (`adapters.classification.image_sets`), or the folders train and val.
 
 
-def splits_of(
-    dataset: Dataset | None, folder: Path, *, limit: int | None = None
-) -> tuple[Split, Split]:
+def splits_of(dataset: Dataset | None, folder: Path, *, limit: int | None = None) -> tuple[Split, Split]:
     """What a data set trains on, its official validation split included, and what it reports on.
 
     `limit` keeps the first images of every class. Raises UserError for lists or folders that are not
@@ -227,18 +211,14 @@ def splits_of(
         paths=images,
         labels=np.concatenate([part.labels for part in parts]),
         classes=parts[0].classes,
-        held_out=np.arange(len(parts)).repeat([len(part.images) for part in parts]) > 0
-        if dataset.validation
-        else None,
+        held_out=np.arange(len(parts)).repeat([len(part.images) for part in parts]) > 0 if dataset.validation else None,
     )
     test = Split(paths=unseen.images, labels=unseen.labels, classes=unseen.classes)
     return _first(train, limit), _first(test, limit)
 
 
 def _check_apart(
-    dataset: LabelledImages,
-    seen: Paths | Packed | NDArray[np.uint8],
-    unseen: Paths | Packed | NDArray[np.uint8],
+    dataset: LabelledImages, seen: Paths | Packed | NDArray[np.uint8], unseen: Paths | Packed | NDArray[np.uint8]
 ) -> None:
     """No image may be trained on and reported on; pixels have no names to tell, and `prepare` saw to its tars."""
     if not isinstance(seen, Paths) or not isinstance(unseen, Paths):

@@ -108,9 +108,7 @@ def _error(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
     logits = logits.unflatten(1, (-1, classes))
     if labels.ndim == 2:
         several = labels[:, None]
-        return ((logits.sigmoid() - (several > 0).to(logits)) * several.abs()).flatten(1) / len(
-            labels
-        )
+        return ((logits.sigmoid() - (several > 0).to(logits)) * several.abs()).flatten(1) / len(labels)
     error = logits.softmax(-1)
     error[torch.arange(len(labels), device=labels.device), :, labels] -= 1
     return error.flatten(1) / len(labels)
@@ -124,9 +122,7 @@ def score(heads: Heads, features: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
     for x, y in zip(features.split(4096), labels.split(4096), strict=True):
         logits = heads.logits(x)
         right += (logits.argmax(-1) == y[:, None]).sum(0)
-        loss += F.cross_entropy(
-            logits.transpose(1, 2), y[:, None].expand(-1, len(loss)), reduction="none"
-        ).sum(0)
+        loss += F.cross_entropy(logits.transpose(1, 2), y[:, None].expand(-1, len(loss)), reduction="none").sum(0)
     return 100 * right / len(labels), loss / len(labels)
 
 

@@ -22,11 +22,7 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     found = {"top1": right.mean(), "mean_class_accuracy": per_class.mean()}
     if classes > 5:
         found["top5"] = ranked.any(1).double().mean()
-    return {
-        name: 100 * float(found[name])
-        for name in ("top1", "top5", "mean_class_accuracy")
-        if name in found
-    }
+    return {name: 100 * float(found[name]) for name in ("top1", "top5", "mean_class_accuracy") if name in found}
 
 
 # Images of several classes: the mean average precision of VOC2007.

@@ -79,18 +79,9 @@ class FrozenBackbone:
                 "data": job.task.dataset.fingerprint(job.data),
                 "split": name,
                 "limit": protocol.limit,
-                "transform": {
-                    **transform,
-                    "mean": mean,
-                    "std": std,
-                    "version": data.EVAL_VERSION,
-                },
+                "transform": {**transform, "mean": mean, "std": std, "version": data.EVAL_VERSION},
             },
-            about={
-                "backbone": backbone.name,
-                "weights": backbone.weights8,
-                "data": job.task.dataset.name,
-            },
+            about={"backbone": backbone.name, "weights": backbone.weights8, "data": job.task.dataset.name},
             cache=cache_dir(),  # every work folder's: the limit is the machine's
             device=job.device,
             num_workers=job.num_workers,
@@ -153,8 +144,7 @@ def evaluate_linear(job: Job, folder: Path) -> Outcome:
         metrics=metrics,
         load_report=frozen.load_report,
         selection=Selection(
-            selected_on=frozen.validation
-            or f"train ({100 / job.protocol.held_out_one_in:.0f} % held out)",
+            selected_on=frozen.validation or f"train ({100 / job.protocol.held_out_one_in:.0f} % held out)",
             reported_on=frozen.reported_on,
             trials=trials,
         ),
@@ -170,10 +160,7 @@ def train(job: Job, seen: Labelled) -> tuple[list[dict[str, float]], linear_head
     A `FewShot` protocol trains on a few images a class both times.
     """
     protocol = job.protocol
-    data: dict[str, Tensor] = {
-        "features": seen.features.to(job.device),
-        "labels": seen.labels.to(job.device),
-    }
+    data: dict[str, Tensor] = {"features": seen.features.to(job.device), "labels": seen.labels.to(job.device)}
     how: dict[str, Any] = {
         "classes": seen.classes,
         "schedule": linear_head.Schedule(
@@ -256,13 +243,7 @@ def evaluate_knn(job: Job, folder: Path) -> Outcome:
 
 
 def votes(
-    queries: Tensor,
-    features: Tensor,
-    labels: Tensor,
-    *,
-    classes: int,
-    neighbours: int,
-    temperature: float,
+    queries: Tensor, features: Tensor, labels: Tensor, *, classes: int, neighbours: int, temperature: float
 ) -> Tensor:
     """Sum, for queries [m, d], the votes [m, classes] of their neighbours among `features` [n, d].
 
@@ -270,9 +251,7 @@ def votes(
     """
     known = normalize(features).T
     found = queries.new_zeros(len(queries), classes)
-    for rows, query in zip(
-        *(t.split(max(BLOCK // len(labels), 1)) for t in (found, queries)), strict=True
-    ):
+    for rows, query in zip(*(t.split(max(BLOCK // len(labels), 1)) for t in (found, queries)), strict=True):
         nearest = (normalize(query) @ known).topk(neighbours)
         rows.scatter_add_(1, labels[nearest.indices], (nearest.values / temperature).exp())
     return found

@@ -14,14 +14,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel, BaseModule
 from mmengine.optim import OptimWrapper
-from mmengine.registry import (
-    DATASETS,
-    METRICS,
-    MODELS,
-    OPTIM_WRAPPER_CONSTRUCTORS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-)
+from mmengine.registry import DATASETS, METRICS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from PIL import Image
 from timm.data import auto_augment
 from timm.data.random_erasing import RandomErasing
@@ -56,9 +49,7 @@ def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
     return auto_augment.posterize(image, bits_to_keep) if bits_to_keep else black
 
 
-auto_augment.NAME_TO_OP |= dict.fromkeys(
-    ("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize
-)
+auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "PosterizeOriginal"), posterize)
 
 
 @DATASETS.register_module()
@@ -248,10 +239,7 @@ class AugmentedProbe(TimmClassifier):
     """A frozen timm model, batch normalisation and `num_classes` linear outputs."""
 
     def __init__(
-        self,
-        backbone: Mapping[str, Any],
-        num_classes: int,
-        data_preprocessor: Mapping[str, Any] | None = None,
+        self, backbone: Mapping[str, Any], num_classes: int, data_preprocessor: Mapping[str, Any] | None = None
     ) -> None:
         """`backbone` is what Trunk takes; the layer's weights are drawn with a standard deviation of 0.01."""
         BaseModel.__init__(self, data_preprocessor)
@@ -285,9 +273,7 @@ class AugmentedProbe(TimmClassifier):
 class LarsConstructor:
     """Builds timm's LARS over what is trained: it adapts the rate of matrices; vectors learn at the plain one."""
 
-    def __init__(
-        self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         """Take mmengine's settings."""
         assert not paramwise_cfg
         self.settings = optim_wrapper_cfg
@@ -298,11 +284,7 @@ class LarsConstructor:
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "always_adapt": True},
-            {
-                "params": [p for p in trained if p.ndim <= 1],
-                "always_adapt": False,
-                "weight_decay": 0.0,
-            },
+            {"params": [p for p in trained if p.ndim <= 1], "always_adapt": False, "weight_decay": 0.0},
         ]
         built = OPTIMIZERS.build({**wrapper.pop("optimizer"), "params": groups})
         return OPTIM_WRAPPERS.build({**wrapper, "optimizer": built})

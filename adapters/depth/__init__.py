@@ -103,9 +103,7 @@ def linear(frozen: DepthProtocol) -> DepthProtocol:
     return dataclasses.replace(
         frozen,
         name="frozen-linear",
-        source=frozen.source.replace(DINOV2, f"A plain linear head, after {DINOV2}").replace(
-            BINS, SIGMOID
-        ),
+        source=frozen.source.replace(DINOV2, f"A plain linear head, after {DINOV2}").replace(BINS, SIGMOID),
         expected=UNPUBLISHED,
         command="",
         head="linear",
@@ -134,22 +132,12 @@ KITTI_PROTOCOLS = (
 
 SCENES_LAYOUT = Layout(depths="depth/{split}")  # 10 m as NYU: 3 % lies beyond; the sky is 0
 NYU_LAYOUT = Layout(eval_crop=EIGEN, test="test")
-KITTI_LAYOUT = Layout(
-    scale=256.0, max_depth=80.0, image_crop=(352, 1216), eval_crop=GARG, test="test"
-)
+KITTI_LAYOUT = Layout(scale=256.0, max_depth=80.0, image_crop=(352, 1216), eval_crop=GARG, test="test")
 FOLDER_LAYOUT = Layout(calibration="depth.json")
 
-SCENES_SIZE = {
-    "limit": 2000,
-    "batch_size": 8,
-    "img_size": 128,
-    "stride": 128,
-    "test_batch_size": 16,
-}
+SCENES_SIZE = {"limit": 2000, "batch_size": 8, "img_size": 128, "stride": 128, "test_batch_size": 16}
 SCENES_WHY = "half a minute on two cores, each image seen whole"
-SCENES_FINETUNE = FINETUNE.scaled(
-    SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, drop_path=0.0, channels=8, **SCENES_SIZE
-)
+SCENES_FINETUNE = FINETUNE.scaled(SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, drop_path=0.0, channels=8, **SCENES_SIZE)
 SCENES_FROZEN = FROZEN.scaled(SCENES_WHY, epochs=1, lr=3e-3, min_lr=2e-4, **SCENES_SIZE)
 
 FOLDER_SIZE = {"batch_size": 4, "img_size": 128, "stride": 64, "lr": 3e-3, "min_lr": 2e-4}
@@ -158,9 +146,7 @@ FOLDER_FINETUNE = FINETUNE.scaled(FOLDER_WHY, epochs=10, drop_path=0.1, channels
 FOLDER_FROZEN = FROZEN.scaled(FOLDER_WHY, epochs=20, **FOLDER_SIZE)
 
 
-def task(
-    dataset: Dataset, layout: Layout, protocols: tuple[DepthProtocol, ...], version: int = 1
-) -> Task:
+def task(dataset: Dataset, layout: Layout, protocols: tuple[DepthProtocol, ...], version: int = 1) -> Task:
     """Make `depth/<dataset>`; the way to add a data set of one's own."""
     return Task(
         name=f"depth/{dataset.name}",
@@ -189,9 +175,7 @@ def items(folder: Path, split: str, layout: Layout) -> Items:
     return depth_items.items(folder, split, layout)
 
 
-def transfer(
-    protocol: DepthProtocol, name: str, data: Dataset, layout: Layout, why: str, stride: int
-) -> DepthProtocol:
+def transfer(protocol: DepthProtocol, name: str, data: Dataset, layout: Layout, why: str, stride: int) -> DepthProtocol:
     """Train on another data set, and test on a split of this one."""
     return dataclasses.replace(
         protocol,
@@ -245,22 +229,12 @@ SIM_TO_REAL = (
 )
 REAL_TO_REAL = "Trained on the one office of `depth/hololens`: metric depth, of another camera."
 FROM_SCENES = ("from-scenes", EmbeddedWorld(), SCENES_LAYOUT, SIM_TO_REAL)
-FROM_HOLOLENS = transfer(
-    FOLDER_FINETUNE, "from-hololens", HOLOLENS, FOLDER_LAYOUT, REAL_TO_REAL, 43
-)
+FROM_HOLOLENS = transfer(FOLDER_FINETUNE, "from-hololens", HOLOLENS, FOLDER_LAYOUT, REAL_TO_REAL, 43)
 
 TASKS = (
     task(EmbeddedWorld(), SCENES_LAYOUT, (SCENES_FINETUNE, SCENES_FROZEN, linear(SCENES_FROZEN))),
-    task(
-        NYU,
-        NYU_LAYOUT,
-        (*NYU_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=43), FROM_HOLOLENS),
-    ),
-    task(
-        KITTI,
-        KITTI_LAYOUT,
-        (*KITTI_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=21)),
-    ),
+    task(NYU, NYU_LAYOUT, (*NYU_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=43), FROM_HOLOLENS)),
+    task(KITTI, KITTI_LAYOUT, (*KITTI_PROTOCOLS, transfer(SCENES_FINETUNE, *FROM_SCENES, stride=21))),
     task(FOLDER, FOLDER_LAYOUT, (FOLDER_FINETUNE, FOLDER_FROZEN, linear(FOLDER_FROZEN))),
     task(HOLOLENS, FOLDER_LAYOUT, (FOLDER_FINETUNE, FOLDER_FROZEN, linear(FOLDER_FROZEN))),
 )

@@ -46,11 +46,7 @@ def upstream(task: Task, protocol: "DepthProtocol", layout: "Layout") -> dict[st
                 "peak": (p.epochs // 2 or p.epochs / 2) / p.epochs,
             }
         ],
-        "test_evaluator": {
-            "type": "DepthErrors",
-            "max_depth": layout.max_depth,
-            "crop": list(layout.eval_crop),
-        },
+        "test_evaluator": {"type": "DepthErrors", "max_depth": layout.max_depth, "crop": list(layout.eval_crop)},
     }
 
 
@@ -86,9 +82,7 @@ def _head(p: "DepthProtocol") -> dict[str, Any]:
     return {"type": "LinearDepthHead", "bins": {"bins": 256, "linear": 0}[p.head]}
 
 
-def _dataset(
-    layout: "Layout", split: str, limit: int | None, pipeline: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _dataset(layout: "Layout", split: str, limit: int | None, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "type": "DepthPairs",
         "data_prefix": {
@@ -102,12 +96,7 @@ def _dataset(
 
 def _train_pipeline(p: "DepthProtocol", layout: "Layout") -> list[dict[str, Any]]:
     """CutDepth comes before the crop and the colours, as upstream."""
-    cut = {
-        "type": "VerticalCutDepth",
-        "prob": 0.25,
-        "max_depth": layout.max_depth,
-        "wrapped": p.cutdepth == "wrapped",
-    }
+    cut = {"type": "VerticalCutDepth", "prob": 0.25, "max_depth": layout.max_depth, "wrapped": p.cutdepth == "wrapped"}
     return [
         {"type": "LoadImageFromFile"},
         _load(layout),

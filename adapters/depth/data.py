@@ -162,9 +162,7 @@ def items(folder: Path, split: str, layout: Layout) -> Items:
         image, depth = both[index]
         check_pair(image, depth, layout)
         metres = np.asarray(open_whole(depth)).astype(float) / layout.scale
-        return Example(
-            image=read(image), caption=image.stem, depth=metres * (metres <= layout.max_depth)
-        )
+        return Example(image=read(image), caption=image.stem, depth=metres * (metres <= layout.max_depth))
 
     return Items(count=len(both), read=example)
 
@@ -180,8 +178,7 @@ class DepthPairs(BaseSegDataset):  # type: ignore[misc]  # mmengine is untyped
         """List the pairs in the order in which they were checked."""
         folders = (Path(self.data_prefix[key]) for key in ("img_path", "depth_map_path"))
         return [
-            {"img_path": str(image), "depth_map_path": str(depth), "seg_fields": []}
-            for image, depth in pairs(*folders)
+            {"img_path": str(image), "depth_map_path": str(depth), "seg_fields": []} for image, depth in pairs(*folders)
         ]
 
 

@@ -86,13 +86,9 @@ class DeconvDepthHead(DepthHead):
         """`channels` is upstream's embed_dim; `settings` go to DepthHead."""
         super().__init__(init_cfg={"type": "Normal", "std": 0.001, "layer": "Conv2d"}, **settings)
         deconvs = round(log2(self.stride / 4))
-        self.decoder = VPDDepthDecoder(
-            settings["in_channels"][-1], channels, deconvs, [32] * deconvs
-        )
+        self.decoder = VPDDepthDecoder(settings["in_channels"][-1], channels, deconvs, [32] * deconvs)
         self.last = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, 1, 3, padding=1),
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 1, 3, padding=1)
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -130,6 +126,4 @@ class LinearDepthHead(DepthHead):
         if not len(self.depths):
             return score.sigmoid() * self.max_depth
         shares = F.relu(score) + 0.1
-        return (shares * self.depths[:, None, None]).sum(1, keepdim=True) / shares.sum(
-            1, keepdim=True
-        )
+        return (shares * self.depths[:, None, None]).sum(1, keepdim=True) / shares.sum(1, keepdim=True)

@@ -45,8 +45,7 @@ def measured(truth: Tensor, max_depth: float, crop: Sequence[float]) -> Tensor:
     height, width = truth.shape
     # 471 / 480 * 480 is 470.99…: the parts are of whole pixels up to rounding.
     top, bottom, left, right = (
-        int(part * side + 1e-6)
-        for part, side in zip(crop, (height, height, width, width), strict=True)
+        int(part * side + 1e-6) for part, side in zip(crop, (height, height, width, width), strict=True)
     )
     inside = torch.zeros_like(truth, dtype=torch.bool)
     inside[top:bottom, left:right] = True

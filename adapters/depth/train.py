@@ -33,9 +33,7 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
         protocol = dataclasses.replace(protocol, train_layout=train)
     config = upstream(job.task, protocol, test)
     loaders = config["train_dataloader"], config["test_dataloader"]
-    for loader, folder, used in zip(
-        loaders, (job.train_data, job.data), (train, test), strict=True
-    ):
+    for loader, folder, used in zip(loaders, (job.train_data, job.data), (train, test), strict=True):
         loader["dataset"] |= _checked(loader["dataset"], folder, used, job)
     maps = backbone.maps_of(job)
     config["model"]["decode_head"] |= {

@@ -90,24 +90,18 @@ SCENES_SIZE = SMALL_SIZE | {
     "test_batch_size": 8,
 }
 SCENES_WHY = "half a minute on two cores"
-SCENES_FINETUNE = COCO_FINETUNE.scaled(
-    SCENES_WHY, lr=1e-3, layer_decay=None, drop_path=0.0, **SCENES_SIZE
-)
+SCENES_FINETUNE = COCO_FINETUNE.scaled(SCENES_WHY, lr=1e-3, layer_decay=None, drop_path=0.0, **SCENES_SIZE)
 SCENES_FROZEN = COCO_FROZEN.scaled(SCENES_WHY, lr=1e-3, **SCENES_SIZE)
 
 
-def task(
-    dataset: Dataset, layout: Layout, protocols: tuple[DetectionProtocol, ...], version: int = 1
-) -> Task:
+def task(dataset: Dataset, layout: Layout, protocols: tuple[DetectionProtocol, ...], version: int = 1) -> Task:
     """Make `detection/<dataset>`; the way to add a data set of one's own."""
     return Task(
         name=f"detection/{dataset.name}",
         version=version,
         dataset=dataset,
         protocols=protocols,
-        metrics=tuple(
-            Metric(name=f"{kind}_{name}") for name in ("AP", "AP50") for kind in ("bbox", "mask")
-        ),
+        metrics=tuple(Metric(name=f"{kind}_{name}") for name in ("AP", "AP50") for kind in ("bbox", "mask")),
         upstream=functools.partial(upstream, layout=layout),
         evaluate=functools.partial(evaluate, layout=layout),
         imports=("adapters.detection.train",),

@@ -22,10 +22,7 @@ def upstream(task: Task, protocol: "DetectionProtocol", layout: "Layout") -> dic
     return {
         "default_scope": "mmdet",
         "model": _model(p),
-        "train_dataloader": {
-            "batch_size": p.batch_size,
-            "dataset": _dataset(layout, p, "train", _train_pipeline(p)),
-        },
+        "train_dataloader": {"batch_size": p.batch_size, "dataset": _dataset(layout, p, "train", _train_pipeline(p))},
         "test_dataloader": {
             "batch_size": p.test_batch_size,
             "dataset": {**_dataset(layout, p, "val", _test_pipeline(p)), "test_mode": True},
@@ -47,10 +44,7 @@ def _schedule(p: "DetectionProtocol") -> list[dict[str, Any]]:
     drops = [p.epochs * 8 / 9, p.epochs * 26 / 27]
     return [
         {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warm},
-        *(
-            {"type": "ConstantLR", "factor": 0.1, "begin": drop, "end": p.epochs + 1}
-            for drop in drops
-        ),
+        *({"type": "ConstantLR", "factor": 0.1, "begin": drop, "end": p.epochs + 1} for drop in drops),
     ]
 
 
@@ -62,13 +56,7 @@ def _model(p: "DetectionProtocol") -> dict[str, Any]:
             "type": "DetDataPreprocessor",
             "bgr_to_rgb": True,
             "pad_mask": True,
-            "batch_augments": [
-                {
-                    "type": "BatchFixedSizePad",
-                    "size": (p.img_size, p.img_size),
-                    "pad_mask": True,
-                }
-            ],
+            "batch_augments": [{"type": "BatchFixedSizePad", "size": (p.img_size, p.img_size), "pad_mask": True}],
         },
         "backbone": {
             "type": "TimmBackbone",
@@ -78,12 +66,7 @@ def _model(p: "DetectionProtocol") -> dict[str, Any]:
             "frozen": p.frozen,
             **p.dropping,
         },
-        "neck": {
-            "type": "FPN",
-            "out_channels": p.channels,
-            "num_outs": LEVELS,
-            "norm_cfg": NORM,
-        },
+        "neck": {"type": "FPN", "out_channels": p.channels, "num_outs": LEVELS, "norm_cfg": NORM},
         "rpn_head": _rpn_head(p),
         "roi_head": {
             "type": "StandardRoIHead",
@@ -103,11 +86,7 @@ def _rpn_head(p: "DetectionProtocol") -> dict[str, Any]:
         "in_channels": p.channels,
         "feat_channels": p.channels,
         "num_convs": 2,
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "scales": [p.anchor_scale],
-            "ratios": [0.5, 1.0, 2.0],
-        },
+        "anchor_generator": {"type": "AnchorGenerator", "scales": [p.anchor_scale], "ratios": [0.5, 1.0, 2.0]},
         "bbox_coder": {"type": "DeltaXYWHBBoxCoder"},
         "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True},
         "loss_bbox": {"type": "L1Loss"},
@@ -162,12 +141,7 @@ def _train_cfg(p: "DetectionProtocol") -> dict[str, Any]:
     return {
         "rpn": {
             "assigner": {**MATCH, "pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3},
-            "sampler": {
-                **SAMPLE,
-                "num": p.rois // 2,
-                "pos_fraction": 0.5,
-                "add_gt_as_proposals": False,
-            },
+            "sampler": {**SAMPLE, "num": p.rois // 2, "pos_fraction": 0.5, "add_gt_as_proposals": False},
             "allowed_border": -1,
             "pos_weight": -1,
         },
@@ -180,12 +154,7 @@ def _train_cfg(p: "DetectionProtocol") -> dict[str, Any]:
                 "min_pos_iou": 0.5,
                 "match_low_quality": False,
             },
-            "sampler": {
-                **SAMPLE,
-                "num": p.rois,
-                "pos_fraction": 0.25,
-                "add_gt_as_proposals": True,
-            },
+            "sampler": {**SAMPLE, "num": p.rois, "pos_fraction": 0.25, "add_gt_as_proposals": True},
             "mask_size": 28,
             "pos_weight": -1,
         },
@@ -204,9 +173,7 @@ def _test_cfg(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _dataset(
-    layout: "Layout", p: "DetectionProtocol", split: str, pipeline: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _dataset(layout: "Layout", p: "DetectionProtocol", split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     """Images without objects are kept: the jitter makes some more of them."""
     return {
         "type": "CocoDataset",
@@ -223,12 +190,7 @@ def _train_pipeline(p: "DetectionProtocol") -> list[dict[str, Any]]:
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True},
         {"type": "RandomResize", "scale": crop, "ratio_range": p.ratio_range, "keep_ratio": True},
-        {
-            "type": "RandomCrop",
-            "crop_size": crop,
-            "recompute_bbox": True,
-            "allow_negative_crop": True,
-        },
+        {"type": "RandomCrop", "crop_size": crop, "recompute_bbox": True, "allow_negative_crop": True},
         {"type": "FilterAnnotations", "min_gt_bbox_wh": (1e-2, 1e-2)},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PackDetInputs"},
@@ -240,8 +202,5 @@ def _test_pipeline(p: "DetectionProtocol") -> list[dict[str, Any]]:
     return [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": (p.img_size, p.img_size), "keep_ratio": True},
-        {
-            "type": "PackDetInputs",
-            "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor"),
-        },
+        {"type": "PackDetInputs", "meta_keys": ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")},
     ]

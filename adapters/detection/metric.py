@@ -41,11 +41,7 @@ class DetectionMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
 
 
 def precision(
-    truth: COCO,
-    detections: list[dict[str, Any]],
-    kind: str,
-    images: Sequence[int],
-    categories: Sequence[int],
+    truth: COCO, detections: list[dict[str, Any]], kind: str, images: Sequence[int], categories: Sequence[int]
 ) -> np.ndarray:
     """COCO's table of precision, -1 where a class has no object, classes in the order given.
 
@@ -60,21 +56,14 @@ def precision(
     return table
 
 
-def _detections(
-    found: Mapping[str, Any], categories: Sequence[int], kind: str
-) -> list[dict[str, Any]]:
+def _detections(found: Mapping[str, Any], categories: Sequence[int], kind: str) -> list[dict[str, Any]]:
     """One image's predictions as COCO's results; a mask's area is its own, not its box's."""
     corners = found["bboxes"]
     boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]]).tolist()
     shapes = boxes if kind == "bbox" else found["masks"]
     key = "bbox" if kind == "bbox" else "segmentation"
     return [
-        {
-            "image_id": found["img_id"],
-            "category_id": categories[label],
-            "score": float(score),
-            key: shape,
-        }
+        {"image_id": found["img_id"], "category_id": categories[label], "score": float(score), key: shape}
         for label, score, shape in zip(found["labels"], found["scores"], shapes, strict=True)
     ]
 

@@ -72,12 +72,7 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
             except ValueError as error:
                 raise OutsideContractError(arch, str(error)) from None
         super().__init__(
-            model,
-            arch=arch,
-            load_report=report,
-            out_indices=out_indices,
-            class_token=class_token,
-            frozen=frozen,
+            model, arch=arch, load_report=report, out_indices=out_indices, class_token=class_token, frozen=frozen
         )
 
     def init_weights(self) -> None:
@@ -101,8 +96,5 @@ def by_iteration(schedule: Sequence[Mapping[str, Any]], batches: int) -> list[di
 
     Those that round to none are left out.
     """
-    spans = [
-        {**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)}
-        for s in schedule
-    ]
+    spans = [{**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)} for s in schedule]
     return [{**s, "by_epoch": False} for s in spans if s["begin"] < s["end"]]

@@ -27,10 +27,7 @@ KINDS: dict[str, tuple[type, ...]] = {
     **{"id": ID, "image_id": ID, "category_id": ID, "file_name": (str,), "name": (str,)},
     **{"width": (int, float), "height": (int, float)},
 }
-ENDS = {
-    "JPEG": b"\xff\xd9",
-    "PNG": b"IEND",
-}  # of whole files; decoders give what there is of others
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # of whole files; decoders give what there is of others
 SLACK = 1.0  # pixels by which a point may lie outside: some tools count them from 1
 SHOWN = 3
 
@@ -59,9 +56,7 @@ def check(
             an image that is cut off or of another size than stated; a box that is no box, or outside its
             image; a keypoint outside its image.
     """
-    content = labels(
-        file, classes=classes, num_keypoints=num_keypoints, points_may_leave=points_may_leave
-    )
+    content = labels(file, classes=classes, num_keypoints=num_keypoints, points_may_leave=points_may_leave)
     listed = content["images"]
     paths = [images / image["file_name"] for image in listed]
     if missing := [path for path in paths if not path.is_file()]:
@@ -75,11 +70,7 @@ def check(
 
 
 def labels(
-    file: Path,
-    *,
-    classes: Sequence[str] | None = None,
-    num_keypoints: int = 0,
-    points_may_leave: bool = False,
+    file: Path, *, classes: Sequence[str] | None = None, num_keypoints: int = 0, points_may_leave: bool = False
 ) -> dict[str, Any]:
     """Read the file, and no image, as `check` does; raises UserError as that does."""
     content = _read(file)
@@ -151,9 +142,7 @@ def _check_ids(file: Path, content: Mapping[str, Rows], classes: Sequence[str] |
 
 def _check_boxes(file: Path, annotations: Rows, sizes: Mapping[Any, tuple[int, int]]) -> None:
     bad = [
-        a
-        for a in annotations
-        if not _is_box(a["bbox"], *sizes[a["image_id"]]) and a["image_id"] not in FLAT_IN_COCO
+        a for a in annotations if not _is_box(a["bbox"], *sizes[a["image_id"]]) and a["image_id"] not in FLAT_IN_COCO
     ]
     if bad:
         shown = _some(f"annotation {a['id']} of image {a['image_id']}: {a['bbox']}" for a in bad)
@@ -177,12 +166,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _check_keypoints(
-    file: Path,
-    annotations: Rows,
-    count: int,
-    sizes: Mapping[Any, tuple[int, int]] | None,
-) -> None:
+def _check_keypoints(file: Path, annotations: Rows, count: int, sizes: Mapping[Any, tuple[int, int]] | None) -> None:
     for a in (a for a in annotations if "keypoints" in a):
         values = a["keypoints"] if isinstance(a["keypoints"], list) else []
         finite = len(values) == 3 * count and all(map(_is_finite, values))
@@ -303,9 +287,7 @@ def _are_finite(numbers: list[Any]) -> bool:
 Annotations = Sequence[Mapping[str, Any]]
 
 
-def items(
-    file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave: bool = False
-) -> Items:
+def items(file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave: bool = False) -> Items:
     """Every image that an annotation file lists; raises UserError where the file is not true in itself.
 
     Args:

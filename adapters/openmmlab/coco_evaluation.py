@@ -56,15 +56,8 @@ class KeypointEval(COCOeval_faster):  # type: ignore[misc]
 def _package(name: str, evaluator: type) -> dict[str, ModuleType]:
     package, evaluation = ModuleType(name), ModuleType(f"{name}.cocoeval")
     vars(evaluation).update(COCOeval=evaluator)
-    vars(package).update(
-        coco=coco, cocoeval=evaluation, mask=mask, __version__=faster_coco_eval.__version__
-    )
-    return {
-        name: package,
-        f"{name}.coco": coco,
-        f"{name}.cocoeval": evaluation,
-        f"{name}.mask": mask,
-    }
+    vars(package).update(coco=coco, cocoeval=evaluation, mask=mask, __version__=faster_coco_eval.__version__)
+    return {name: package, f"{name}.coco": coco, f"{name}.cocoeval": evaluation, f"{name}.mask": mask}
 
 
 def install() -> None:

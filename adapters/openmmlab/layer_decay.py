@@ -35,9 +35,7 @@ class LayerDecayConstructor:
     scalars and what the model's `no_weight_decay()` names get no weight decay.
     """
 
-    def __init__(
-        self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None
-    ) -> None:
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
         """Take mmengine's settings; `paramwise_cfg` is dict(layer_decay=...), None or 1 for none."""
         settings = dict(paramwise_cfg or {})
         self.layer_decay = settings.pop("layer_decay", None) or 1.0
@@ -58,9 +56,7 @@ class LayerDecayConstructor:
         return OPTIM_WRAPPERS.build({**wrapper, "optimizer": built})
 
 
-def parameter_groups(
-    model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float
-) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Put every trainable parameter of the model into one group; see LayerDecayConstructor."""
     scales = {} if layer_decay == 1.0 else _scales(model, layer_decay)
     undecayed = set(_undecayed(model))
@@ -80,11 +76,7 @@ def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
     if not isinstance(backbone, FeatureExtractor):
         raise _no_effect(f"it is a {type(backbone).__name__}, not a TimmBackbone")
     layers, head = backbone.layer_groups()
-    trained = {
-        name: layer
-        for name, layer in layers.items()
-        if model.get_parameter(PREFIX + name).requires_grad
-    }
+    trained = {name: layer for name, layer in layers.items() if model.get_parameter(PREFIX + name).requires_grad}
     if len(set(trained.values())) < 2:
         raise _no_effect("it has fewer than two trainable layers")
     if lost := sorted(name for name, layer in trained.items() if layer == head):

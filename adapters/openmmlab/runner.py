@@ -23,9 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.openmmlab import backbone as _backbone  # noqa: F401  registers TimmBackbone
-from adapters.openmmlab import (
-    compatibility,
-)
+from adapters.openmmlab import compatibility
 from bench.backbones.build import build, is_plain
 from bench.backbones.normalise import normalisation
 from bench.backbones.timm_models import create
@@ -172,9 +170,7 @@ def precision(device: str) -> dict[str, Any]:
     return {"type": "OptimWrapper"}
 
 
-def _hooks(
-    job: Job, checkpoint_seconds: float, curves: Mapping[str, Sequence[str]]
-) -> list[dict[str, Any]]:
+def _hooks(job: Job, checkpoint_seconds: float, curves: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     return [
         {"type": "MeasuringHook", "curves": dict(curves)},
         {"type": "SeedingHook", "seed": job.seed},
@@ -207,18 +203,11 @@ def _share(batch_size: int, world_size: int) -> int:
 
 
 def _test_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    return {
-        "sampler": {"type": "DefaultSampler", "shuffle": False},
-        **loader,
-        **_workers(job),
-    }
+    return {"sampler": {"type": "DefaultSampler", "shuffle": False}, **loader, **_workers(job)}
 
 
 def _workers(job: Job) -> dict[str, Any]:
-    return {
-        "num_workers": job.num_workers,
-        "worker_init_fn": {"type": "worker_ends_with_run"},
-    }
+    return {"num_workers": job.num_workers, "worker_init_fn": {"type": "worker_ends_with_run"}}
 
 
 @contextlib.contextmanager
@@ -265,8 +254,7 @@ def keep(model: Any, job: Job) -> Path:
         num_classes=0,
     )
     state: dict[str, Tensor] = {
-        key: trained.get(key, value).detach().float().cpu().contiguous()
-        for key, value in before.state_dict().items()
+        key: trained.get(key, value).detach().float().cpu().contiguous() for key, value in before.state_dict().items()
     }
     path = job.work_dir / NAME
     temporary = path.with_name(f".{NAME}.{os.getpid()}")

@@ -8,11 +8,7 @@ from typing import Any
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer_sam import (
-    get_decomposed_rel_pos_bias,
-    window_partition,
-    window_unpartition,
-)
+from timm.models.vision_transformer_sam import get_decomposed_rel_pos_bias, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -51,9 +47,7 @@ class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * rows - 1, self.head_dim))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * columns - 1, self.head_dim))
 
-    def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """Attend among the normalised tokens (N, rows * columns, C); windows are padded with zeros."""
         assert attn_mask is None, "timm's plain ViTs mask nothing"
         assert not is_causal, "timm's plain ViTs mask nothing"
@@ -62,9 +56,7 @@ class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
         if not self.window_size:
             return self._attend(patches).flatten(1, 2)
         windows, padded = window_partition(patches, self.window_size)
-        return window_unpartition(self._attend(windows), self.window_size, size, padded).flatten(
-            1, 2
-        )
+        return window_unpartition(self._attend(windows), self.window_size, size, padded).flatten(1, 2)
 
     def _attend(self, x: Tensor) -> Tensor:
         """Attention among all patches of each (N, h, w, C); ViTDet's bias is of the unscaled query."""
@@ -73,13 +65,11 @@ class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
         size = (height, width)
-        bias = get_decomposed_rel_pos_bias(
-            q.flatten(0, 1), self.rel_pos_h, self.rel_pos_w, size, size
-        ).unflatten(0, (batch, self.num_heads))
-        dropout = self.attn_drop.p if self.training else 0.0
-        found = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.type_as(q), dropout_p=dropout
+        bias = get_decomposed_rel_pos_bias(q.flatten(0, 1), self.rel_pos_h, self.rel_pos_w, size, size).unflatten(
+            0, (batch, self.num_heads)
         )
+        dropout = self.attn_drop.p if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.type_as(q), dropout_p=dropout)
         joined = found.transpose(1, 2).reshape(batch, height, width, -1)
         return self.proj_drop(self.proj(joined))
 

@@ -76,9 +76,7 @@ VIT_B = "vit_base_patch16_224@mae_pretrain_vit_base.pth"
 SWINV2_B = "swinv2_base_window16_256@swinv2_base_simmim.pth"
 
 
-def at_full_scale(
-    task: str, p: PoseProtocol, expected: str = "none published with this recipe"
-) -> PoseProtocol:
+def at_full_scale(task: str, p: PoseProtocol, expected: str = "none published with this recipe") -> PoseProtocol:
     """A recipe on a data set: the published number, and the command that would reproduce it."""
     backbone = SWINV2_B if "swin" in p.name else VIT_B
     run = f"python -m bench.run --backbone {backbone} --task {task} --protocol {p.name}"
@@ -91,9 +89,7 @@ def with_detector(p: PoseProtocol, boxes: str) -> PoseProtocol:
     return dataclasses.replace(p, name=f"{p.name}-detector", bbox_source="detector", source=source)
 
 
-COCO_BOXES = (
-    "a person detector's of AP 56.4 on COCO val (COCO_val2017_detections_AP_H_56_person.json)"
-)
+COCO_BOXES = "a person detector's of AP 56.4 on COCO val (COCO_val2017_detections_AP_H_56_person.json)"
 CROWDPOSE_BOXES = (
     "the YOLOv3 ones that mmpose hands out (det_for_crowd_test_0.1_0.5.json); which ones the published number took is "
     "not known"
@@ -109,16 +105,12 @@ COCO_FULL = (
     COCO_FROZEN,
     at_full_scale("pose/coco", with_detector(FINETUNE, COCO_BOXES), VITPOSE_B),
     at_full_scale("pose/coco", SWIN_FINETUNE, f"{ON_TRUE_BOXES} {TEST_DEV}"),
-    at_full_scale(
-        "pose/coco", with_detector(SWIN_FINETUNE, COCO_BOXES), f"none published on val; {TEST_DEV}"
-    ),
+    at_full_scale("pose/coco", with_detector(SWIN_FINETUNE, COCO_BOXES), f"none published on val; {TEST_DEV}"),
 )
 CROWDPOSE_FULL = (
     *(at_full_scale("pose/crowdpose", p) for p in (FINETUNE, FROZEN, SWIN_FINETUNE)),
     at_full_scale(
-        "pose/crowdpose",
-        with_detector(SWIN_FINETUNE, CROWDPOSE_BOXES),
-        "SimMIM SwinV2-B: AP 74.9 (Dark Secrets)",
+        "pose/crowdpose", with_detector(SWIN_FINETUNE, CROWDPOSE_BOXES), "SimMIM SwinV2-B: AP 74.9 (Dark Secrets)"
     ),
 )
 AP10K_NEAREST = "none published with this recipe; the nearest, HRNet-W32 fine-tuned at 256x256: AP 72.2 (mmpose)"
@@ -130,9 +122,7 @@ SMALL_SIZE = {
     **{"rotation": 30.0, "scale": 0.25, "shift": 0.0, "half_body": 0.0},
 }
 SMALL_WHY = "some minutes of a CPU and a hundred persons"
-SMALL_FINETUNE = COCO_FINETUNE.scaled(
-    SMALL_WHY, name="finetune-small", epochs=30, lr=1e-3, drop_path=0.1, **SMALL_SIZE
-)
+SMALL_FINETUNE = COCO_FINETUNE.scaled(SMALL_WHY, name="finetune-small", epochs=30, lr=1e-3, drop_path=0.1, **SMALL_SIZE)
 SMALL_FROZEN = COCO_FROZEN.scaled(SMALL_WHY, name="frozen-small", epochs=60, lr=2e-3, **SMALL_SIZE)
 
 SCENES_SIZE = {
@@ -145,9 +135,7 @@ SCENES_FINETUNE = COCO_FINETUNE.scaled(SCENES_WHY, layer_decay=0.9, drop_path=0.
 SCENES_FROZEN = COCO_FROZEN.scaled(SCENES_WHY, **SCENES_SIZE)
 
 
-def task(
-    dataset: Dataset, layout: Layout, protocols: tuple[PoseProtocol, ...], version: int = 1
-) -> Task:
+def task(dataset: Dataset, layout: Layout, protocols: tuple[PoseProtocol, ...], version: int = 1) -> Task:
     """Make `pose/<dataset>`; the way to add a data set of one's own."""
     return Task(
         name=f"pose/{dataset.name}",
@@ -190,9 +178,7 @@ def items(folder: Path, split: str, layout: Layout) -> Items | None:
     )
 
 
-SCENES_LAYOUT = Layout(
-    annotations="annotations/person_keypoints_{split}.json", images="images/{split}"
-)
+SCENES_LAYOUT = Layout(annotations="annotations/person_keypoints_{split}.json", images="images/{split}")
 COCO_LAYOUT = Layout(
     annotations="annotations/person_keypoints_{split}.json",
     images="{split}",
@@ -213,10 +199,7 @@ CROWDPOSE_LAYOUT = Layout(
     has_crowding=True,
 )
 AP10K_LAYOUT = Layout(
-    upstream="AP10KDataset",
-    annotations="annotations/ap10k-{split}-split1.json",
-    images="data",
-    tested="test",
+    upstream="AP10KDataset", annotations="annotations/ap10k-{split}-split1.json", images="data", tested="test"
 )
 COCO = Dataset(
     name="coco",
@@ -244,9 +227,7 @@ AP10K = Dataset(
 )
 
 
-def from_coco(
-    joints: tuple[tuple[int | tuple[int, int], int], ...], untrained: str
-) -> PoseProtocol:
+def from_coco(joints: tuple[tuple[int | tuple[int, int], int], ...], untrained: str) -> PoseProtocol:
     """Train on COCO's persons, test on other joints: for a data set of which only a test split is there."""
     return dataclasses.replace(
         SMALL_FINETUNE,
@@ -263,9 +244,7 @@ def from_coco(
 
 NECK = (5, 6)  # COCO's shoulders
 # Shoulders, elbows, wrists, hips, knees, ankles are COCO's keypoints 5 to 16, in CrowdPose's order.
-CROWDPOSE_FROM_COCO = from_coco(
-    (*((source, source - 5) for source in range(5, 17)), (NECK, 13)), "the top of the head"
-)
+CROWDPOSE_FROM_COCO = from_coco((*((source, source - 5) for source in range(5, 17)), (NECK, 13)), "the top of the head")
 # Eyes, nose, neck; forelegs are arms: left, right; hind legs are legs: left, right.
 AP10K_FROM_COCO = from_coco(
     (

@@ -66,21 +66,14 @@ def _model(p: PoseProtocol, layout: Layout) -> dict[str, Any]:
             "loss": {"type": "KeypointMSELoss", "use_target_weight": True},
             "decoder": codec(p),
         },
-        "train_cfg": {
-            "compute_acc": False
-        },  # on the heatmaps of a training batch: costs time, says little
+        "train_cfg": {"compute_acc": False},  # on the heatmaps of a training batch: costs time, says little
         "test_cfg": {"flip_test": p.flip_test, "flip_mode": "heatmap", "shift_heatmap": False},
     }
 
 
 def _dataset(layout: Layout, split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     annotations, images = layout.paths(split)
-    return {
-        "type": layout.upstream,
-        "ann_file": annotations,
-        "data_prefix": {"img": images},
-        "pipeline": pipeline,
-    }
+    return {"type": layout.upstream, "ann_file": annotations, "data_prefix": {"img": images}, "pipeline": pipeline}
 
 
 def _train_pipeline(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
@@ -106,12 +99,7 @@ def _train_pipeline(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
 
 
 def _test_pipeline(p: PoseProtocol) -> list[dict[str, Any]]:
-    return [
-        {"type": "LoadImage"},
-        {"type": "GetBBoxCenterScale"},
-        _crop(p),
-        {"type": "PackPoseInputs"},
-    ]
+    return [{"type": "LoadImage"}, {"type": "GetBBoxCenterScale"}, _crop(p), {"type": "PackPoseInputs"}]
 
 
 def _crop(p: PoseProtocol) -> dict[str, Any]:
@@ -130,10 +118,6 @@ def _schedule(p: PoseProtocol) -> list[dict[str, Any]]:
 
 def _metrics(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
     """PCK needs the person that a box belongs to, which a detector does not say."""
-    keypoints = {
-        "type": "KeypointAPMetric",
-        "use_area": layout.has_area,
-        "by_crowding": layout.has_crowding,
-    }
+    keypoints = {"type": "KeypointAPMetric", "use_area": layout.has_area, "by_crowding": layout.has_crowding}
     pck = {"type": "PCKMetric", "thr": 0.1, "norm_item": "bbox"}
     return [keypoints] if p.bbox_source == "detector" else [keypoints, pck]

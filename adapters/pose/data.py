@@ -33,9 +33,7 @@ def num_persons(annotations: Mapping[str, Any], limit: int | None, file: Path) -
     return found
 
 
-def check_scored(
-    annotations: Mapping[str, Any], file: Path, *, has_area: bool, crowded: bool
-) -> None:
+def check_scored(annotations: Mapping[str, Any], file: Path, *, has_area: bool, crowded: bool) -> None:
     """Raise UserError where a split lacks what its scores are computed from."""
     needed = (("annotations", "area", has_area), ("images", "crowdIndex", crowded))
     for rows, key in ((rows, key) for rows, key, wanted in needed if wanted):

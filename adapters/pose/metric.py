@@ -33,9 +33,7 @@ class KeypointAPMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
 
     default_prefix = None
 
-    def __init__(
-        self, by_crowding: bool = False, limit: int | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, by_crowding: bool = False, limit: int | None = None, **settings: Any) -> None:
         """Evaluate on the first `limit` images; `settings` go to mmpose's CocoMetric."""
         super().__init__(**settings)
         self.by_crowding = by_crowding

@@ -14,13 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.segmentation.config import upstream
-from adapters.segmentation.protocol import (
-    ADE20K_FACTS,
-    CITYSCAPES_FACTS,
-    VOC2012_FACTS,
-    Layout,
-    SegmentationProtocol,
-)
+from adapters.segmentation.protocol import ADE20K_FACTS, CITYSCAPES_FACTS, VOC2012_FACTS, Layout, SegmentationProtocol
 from bench.datasets.dataset import Dataset, EmbeddedWorld
 from bench.datasets.items import Items
 from bench.tasks import Job, Metric, Outcome, Task
@@ -84,14 +78,7 @@ CITYSCAPES_LENGTH = (
     "80,000 of 8), crops and windows of 768 pixels (its 769, in whole patches), and the warm-up's 1,500 iterations"
 )
 CITYSCAPES_FINETUNE, CITYSCAPES_FROZEN = (
-    with_iterations(
-        protocol,
-        "segmentation/cityscapes",
-        protocol.name,
-        CITYSCAPES_LENGTH,
-        expected,
-        **CITYSCAPES_SIZE,
-    )
+    with_iterations(protocol, "segmentation/cityscapes", protocol.name, CITYSCAPES_LENGTH, expected, **CITYSCAPES_SIZE)
     for protocol, expected in (
         (
             ADE_FINETUNE,
@@ -135,15 +122,11 @@ SCENES_SIZE = {
     "warmup_epochs": 0.1,
 }
 SCENES_WHY = "a minute on two cores, each image seen whole"
-SCENES_FINETUNE = ADE_FINETUNE.scaled(
-    SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE
-)
+SCENES_FINETUNE = ADE_FINETUNE.scaled(SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE)
 SCENES_FROZEN = ADE_FROZEN.scaled(SCENES_WHY, epochs=3, lr=3e-3, **SCENES_SIZE)
 
 
-def task(
-    dataset: Dataset, layout: Layout, protocols: tuple[SegmentationProtocol, ...], version: int = 1
-) -> Task:
+def task(dataset: Dataset, layout: Layout, protocols: tuple[SegmentationProtocol, ...], version: int = 1) -> Task:
     """Make `segmentation/<dataset>`; the way to add a data set of one's own."""
     return Task(
         name=f"segmentation/{dataset.name}",
@@ -173,10 +156,7 @@ def items(folder: Path, split: str, layout: Layout) -> Items:
 
 
 SCENES_LAYOUT = Layout(
-    classes="semantic/classes.json",
-    images="images/{split}",
-    masks="semantic/{split}",
-    image_suffix=".png",
+    classes="semantic/classes.json", images="images/{split}", masks="semantic/{split}", image_suffix=".png"
 )
 VOC_LAYOUT = Layout(
     upstream="PascalVOCDataset",

@@ -20,14 +20,8 @@ def upstream(task: Task, protocol: "SegmentationProtocol", layout: "Layout") -> 
     return {
         "default_scope": "mmseg",
         "model": _model(p),
-        "train_dataloader": {
-            "batch_size": p.batch_size,
-            "dataset": _dataset(layout, p, "train", _train_pipeline(p)),
-        },
-        "test_dataloader": {
-            "batch_size": p.test_batch_size,
-            "dataset": _dataset(layout, p, "val", _test_pipeline(p)),
-        },
+        "train_dataloader": {"batch_size": p.batch_size, "dataset": _dataset(layout, p, "train", _train_pipeline(p))},
+        "test_dataloader": {"batch_size": p.test_batch_size, "dataset": _dataset(layout, p, "val", _test_pipeline(p))},
         "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
         "optim_wrapper": {
             "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
@@ -84,17 +78,12 @@ def _head(kind: str, weight: float) -> dict[str, Any]:
     return {"type": kind, "align_corners": False, "ignore_index": IGNORED, "loss_decode": loss}
 
 
-def _dataset(
-    layout: "Layout", p: "SegmentationProtocol", split: str, pipeline: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _dataset(layout: "Layout", p: "SegmentationProtocol", split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     name = getattr(layout, split)
     return {
         "type": layout.upstream,
         "ann_file": layout.listing.format(split=name),
-        "data_prefix": {
-            "img_path": layout.images.format(split=name),
-            "seg_map_path": layout.masks.format(split=name),
-        },
+        "data_prefix": {"img_path": layout.images.format(split=name), "seg_map_path": layout.masks.format(split=name)},
         "img_suffix": layout.image_suffix,
         "seg_map_suffix": layout.mask_suffix,
         "reduce_zero_label": layout.reduce_zero_label,
@@ -117,12 +106,7 @@ def _train_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
 
 def _test_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
     """The mask is loaded after the resize: predictions are compared at the image's own size."""
-    return [
-        {"type": "LoadImageFromFile"},
-        _resize(p),
-        {"type": "LoadAnnotations"},
-        {"type": "PackSegInputs"},
-    ]
+    return [{"type": "LoadImageFromFile"}, _resize(p), {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
 
 
 def _resize(p: "SegmentationProtocol") -> dict[str, Any]:

@@ -36,14 +36,10 @@ def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
             f"{listing} names no images ({layout.image_suffix}) for the split '{split}'. Put them there, with a mask "
             f"of the same name ({layout.mask_suffix}) in {masks}."
         )
-    both = [
-        (images / f"{n}{layout.image_suffix}", masks / f"{n}{layout.mask_suffix}") for n in names
-    ]
+    both = [(images / f"{n}{layout.image_suffix}", masks / f"{n}{layout.mask_suffix}") for n in names]
     for image, mask in both:
         if not image.is_file():
-            raise UserError(
-                f"The image {image}, which {listing} names, does not exist. Add it or take it off."
-            )
+            raise UserError(f"The image {image}, which {listing} names, does not exist. Add it or take it off.")
         if not mask.is_file():
             raise UserError(
                 f"The image {image} has no mask: expected {mask}. Add the mask, or remove the image from the split."

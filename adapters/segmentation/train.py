@@ -28,11 +28,7 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
         both = data.pairs(folder, layout, split)[: job.protocol.limit]
         data.check(both, len(classes), layout, job.cache)
         loader = "train_dataloader" if split == "train" else "test_dataloader"
-        config[loader]["dataset"] |= {
-            "data_root": str(folder),
-            "metainfo": {"classes": classes},
-            "indices": len(both),
-        }
+        config[loader]["dataset"] |= {"data_root": str(folder), "metainfo": {"classes": classes}, "indices": len(both)}
     _size_heads(config["model"], backbone.maps_of(job), len(classes))
     train = config["train_dataloader"]
     batches = train["dataset"]["indices"] // train["batch_size"]

@@ -85,9 +85,7 @@ ONE_STREAM = dataclasses.replace(
 )
 
 
-def task(
-    dataset: Videos | SceneVideos, protocols: tuple[TrackingProtocol, ...], version: int = 1
-) -> Task:
+def task(dataset: Videos | SceneVideos, protocols: tuple[TrackingProtocol, ...], version: int = 1) -> Task:
     """Make `tracking/<dataset>`; the way to add a data set of one's own."""
     names = dict.fromkeys(name for kind in dataset.definitions for name in HEADLINES[kind])
     return Task(
@@ -125,9 +123,7 @@ def shown(folder: Path, split: str, layout: str) -> Items:
     return items(folder, split, layout)
 
 
-def reported(
-    protocol: TrackingProtocol, data: Dataset | None, test: str, why: str, **changes: Any
-) -> TrackingProtocol:
+def reported(protocol: TrackingProtocol, data: Dataset | None, test: str, why: str, **changes: Any) -> TrackingProtocol:
     """Follow the sequences of a split; train on other `data`, or on the data set's own."""
     return dataclasses.replace(
         protocol,
@@ -196,14 +192,8 @@ OWN = "Trained on GOT-10k alone, as its server asks."
 OSTRACK = "OSTrack-256 (MAE ViT-B, with candidate elimination, its own head and losses):"
 
 SIMMIM = "SimMIM on ImageNet-1k:"
-ON_LASOT = {
-    "finetune": (SWINV2_L, f"SwinV2-L, {SIMMIM} SUC 70.7"),
-    "one-stream": (VIT_B, f"{OSTRACK} SUC 69.1"),
-}
-ON_GOT10K = {
-    "finetune": (SWINV2_B, f"SwinV2-B, {SIMMIM} AO 70.8"),
-    "one-stream": (VIT_B, f"{OSTRACK} AO 71.0"),
-}
+ON_LASOT = {"finetune": (SWINV2_L, f"SwinV2-L, {SIMMIM} SUC 70.7"), "one-stream": (VIT_B, f"{OSTRACK} SUC 69.1")}
+ON_GOT10K = {"finetune": (SWINV2_B, f"SwinV2-B, {SIMMIM} AO 70.8"), "one-stream": (VIT_B, f"{OSTRACK} AO 71.0")}
 ON_TRACKINGNET = {"one-stream": (VIT_B, f"{OSTRACK} SUC 83.1")}
 NEAREST = "none published with this recipe; the nearest, TransT-N4 (supervised ResNet-50):"
 ON_OTB = {"finetune": (SWINV2_B, f"{NEAREST} SUC 69.4 (chenxin-dlut/TransT)")}
@@ -212,21 +202,13 @@ FULL_GOT10K = full("got10k", None, OWN, ON_GOT10K)
 SCENES_FINETUNE = on_scenes(FULL_GOT10K[0], **SMALL_FUSION)
 SCENES_LONG = on_scenes(FULL_GOT10K[0], **SMALL_FUSION, name="finetune-long", epochs=16)
 SCENES_LARGE = on_scenes(
-    FULL_GOT10K[0],
-    **SMALL_FUSION,
-    name="finetune-large",
-    epochs=16,
-    img_size=192,
-    template_size=96,
+    FULL_GOT10K[0], **SMALL_FUSION, name="finetune-large", epochs=16, img_size=192, template_size=96
 )
 SCENES_FROZEN = on_scenes(FULL_GOT10K[1], **SMALL_FUSION, epochs=16)
 SCENES_ONE_STREAM = on_scenes(FULL_GOT10K[2])
 
 TASKS = (
-    task(
-        SCENES,
-        (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM, SCENES_LONG, SCENES_LARGE),
-    ),
+    task(SCENES, (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM, SCENES_LONG, SCENES_LARGE)),
     task(LASOT, (*full("lasot", ALL, FOUR, ON_LASOT), *transfer("test"))),
     task(GOT10K, (*FULL_GOT10K, *transfer("val"))),
     task(TRACKINGNET, (*full("trackingnet", ALL, FOUR, ON_TRACKINGNET), *transfer("test"))),

@@ -79,9 +79,7 @@ def run(job: Job) -> Outcome:
     videos = found.sequences[: job.protocol.limit]
     processes = default_processes(videos, "cpu", len(os.sched_getaffinity(0)))
     name = job.backbone.name
-    predictions = evaluate(
-        TRACKERS[name], videos, job.work_dir / PREDICTIONS, processes, made_by=name
-    )
+    predictions = evaluate(TRACKERS[name], videos, job.work_dir / PREDICTIONS, processes, made_by=name)
     metrics = summarise(found, predictions, dataset.definitions, job.work_dir)
     seconds = sum(float(t.seconds.sum() + t.waited.sum()) for t in predictions.tracks.values())
     outcome = Outcome(

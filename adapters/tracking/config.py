@@ -35,11 +35,7 @@ def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
             },
         },
         "test_dataloader": {"dataset": {"split": p.reported_on, "limit": p.limit}},
-        "test_cfg": {
-            "type": "SequenceLoop",
-            "scores": list(dataset.definitions),
-            "window": p.window,
-        },
+        "test_cfg": {"type": "SequenceLoop", "scores": list(dataset.definitions), "window": p.window},
         "test_evaluator": [],  # the loop measures by itself
         "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
         "optim_wrapper": {
@@ -54,12 +50,7 @@ def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
 
 def model(p: "TrackingProtocol") -> dict[str, Any]:
     """What mmengine builds of a protocol and a backbone; the preprocessor's mean and std are the backbone's."""
-    fusion = {
-        "dim": p.dim,
-        "heads": p.heads,
-        "layers": p.layers,
-        "drop_path": p.fusion_drop_path,
-    }
+    fusion = {"dim": p.dim, "heads": p.heads, "layers": p.layers, "drop_path": p.fusion_drop_path}
     return {
         "type": "OneStreamTracker" if p.one_stream else "FusionTracker",
         "data_preprocessor": {"type": "PairPreprocessor"},

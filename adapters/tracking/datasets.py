@@ -73,9 +73,7 @@ def _frames(one: "Listed") -> list[tuple[str, int]]:
 class SceneVideos(EmbeddedWorld):
     """The embedded world's videos."""
 
-    splits: Mapping[str, tuple[str, ...]] = dataclasses.field(
-        default_factory=lambda: {"train": (), "test": ()}
-    )
+    splits: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: {"train": (), "test": ()})
     layout: str = "scenes"
     definitions: tuple[str, ...] = ("lasot", "got10k")
 
@@ -127,9 +125,7 @@ LASOT = Videos(
         counts={"train": 1_120, "test": 280},
         gigabytes=227,
         md5={"testing_set.txt": "7a3990cb60b2df9f41345738ce1cb788"},
-        files={
-            "airplane/airplane-1/": "img/, groundtruth.txt, full_occlusion.txt, out_of_view.txt"
-        },
+        files={"airplane/airplane-1/": "img/, groundtruth.txt, full_occlusion.txt, out_of_view.txt"},
         known_from="HengLan/LaSOT_Evaluation_Toolkit: 280 of 1,400 sequences are tested on; size on one lab's disks "
         "(DeepInsight-PCALab/Dataset-Catalog-, issue 47)",
     ),
@@ -145,9 +141,7 @@ GOT10K = Videos(
     facts=Facts(
         counts={"train": 9_335, "val": 180, "test": 180},
         gigabytes=68,
-        files={
-            "val/GOT-10k_Val_000001/": "00000001.jpg, ..., groundtruth.txt, absence.label, cover.label"
-        },
+        files={"val/GOT-10k_Val_000001/": "00000001.jpg, ..., groundtruth.txt, absence.label, cover.label"},
         known_from="wangdongdut/Online-Visual-Tracking-SOTA; train from botaoye/OSTrack, lib/train/data_specs; test by "
         "its folders' numbers; size on one lab's disks (DeepInsight-PCALab/Dataset-Catalog-, issue 53)",
     ),
@@ -163,10 +157,7 @@ TRACKINGNET = Videos(
     facts=Facts(
         counts={"train": 30_132, "test": 511},
         gigabytes=1114,
-        files={
-            "TRAIN_0/anno/": "boxes, a file a sequence",
-            "TRAIN_0/frames/": "a folder a sequence",
-        },
+        files={"TRAIN_0/anno/": "boxes, a file a sequence", "TRAIN_0/frames/": "a folder a sequence"},
         known_from="SilvioGiancola/TrackingNet-devkit: 12 chunks of 2,511, about 90 GB each, and 511, 34 GB (issue 19)",
     ),
 )

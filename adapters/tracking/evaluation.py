@@ -91,9 +91,7 @@ def default_processes(sequences: Sequence[Video], device: str, cores: int) -> in
     return min(cores, len(sequences), 1 + frames // FRAMES_PER_PROCESS)
 
 
-def evaluate(
-    make: Make, sequences: Sequence[Video], folder: Path, processes: int, *, made_by: str
-) -> Predictions:
+def evaluate(make: Make, sequences: Sequence[Video], folder: Path, processes: int, *, made_by: str) -> Predictions:
     """Track every sequence of which the folder has no predictions yet.
 
     Args:
@@ -205,10 +203,7 @@ def follow(tracker: Tracker, video: Video) -> Track:
             began = time.perf_counter()
             seconds.append(began - ready)
     return Track(
-        boxes=np.stack(boxes),
-        confidences=np.array(confidences),
-        seconds=np.array(seconds),
-        waited=np.array(waited),
+        boxes=np.stack(boxes), confidences=np.array(confidences), seconds=np.array(seconds), waited=np.array(waited)
     )
 
 
@@ -231,13 +226,9 @@ def read_track(folder: Path, name: str) -> Track:
     file = _file(folder, name)
     if not file.is_file():
         there = sorted(path.stem for path in folder.glob("*.txt"))
-        raise UserError(
-            f"There are no predictions {file}. In its folder: {', '.join(there[:8]) or 'none'}."
-        )
+        raise UserError(f"There are no predictions {file}. In its folder: {', '.join(there[:8]) or 'none'}.")
     table = np.loadtxt(file, delimiter=",", ndmin=2)
-    return Track(
-        boxes=table[:, :4], confidences=table[:, 4], seconds=table[:, 5], waited=table[:, 6]
-    )
+    return Track(boxes=table[:, :4], confidences=table[:, 4], seconds=table[:, 5], waited=table[:, 6])
 
 
 def _file(folder: Path, name: str) -> Path:

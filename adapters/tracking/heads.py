@@ -32,16 +32,11 @@ class Positions(nn.Module):  # type: ignore[misc]  # torch is not followed
         super().__init__()
         self.heads, self.grids = heads, grids
         self.rows, self.columns = (
-            nn.ParameterList(nn.Parameter(torch.zeros(side, dim)) for side in grids)
-            for _ in range(2)
+            nn.ParameterList(nn.Parameter(torch.zeros(side, dim)) for side in grids) for _ in range(2)
         )
         for table in (*self.rows, *self.columns):
             trunc_normal_(table, std=0.02)
-        self.norm, self.ask, self.answer = (
-            nn.LayerNorm(dim),
-            nn.Linear(dim, dim),
-            nn.Linear(dim, dim),
-        )
+        self.norm, self.ask, self.answer = (nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Linear(dim, dim))
         index = _relative_index(grids)
         self.register_buffer("relative_index", index, persistent=False)
         self.relative = nn.Parameter(torch.zeros(heads, int(index.max()) + 1))
@@ -104,15 +99,11 @@ class FusionLayer(nn.Module):  # type: ignore[misc]
 class Fusion(nn.Module):  # type: ignore[misc]
     """An encoder of `layers` over template and search, and one decoder layer on the search alone."""
 
-    def __init__(
-        self, dim: int, heads: int, layers: int, grids: tuple[int, int], drop_path: float
-    ) -> None:
+    def __init__(self, dim: int, heads: int, layers: int, grids: tuple[int, int], drop_path: float) -> None:
         """Drop path grows from 0 to `drop_path` over the layers."""
         super().__init__()
         rates = torch.linspace(0, drop_path, layers + 1).tolist()
-        self.encoder_positions, self.decoder_positions = (
-            Positions(dim, heads, grids) for _ in range(2)
-        )
+        self.encoder_positions, self.decoder_positions = (Positions(dim, heads, grids) for _ in range(2))
         self.encoder = nn.ModuleList(FusionLayer(dim, heads, rate) for rate in rates[:-1])
         self.decoder = FusionLayer(dim, heads, rates[-1])
         self.norm = nn.LayerNorm(dim)
@@ -198,9 +189,7 @@ class TrackingHead(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def _mlp(dim: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out)
-    )
+    return nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
 
 
 def touched(truth: Tensor, grid: int) -> Tensor:

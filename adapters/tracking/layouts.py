@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from bench.errors import UserError, unknown
 
 # OTB's site evaluates these between two frames, and ships more.
-OTB_FRAMES = {
-    "david": (300, 770),
-    "football1": (1, 74),
-    "freeman3": (1, 460),
-    "freeman4": (1, 283),
-    "diving": (1, 215),
-}
+OTB_FRAMES = {"david": (300, 770), "football1": (1, 74), "freeman3": (1, 460), "freeman4": (1, 283), "diving": (1, 215)}
 # In these of its test, one frame has neither a box nor a label that says why (its toolkit's annotations).
 LASOT_UNLABELLED = ("lion-5", "microphone-6", "tiger-6")
 # The columns of the attribute files of LaSOT's evaluation toolkit (95bf38a).

@@ -37,9 +37,7 @@ PIXELS = 20
 SIZES = 0.2
 
 
-def score(
-    definitions: Sequence[str], videos: Sequence[Video], predicted: Predicted
-) -> dict[str, float]:
+def score(definitions: Sequence[str], videos: Sequence[Video], predicted: Predicted) -> dict[str, float]:
     """All numbers of the named definitions, 0-100.
 
     `predicted` has boxes (n, 4) for every video by name: x, y, width, height in pixels from 0, all finite.
@@ -49,9 +47,7 @@ def score(
         assert predicted[video.name].shape == video.boxes.shape, video.name
         assert np.isfinite(predicted[video.name]).all(), video.name
     return {
-        name: value
-        for definition in definitions
-        for name, value in DEFINITIONS[definition](videos, predicted).items()
+        name: value for definition in definitions for name, value in DEFINITIONS[definition](videos, predicted).items()
     }
 
 
@@ -99,9 +95,7 @@ def _otb(videos: Sequence[Video], predicted: Predicted) -> dict[str, float]:
 
 
 def _got10k(videos: Sequence[Video], predicted: Predicted) -> dict[str, float]:
-    overlaps = np.concatenate(
-        [overlap(_cut(predicted[v.name], v.size), _cut(v.boxes, v.size))[1:] for v in videos]
-    )
+    overlaps = np.concatenate([overlap(_cut(predicted[v.name], v.size), _cut(v.boxes, v.size))[1:] for v in videos])
     seen = np.concatenate([~video.absent[1:] for video in videos])
     found = overlaps[seen]
     scores = {f"SR{share}": 100 * float((found > share).mean()) for share in (0.5, 0.75)}

@@ -65,9 +65,7 @@ class PairModel(BaseModel):  # type: ignore[misc]
         self.grids = template_size // STRIDE, img_size // STRIDE
         self.head = TrackingHead(self.dim, self.grids[1], anchored=primed)
 
-    def forward(
-        self, template: Tensor, search: Tensor, box: Tensor | None = None, mode: str = "tensor"
-    ) -> Any:
+    def forward(self, template: Tensor, search: Tensor, box: Tensor | None = None, mode: str = "tensor") -> Any:
         """The losses of pairs of crops with boxes (N, 4), or what `locate` gives."""
         found = self.locate(self.encode(template), search)
         return self.head.loss(*found, box) if mode == "loss" else found

@@ -58,9 +58,9 @@ class Crop:
         scale, middle = np.array(self.scale), np.array(self.middle)
         shift = middle - scale * self.centre + (scale - 1) / 2  # OpenCV counts from pixel centres
         matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
-        return cv2.warpAffine(
-            frame, matrix, (self.size, self.size), borderValue=cv2.mean(frame)[:3]
-        ).astype(np.uint8, copy=False)
+        return cv2.warpAffine(frame, matrix, (self.size, self.size), borderValue=cv2.mean(frame)[:3]).astype(
+            np.uint8, copy=False
+        )
 
 
 def around(box: Boxes, factor: float, size: int, smallest: float = 0.0) -> Crop:
@@ -74,14 +74,10 @@ def around(box: Boxes, factor: float, size: int, smallest: float = 0.0) -> Crop:
     padding = (factor - 1) * (width + height) / 2
     scale = float(size / np.sqrt((width + padding) * (height + padding)))
     x, y = box[:2] + box[2:] / 2
-    return Crop(
-        centre=(float(x), float(y)), middle=(size / 2, size / 2), scale=(scale, scale), size=size
-    )
+    return Crop(centre=(float(x), float(y)), middle=(size / 2, size / 2), scale=(scale, scale), size=size)
 
 
-def jittered(
-    crop: Crop, box: Boxes, scale: float, translation: float, random: np.random.Generator
-) -> Crop:
+def jittered(crop: Crop, box: Boxes, scale: float, translation: float, random: np.random.Generator) -> Crop:
     """The crop moved and stretched at random, such that it still holds some of its box (4,).
 
     Each axis is divided by exp(scale * normal), and the box moved from the middle by up to
@@ -91,9 +87,7 @@ def jittered(
         wide, high = crop.scale / np.exp(scale * random.standard_normal(2))
         reach = float(box[2] * wide + box[3] * high) * translation / 2
         x, y = crop.size / 2 - (random.random(2) - 0.5) * reach
-        moved = dataclasses.replace(
-            crop, scale=(float(wide), float(high)), middle=(float(x), float(y))
-        )
+        moved = dataclasses.replace(crop, scale=(float(wide), float(high)), middle=(float(x), float(y)))
         if overlaps(moved.to_crop(box), crop.size, crop.size):
             return moved
 

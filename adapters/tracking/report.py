@@ -25,9 +25,7 @@ PREDICTIONS = "predictions"  # there, too
 NAMED = 20  # sequences left out, at most, that the record names
 
 
-def summarise(
-    found: Sequences, predictions: Predictions, scores: Sequence[str], folder: Path
-) -> dict[str, float]:
+def summarise(found: Sequences, predictions: Predictions, scores: Sequence[str], folder: Path) -> dict[str, float]:
     """Score what was tracked; where a server has the answers, write what it takes, and score nothing.
 
     Args:
@@ -69,8 +67,6 @@ def told(outcome: Outcome, folder: Path) -> Outcome:
         names = ", ".join(problems[:NAMED]) + more
         words += f", without {len(problems)} of {notes['sequences']} sequences: {names}"
     if notes["submission"]:
-        words += (
-            f", whose answers a server has: not scored here, but written to {notes['submission']}"
-        )
+        words += f", whose answers a server has: not scored here, but written to {notes['submission']}"
     selection = dataclasses.replace(outcome.selection, reported_on=words)
     return dataclasses.replace(outcome, selection=selection)

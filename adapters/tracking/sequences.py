@@ -119,11 +119,7 @@ def _stills(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict
             problems[name] = f"The {name} is left out: its box {thing['bbox']} has no size."
             continue
         still = Sequence(
-            name=name,
-            frames=(paths[image["id"]],),
-            size=(image["width"], image["height"]),
-            boxes=box,
-            absent=SEEN,
+            name=name, frames=(paths[image["id"]],), size=(image["width"], image["height"]), boxes=box, absent=SEEN
         )
         found.append(still)
     return found, problems
@@ -166,19 +162,12 @@ def read(one: Listed, *, strict: bool = True) -> Sequence:
         raise _problem(one, "no frame has a box of its target")
     boxes[absent] = 0
     return Sequence(
-        name=one.name,
-        frames=frames,
-        size=size,
-        boxes=boxes,
-        absent=absent,
-        attributes={**labels, **_whole(one)},
+        name=one.name, frames=frames, size=size, boxes=boxes, absent=absent, attributes={**labels, **_whole(one)}
     )
 
 
 def _problem(one: Listed, what: str) -> UserError:
-    return UserError(
-        f"The sequence {one.name} is left out: {what}. Mend it, or take it out of the list of its split."
-    )
+    return UserError(f"The sequence {one.name} is left out: {what}. Mend it, or take it out of the list of its split.")
 
 
 def _table(one: Listed, file: Path) -> NDArray[np.float64]:
@@ -196,9 +185,7 @@ def _table(one: Listed, file: Path) -> NDArray[np.float64]:
         odd = next((k for k, row in enumerate(rows) if not _numeric(row)), None)
         if odd is None:
             odd = next(k for k, length in enumerate(lengths) if length != lengths[0])
-        raise _problem(
-            one, f"line {odd + 1} of {file} is {lines[odd][:40]!r}, not like the others numbers"
-        ) from None
+        raise _problem(one, f"line {odd + 1} of {file} is {lines[odd][:40]!r}, not like the others numbers") from None
 
 
 def _numeric(words: list[str]) -> bool:
@@ -229,9 +216,7 @@ def _frames(one: Listed, boxes: int) -> tuple[Path, ...]:
         raise _problem(one, f"there are no numbered images in {one.frames}")
     missing = sorted(set(range(min(numbered), max(numbered))) - numbered.keys())
     if missing:
-        raise _problem(
-            one, f"of its frames, {len(missing)} are missing in {one.frames}: {_some(missing)}"
-        )
+        raise _problem(one, f"of its frames, {len(missing)} are missing in {one.frames}: {_some(missing)}")
     return tuple(numbered[k] for k in sorted(numbered))
 
 
@@ -290,9 +275,7 @@ def _whole(one: Listed) -> dict[str, bool]:
         return {}
     values = _flags(one, one.attributes)
     if len(values) != len(one.columns):
-        raise _problem(
-            one, f"{one.attributes} has {len(values)} numbers, {len(one.columns)} expected"
-        )
+        raise _problem(one, f"{one.attributes} has {len(values)} numbers, {len(one.columns)} expected")
     return dict(zip(one.columns, (values != 0).tolist(), strict=True))
 
 

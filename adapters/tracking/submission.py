@@ -28,14 +28,7 @@ Lines = NDArray[np.float64]
 BASE = {"got10k": 1, "trackingnet": 0}
 
 
-def write(
-    form: str,
-    file: Path,
-    videos: Sequence[Video],
-    tracks: Mapping[str, Track],
-    *,
-    missing: str = "",
-) -> Path:
+def write(form: str, file: Path, videos: Sequence[Video], tracks: Mapping[str, Track], *, missing: str = "") -> Path:
     """Zip the predictions for the server that takes `form`, and check them.
 
     `missing` says which sequences of the split could not be tracked. Raises UserError for a submission
@@ -58,10 +51,7 @@ def _files(form: str, name: str, track: Track) -> dict[str, str]:
     if form == "trackingnet":
         return {f"{name}.txt": _text(boxes, "%.2f")}
     seconds = _text(track.seconds[:, None], "%.8f")
-    return {
-        f"{name}/{name}_001.txt": _text(boxes, "%.4f"),
-        f"{name}/{name}_time.txt": seconds,
-    }
+    return {f"{name}/{name}_001.txt": _text(boxes, "%.4f"), f"{name}/{name}_time.txt": seconds}
 
 
 def _text(table: Lines, form: str) -> str:
@@ -122,9 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", type=Path, help="where the videos lie (default $BENCH_DATA)")
     arguments = parser.parse_args(argv)
     try:
-        problems = validate(
-            arguments.format, arguments.file, _videos(arguments.format, arguments.data_root)
-        )
+        problems = validate(arguments.format, arguments.file, _videos(arguments.format, arguments.data_root))
     except UserError as error:
         sys.stderr.write(f"adapters.tracking.submission: {error}\n")
         return 2

@@ -35,9 +35,7 @@ class CropTracker:
     def start(self, frame: Frame, box: Boxes) -> None:
         """Take the template of a frame (H, W, 3), uint8 RGB, and its box (4,): x, y, width, height."""
         self.box = box
-        self.template = self.model.encode(
-            self._seen(frame, pairs.around(box, pairs.TEMPLATE, self.sizes[0]))
-        )
+        self.template = self.model.encode(self._seen(frame, pairs.around(box, pairs.TEMPLATE, self.sizes[0])))
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
     def track(self, frame: Frame) -> tuple[Boxes, float]:

@@ -48,9 +48,7 @@ def _map_near(stride: int, job: Job) -> int:
     """The last of the backbone's maps whose stride is nearest, by ratio."""
     maps = backbone.maps_of(job)
     ratios = [max(s / stride, stride / s) for s in maps.strides]
-    return max(
-        index for index, ratio in zip(maps.out_indices, ratios, strict=True) if ratio == min(ratios)
-    )
+    return max(index for index, ratio in zip(maps.out_indices, ratios, strict=True) if ratio == min(ratios))
 
 
 # The learning rate of a tracker's backbone: a part of its head's, and less from layer to layer.
@@ -101,12 +99,7 @@ class SequenceLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
     """
 
     def __init__(
-        self,
-        runner: Any,
-        dataloader: dict[str, Any],
-        evaluator: Any,
-        scores: list[str],
-        window: float,
+        self, runner: Any, dataloader: dict[str, Any], evaluator: Any, scores: list[str], window: float
     ) -> None:
         """`dataloader` has the split as its data set; `window` is CropTracker's."""
         source = dict(dataloader["dataset"])

@@ -90,9 +90,7 @@ def find(run: Path, name: str | None) -> Video:
         )
     source = json.loads(notes.read_text("utf-8"))["source"]
     videos = load(source["layout"], Path(source["folder"]), source["split"]).sequences
-    known = {
-        video.name: video for video in videos if (run / PREDICTIONS / f"{video.name}.txt").is_file()
-    }
+    known = {video.name: video for video in videos if (run / PREDICTIONS / f"{video.name}.txt").is_file()}
     if not known or (name and name not in known):
         raise unknown(f"sequence of {run}", name or "", known)
     return known[name] if name else next(iter(known.values()))

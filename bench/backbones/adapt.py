@@ -8,11 +8,7 @@ if TYPE_CHECKING:
 
 
 def adapt(
-    key: str,
-    tensor: "Tensor",
-    own: "Tensor",
-    model: "nn.Module",
-    grid: tuple[int, int] | None = None,
+    key: str, tensor: "Tensor", own: "Tensor", model: "nn.Module", grid: tuple[int, int] | None = None
 ) -> "Tensor":
     """Resample a tensor of a file to the size of `own`, which `model` has under the same key.
 
@@ -83,9 +79,7 @@ def _patches(weight: "Tensor", own: "Tensor") -> "Tensor":
     return resample_patch_embed(weight, list(own.shape[-2:]), interpolation="bilinear")
 
 
-def _positions(
-    embedding: "Tensor", own: "Tensor", model: Any, grid: tuple[int, int] | None
-) -> "Tensor":
+def _positions(embedding: "Tensor", own: "Tensor", model: Any, grid: tuple[int, int] | None) -> "Tensor":
     """[1, P + h w, D] or [1, h, w, D] to the model's grid: bicubic, antialiased, the P prefix tokens kept.
 
     The length alone does not tell a grid's sides: unless the file does, a square number of patches is

@@ -24,9 +24,7 @@ SIZED = re.compile(
     r"|relative_position_bias_table|rel_pos_[hw]|(height|width)_rel)$"
 )
 # ... and buffers that models compute, and some files hold.
-COMPUTED = re.compile(
-    r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias|num_batches_tracked)$"
-)
+COMPUTED = re.compile(r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias|num_batches_tracked)$")
 
 
 def signature(shapes: Mapping[str, Sequence[int]]) -> str:

@@ -116,9 +116,7 @@ def build(
     else:
         path = Path(weights)
         encoder = _encoder(arch, path, part)
-        model, report = load.load(
-            arch, encoder, path.name, allow_partial=allow_partial, **timm_kwargs
-        )
+        model, report = load.load(arch, encoder, path.name, allow_partial=allow_partial, **timm_kwargs)
     pad_before_shifting(model)
     if drop_blocks:
         remove_last_blocks(model, arch, drop_blocks)

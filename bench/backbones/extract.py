@@ -207,9 +207,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         height, width = images.shape[-2:]
         padded_height, padded_width = self._padded_size(height, width)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            layers = self._uncropped(
-                F.pad(images, (0, padded_width - width, 0, padded_height - height))
-            )
+            layers = self._uncropped(F.pad(images, (0, padded_width - width, 0, padded_height - height)))
         return [
             (m[..., : ceil(height / s), : ceil(width / s)], prefix)
             for (m, prefix), s in zip(layers, self.strides, strict=True)
@@ -276,9 +274,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         in the layer of that number. Raises UserError where timm groups no layers.
         """
         if not hasattr(self.model, "group_matcher"):
-            raise OutsideContractError(
-                self.arch, "timm groups no layers of it, which layer_decay needs"
-            )
+            raise OutsideContractError(self.arch, "timm groups no layers of it, which layer_decay needs")
         named = chain(self.model.named_parameters(), [(OUTSIDE, None)])
         matcher = self.model.group_matcher(coarse=False)
         layers: dict[str, int] = group_with_matcher(named, matcher, reverse=True)

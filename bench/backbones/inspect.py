@@ -108,9 +108,7 @@ def _inspect(path: Path, part: str | None, sha256: str) -> Inspection:
         patch_size=patch,
         img_size=patch and _img_size(encoder.state, patch),
         parameters=sum(
-            v.numel()
-            for k, v in encoder.state.items()
-            if v.is_floating_point() and not architectures.HEAD.match(k)
+            v.numel() for k, v in encoder.state.items() if v.is_floating_point() and not architectures.HEAD.match(k)
         ),
         normalisation=encoder.normalisation,
         leftover=len(encoder.leftover) + len(encoder.outside),

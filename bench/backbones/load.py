@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    arch: str,
-    encoder: Encoder,
-    name: str,
-    *,
-    allow_partial: Sequence[str] = (),
-    **timm_kwargs: Any,
+    arch: str, encoder: Encoder, name: str, *, allow_partial: Sequence[str] = (), **timm_kwargs: Any
 ) -> tuple["nn.Module", LoadReport]:
     """Create a timm model with an encoder's weights.
 
@@ -75,9 +70,7 @@ def _parameters_on_meta() -> Iterator[None]:
     from torch.overrides import TorchFunctionMode
 
     class NothingToFill(TorchFunctionMode):  # type: ignore[misc]  # torch is not followed
-        def __torch_function__(
-            self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-        ) -> Any:
+        def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             name, first = func.__name__, args[0] if args else kwargs.get("tensor")
             fills = name.endswith("_") and not name.endswith("__") and name != "requires_grad_"
@@ -137,9 +130,7 @@ def _fit(model: "nn.Module", encoder: Encoder, allowed: Sequence[str]) -> _Fit:
     return fit if any(filtered.wrong.values()) else filtered
 
 
-def _compare(
-    model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]
-) -> _Fit:
+def _compare(model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]) -> _Fit:
     """Lay tensors on a model's; `state` is the encoder's, or what timm's filter made of it."""
     own, classifier = model.state_dict(), _classifier(model)
     adapted = {k: adapt(k, v, own[k], model, encoder.grid) for k, v in state.items() if k in own}
@@ -200,9 +191,7 @@ def _owner(key: str) -> str:
 
 
 def _casts(state: Mapping[str, "Tensor"], own: Mapping[str, "Tensor"]) -> dict[str, int]:
-    kinds = [
-        str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.dtype != own[k].dtype
-    ]
+    kinds = [str(v.dtype).removeprefix("torch.") for k, v in state.items() if v.dtype != own[k].dtype]
     return dict(Counter(kinds))
 
 
@@ -230,10 +219,7 @@ def _norm_elsewhere(fit: _Fit) -> str:
     missing, unexpected = fit.wrong["missing"], fit.wrong["unexpected"]
     if any(k.endswith("fc_norm.weight") for k in unexpected) and "norm.weight" in missing:
         return "avg"
-    if (
-        any(re.search(r"(^|\.)norm\.weight$", k) for k in unexpected)
-        and "fc_norm.weight" in missing
-    ):
+    if any(re.search(r"(^|\.)norm\.weight$", k) for k in unexpected) and "fc_norm.weight" in missing:
         return "token"
     return ""
 

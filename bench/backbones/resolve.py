@@ -62,11 +62,7 @@ def _arch_of(path: Path, part: str) -> str:
     found = inspect(path, part or None)
     if len(found.archs) == 1:
         return found.archs[0]
-    many = (
-        f"it may be {', '.join(found.archs[:6])}"
-        if found.archs
-        else "its shapes are no timm model's"
-    )
+    many = f"it may be {', '.join(found.archs[:6])}" if found.archs else "its shapes are no timm model's"
     raise UserError(
         f"The weights file {path} does not tell its architecture: "
         f"{f'its header says {stated!r}, and ' if stated else ''}{many}. Give it as ARCH@{path}."
@@ -156,10 +152,7 @@ def _from_hub(spec: str) -> Backbone:
     mean = images.get("image_mean") or timm_config.get("mean")
     std = images.get("image_std") or timm_config.get("std")
     return dataclasses.replace(
-        found,
-        name=repository.rpartition("/")[2],
-        mean=mean and tuple(mean),
-        std=std and tuple(std),
+        found, name=repository.rpartition("/")[2], mean=mean and tuple(mean), std=std and tuple(std)
     )
 
 

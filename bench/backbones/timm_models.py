@@ -51,12 +51,7 @@ def create(
         if seed is not None:  # not torch.manual_seed, which would seed the GPUs as well
             torch.random.default_generator.manual_seed(seed)
         model, report = build.build(
-            arch,
-            weights=weights,
-            part=part,
-            allow_partial=allow_partial,
-            drop_blocks=drop_blocks,
-            **accepted,
+            arch, weights=weights, part=part, allow_partial=allow_partial, drop_blocks=drop_blocks, **accepted
         )
     return model, report
 

@@ -53,9 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=said, description=said)
         command.add_argument("--data-root", type=Path, metavar="DIR", help="default $BENCH_DATA")
         if name != "list":
-            command.add_argument(
-                "name", help="a data set (coco), a task (pose/coco), a group (k12)"
-            )
+            command.add_argument("name", help="a data set (coco), a task (pose/coco), a group (k12)")
         if name == "check":
             command.add_argument("--full", action="store_true", help="open every item, in parallel")
         if name in ("sample", "prepare"):
@@ -66,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 def _data_root(given: argparse.Namespace) -> Path | None:
     told = given.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
     if told and not told.is_dir():
-        raise UserError(
-            f"The data root {told} is no folder. Give the folder that holds the data sets."
-        )
+        raise UserError(f"The data root {told} is no folder. Give the folder that holds the data sets.")
     return told or None
 
 
@@ -131,13 +127,7 @@ def _prepare(given: argparse.Namespace) -> int:
     return DONE
 
 
-COMMANDS = {
-    "list": _list,
-    "layout": _layout,
-    "check": _check,
-    "sample": _sample,
-    "prepare": _prepare,
-}
+COMMANDS = {"list": _list, "layout": _layout, "check": _check, "sample": _sample, "prepare": _prepare}
 
 if __name__ == "__main__":
     sys.exit(main())

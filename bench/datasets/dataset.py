@@ -179,9 +179,7 @@ class EmbeddedWorld(Dataset):
     source: str = "python -m bench.scenes (made here, no download)"
     licence: str = "Apache-2.0"
     root: str = "."
-    splits: Mapping[str, tuple[str, ...]] = dataclasses.field(
-        default_factory=lambda: {"train": (), "val": ()}
-    )
+    splits: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=lambda: {"train": (), "val": ()})
     world: World = dataclasses.field(default_factory=World)
 
     def locate(self, data_root: Path | None) -> Path:

@@ -83,9 +83,7 @@ def tile(example: Example) -> Image.Image:
         pen.polygon([scale * value for value in corners], outline=_colour(number))
     for number, (name, (x, y, w, h)) in enumerate(example.boxes):
         colour = _colour(number)
-        pen.rectangle(
-            (x * scale, y * scale, (x + w) * scale, (y + h) * scale), outline=colour, width=2
-        )
+        pen.rectangle((x * scale, y * scale, (x + w) * scale, (y + h) * scale), outline=colour, width=2)
         _tag(pen, image.size, (x * scale, y * scale), name, colour)
     for number, pose in enumerate(example.poses):
         _pose(pen, pose, example.bones, scale, _colour(number))
@@ -134,11 +132,7 @@ def _name_regions(pen: ImageDraw.ImageDraw, example: Example, scale: float) -> N
 
 
 def _pose(
-    pen: ImageDraw.ImageDraw,
-    pose: NDArray[Any],
-    bones: Sequence[tuple[int, int]],
-    scale: float,
-    colour: Colour,
+    pen: ImageDraw.ImageDraw, pose: NDArray[Any], bones: Sequence[tuple[int, int]], scale: float, colour: Colour
 ) -> None:
     for start, end in bones:
         if pose[start, 2] > 0 and pose[end, 2] > 0:
@@ -176,13 +170,7 @@ def _thickened(colours: NDArray[Any], known: NDArray[Any]) -> NDArray[Any]:
     return near
 
 
-def _tag(
-    pen: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    at: tuple[float, float],
-    text: str,
-    colour: Colour,
-) -> None:
+def _tag(pen: ImageDraw.ImageDraw, size: tuple[int, int], at: tuple[float, float], text: str, colour: Colour) -> None:
     """Write on a coloured label, kept inside the image."""
     font = _font(10, bold=True)
     width = font.getlength(text) + 4

@@ -125,9 +125,7 @@ class Recipe:
 RECIPE = Recipe()
 
 
-def prepare(
-    entries: Sequence[Entry], data_root: Path | None, out: Path, recipe: Recipe = RECIPE
-) -> Iterator[str]:
+def prepare(entries: Sequence[Entry], data_root: Path | None, out: Path, recipe: Recipe = RECIPE) -> Iterator[str]:
     """Convert every split that is there, and say what was done; a finished tar is only compared by size.
 
     Raises UserError for a set that is no set of image files with a class each, an image that cannot be
@@ -249,10 +247,7 @@ def _write(source: Source, tar: Path, places: range, recipe: Recipe) -> int:
 def _whole(partial: Path, expected: Sequence[str]) -> tuple[int, int]:
     """How many of the expected images a cut-off tar holds whole, and where the last of them ends."""
     kept, end = 0, 0
-    with (
-        contextlib.suppress(FileNotFoundError, tarfile.ReadError),
-        tarfile.open(partial, "r:") as reader,
-    ):
+    with contextlib.suppress(FileNotFoundError, tarfile.ReadError), tarfile.open(partial, "r:") as reader:
         for name in expected:
             member = reader.next()
             if member is None or member.name != name:
@@ -303,9 +298,7 @@ def _verify(tar: Path, names: Sequence[str]) -> None:
     opens = functools.partial(_opens, tar, members)
     for member, good in zip(members, spread(opens, range(len(members)), "verifying"), strict=True):
         if not good:
-            raise UserError(
-                f"{member.name} in {tar} was damaged on its way to the disk. Delete it."
-            )
+            raise UserError(f"{member.name} in {tar} was damaged on its way to the disk. Delete it.")
 
 
 def _opens(tar: Path, members: Sequence[tarfile.TarInfo], number: int) -> bool:

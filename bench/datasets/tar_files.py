@@ -49,11 +49,7 @@ def index(folder: Path, tars: Sequence[str]) -> tuple[Packed, NDArray[np.str_]]:
     stats = [(name, s.st_size, s.st_mtime_ns) for name in tars for s in [(folder / name).stat()]]
     memory = cache_dir() / "tars" / f"{digest([str(folder.resolve()), stats])}.npz"
     if not memory.is_file():
-        rows = [
-            (k, begin, size, path)
-            for k, name in enumerate(tars)
-            for path, begin, size in images_of(folder / name)
-        ]
+        rows = [(k, begin, size, path) for k, name in enumerate(tars) for path, begin, size in images_of(folder / name)]
         places = np.array([row[:3] for row in rows], np.int64).reshape(-1, 3)
         _save(memory, places, np.array([row[3] for row in rows], str))
     with np.load(memory) as content:
@@ -87,8 +83,7 @@ def images_of(path: Path) -> list[tuple[str, int, int]]:
             f"compressed (images are so already); make or fetch it anew."
         ) from None
     return [
-        (f"{labels[_key(name)]}/{name}" if _key(name) in labels else name, begin, size)
-        for name, begin, size in images
+        (f"{labels[_key(name)]}/{name}" if _key(name) in labels else name, begin, size) for name, begin, size in images
     ]
 
 
@@ -114,9 +109,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}. Delete {folder} and make its tar files anew."
-        ) from None
+        raise UserError(f"{path} is damaged: {error}. Delete {folder} and make its tar files anew.") from None
 
 
 def check_whole(folder: Path, manifest: Mapping[str, Any]) -> None:

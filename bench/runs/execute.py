@@ -138,9 +138,7 @@ def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
     sources = task.sources(protocol)
     folders = [source.locate(run.data_root) for source in sources]
     located = dict(zip((s.name for s in sources), folders, strict=True))
-    fingerprint = task.fingerprint(
-        protocol, lambda source: source.fingerprint(located[source.name])
-    )
+    fingerprint = task.fingerprint(protocol, lambda source: source.fingerprint(located[source.name]))
     found = task.digest(protocol, fingerprint)
     if found != run.digest:
         raise UserError(
@@ -192,12 +190,7 @@ def _explain(problem: Exception) -> str:
 
 
 def _record(
-    run: Run,
-    task: Task,
-    protocol: Protocol,
-    done: tuple[Outcome, int] | None,
-    error: str | None,
-    started: str,
+    run: Run, task: Task, protocol: Protocol, done: tuple[Outcome, int] | None, error: str | None, started: str
 ) -> Result:
     outcome, peak = done or (None, 0)
     primary, sources = task.metrics[0], task.sources(protocol)

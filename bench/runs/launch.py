@@ -33,9 +33,7 @@ def check(cluster: str, size: int, jobs: int) -> None:
     if cluster not in CLUSTERS:
         raise unknown("cluster", cluster, CLUSTERS)
     if size != 1 and not 1 <= size <= len(gpus()):
-        raise UserError(
-            f"--gpus {size}: this machine has {len(gpus())} GPUs. Give a number from 1 to that."
-        )
+        raise UserError(f"--gpus {size}: this machine has {len(gpus())} GPUs. Give a number from 1 to that.")
     if jobs != 1 and (jobs < 1 or cluster != "local" or gpus()):
         raise UserError(
             f"--jobs {jobs} is how many runs share the cores, 1 or more, with --cluster local on a machine without "
@@ -82,11 +80,7 @@ def _load(backbone: Backbone) -> None:
 
     normalisation(backbone)
     _, report = build(
-        backbone.arch,
-        weights=backbone.weights,
-        part=backbone.part,
-        allow_partial=backbone.allow_partial,
-        num_classes=0,
+        backbone.arch, weights=backbone.weights, part=backbone.part, allow_partial=backbone.allow_partial, num_classes=0
     )
     sys.stderr.write(f"{backbone.name}: {report}\n")
 
@@ -114,9 +108,7 @@ def _in_process(function: Callable[..., object], *arguments: object) -> str | No
     return _death(process.exitcode)
 
 
-def _child(
-    sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]
-) -> None:
+def _child(sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     end_with_parent()
     # What this process starts (data loaders' workers) is forked, as in any process on Linux.
     multiprocessing.set_start_method("fork", force=True)

@@ -177,9 +177,7 @@ def runs(request: Request) -> list[Run]:
 
 def _check_kept(request: Request, protocols: Mapping[str, Protocol]) -> None:
     """Refuse to keep the weights of a backbone that stays as it is."""
-    frozen = [
-        f"{protocol.name} of {task}" for task, protocol in protocols.items() if protocol.frozen
-    ]
+    frozen = [f"{protocol.name} of {task}" for task, protocol in protocols.items() if protocol.frozen]
     if request.keep_weights and frozen:
         raise UserError(
             f"--keep-weights keeps what is fine-tuned, and {frozen[0]} leaves the backbone as it is. Give it with "

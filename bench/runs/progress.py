@@ -32,11 +32,7 @@ class ProgressFile:
         now = time.monotonic()
         if now - self.written < SECONDS and done < self.total:
             return
-        left = (
-            (now - self.began) / (done - self.first) * (self.total - done)
-            if done > self.first
-            else None
-        )
+        left = (now - self.began) / (done - self.first) * (self.total - done) if done > self.first else None
         progress = Progress(what=self.what, done=done, total=self.total, left=left)
         self.written = now
         temporary = self.path.with_name(f".{NAME}")

@@ -97,9 +97,7 @@ def _first_value(receivers: Sequence[Connection]) -> Any:
     return values[0]
 
 
-def _rank(
-    sender: Connection, function: Function, rank: int, world_size: int, meeting: Path
-) -> None:
+def _rank(sender: Connection, function: Function, rank: int, world_size: int, meeting: Path) -> None:
     import torch
 
     end_with_parent()
@@ -110,10 +108,7 @@ def _rank(
         torch.cuda.set_device(rank)
     try:
         torch.distributed.init_process_group(
-            "nccl" if cuda else "gloo",
-            init_method=f"file://{meeting}",
-            rank=rank,
-            world_size=world_size,
+            "nccl" if cuda else "gloo", init_method=f"file://{meeting}", rank=rank, world_size=world_size
         )
         value = function(rank)
         torch.distributed.barrier()

@@ -29,9 +29,7 @@ SKEW = 5.0  # seconds by which a node's clock may be behind
 POLL_SECONDS = 2.0
 
 
-Record = (
-    Result | UserError | Path | None
-)  # an error: it cannot be read; a path: what a pretraining made
+Record = Result | UserError | Path | None  # an error: it cannot be read; a path: what a pretraining made
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,10 +158,7 @@ def _how_far(folder: Path) -> str:
 def summary(rows: Sequence[Row]) -> str:
     """How many of each state."""
     count = Counter(row.state for row in rows)
-    return (
-        ", ".join(f"{count[state]} {state}" for state in reversed(STATES) if count[state])
-        or "no runs"
-    )
+    return ", ".join(f"{count[state]} {state}" for state in reversed(STATES) if count[state]) or "no runs"
 
 
 def table(rows: Sequence[Row], most: int | None = ROWS) -> Group:

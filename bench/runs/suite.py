@@ -137,17 +137,14 @@ class Suite:
                 if p.seed == 0
             ),
             evaluations=tuple(
-                dataclasses.replace(e, seeds=1, replicates=min(e.replicates, 1), minutes=None)
-                for e in self.evaluations
+                dataclasses.replace(e, seeds=1, replicates=min(e.replicates, 1), minutes=None) for e in self.evaluations
             ),
         )
 
     def possible(self, data_root: Path | None) -> tuple["Suite", str]:
         """The suite without what needs a folder that the data root does not have; and what to tell of that."""
         needs = {p.needs for p in self.pretrainings} | {e.needs for e in self.evaluations}
-        lacking = {
-            name for name in needs if name and not (data_root and (data_root / name).is_dir())
-        }
+        lacking = {name for name in needs if name and not (data_root and (data_root / name).is_dir())}
         kept = dataclasses.replace(
             self,
             pretrainings=tuple(p for p in self.pretrainings if p.needs not in lacking),
@@ -273,9 +270,7 @@ def listed(suite: Suite, common: Request) -> tuple[list[Pretraining], list[Liste
     return unmade, list(found.values())
 
 
-def _asked(
-    suite: Suite, evaluation: Evaluation, common: Request
-) -> Iterator[tuple[Request, list[Pretraining]]]:
+def _asked(suite: Suite, evaluation: Evaluation, common: Request) -> Iterator[tuple[Request, list[Pretraining]]]:
     """What `bench.run` is asked for, and the suite's own backbones that are to be in it."""
     seeds = range(evaluation.replicates) if evaluation.replicates else (None,)
     for protocol, seed in itertools.product(evaluation.protocols, seeds):
@@ -317,9 +312,7 @@ def told(unmade: Sequence[Pretraining]) -> str:
     return f"{len(unmade)} backbones to pretrain: {' and '.join(costs)}\n" if unmade else ""
 
 
-def pretrain(
-    unmade: Sequence[Pretraining], common: Request, where: Sequence[str], slots: Sequence[Slot]
-) -> None:
+def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str], slots: Sequence[Slot]) -> None:
     """Make backbones, as many at a time as there are slots; say what went wrong with one, and go on.
 
     Each is a process of its own, on the GPUs of its slot (() leaves it all). `where` are further arguments
@@ -347,9 +340,7 @@ def pretrain(
         )
 
 
-def _pretrain(
-    wanted: Pretraining, common: Request, where: Sequence[str], slot: Slot, *, quiet: bool
-) -> int:
+def _pretrain(wanted: Pretraining, common: Request, where: Sequence[str], slot: Slot, *, quiet: bool) -> int:
     """The exit status; what a quiet one says is in a file beside its weights."""
     out = wanted.weights(common.work_dir).parent
     root = ("--data-root", str(common.data_root)) if common.data_root else ()
@@ -360,17 +351,11 @@ def _pretrain(
     sys.stderr.write(f"pretraining {wanted.name}{f', log {log}' if quiet else ''}\n")
     with log.open("a") if quiet else contextlib.nullcontext() as said:
         ended = subprocess.run(
-            [*command, "--out", str(out)],
-            env={**os.environ, **shown},
-            stdout=said,
-            stderr=said,
-            check=False,
+            [*command, "--out", str(out)], env={**os.environ, **shown}, stdout=said, stderr=said, check=False
         )
     if ended.returncode == INTERRUPTED:
         raise KeyboardInterrupt
     if ended.returncode != 0:
         place = f"its log {log}" if quiet else "above"
-        sys.stderr.write(
-            f"{wanted.name}: pretraining ended with exit status {ended.returncode}, see {place}\n"
-        )
+        sys.stderr.write(f"{wanted.name}: pretraining ended with exit status {ended.returncode}, see {place}\n")
     return ended.returncode

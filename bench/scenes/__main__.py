@@ -55,9 +55,7 @@ def _run(arguments: list[str] | None) -> None:
         print(f"drew {given.picture} and {second}")  # noqa: T201
         return
     if given.out is None:
-        raise UserError(
-            "No folder was given. Say where the world belongs: python -m bench.scenes --out DIR"
-        )
+        raise UserError("No folder was given. Say where the world belongs: python -m bench.scenes --out DIR")
     if given.check:
         manifest = check(given.out, contents=True)
         total = sum(map(len, manifest["files"].values()))

@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.scenes import layout, videos
-from bench.scenes.labels import (
-    crop_window,
-    keypoint_triplets,
-    tight_box,
-    visible_fraction,
-)
+from bench.scenes.labels import crop_window, keypoint_triplets, tight_box, visible_fraction
 from bench.scenes.layout import Scene
 from bench.scenes.puppets import SKELETON, SPECIES
 from bench.scenes.render import Picture, render
@@ -47,9 +42,7 @@ def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 
 def _enlarged(pixels: NDArray[Any]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(pixels)).resize(
-        (TILE, TILE), Image.Resampling.NEAREST
-    )
+    return Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.NEAREST)
 
 
 def _thing_colour(index: int) -> Colour:
@@ -85,9 +78,7 @@ def _depth_tile(picture: Picture) -> Image.Image:
     tile = _enlarged(colours)
     draw = ImageDraw.Draw(tile)
     _tag(draw, 4, TILE - 18, f"{near:.2f} m", (122, 4, 3))
-    _tag(
-        draw, TILE, TILE - 18, f"{far:.1f} m" + (" and beyond" if far == 30.0 else ""), (48, 18, 59)
-    )
+    _tag(draw, TILE, TILE - 18, f"{far:.1f} m" + (" and beyond" if far == 30.0 else ""), (48, 18, 59))
     return tile
 
 
@@ -118,13 +109,7 @@ def _semantic_tile(picture: Picture) -> Image.Image:
         # The pixel nearest to the middle of the class, so that the name lies on it.
         distance = (rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2
         best = int(distance.argmin())
-        _tag(
-            draw,
-            ZOOM * columns[best] - 18.0,
-            ZOOM * rows[best] - 7.0,
-            SEMANTIC[value],
-            PALETTE[value],
-        )
+        _tag(draw, ZOOM * columns[best] - 18.0, ZOOM * rows[best] - 7.0, SEMANTIC[value], PALETTE[value])
     return tile
 
 
@@ -165,13 +150,7 @@ def _occlusion_tile(scene: Scene, picture: Picture) -> Image.Image:
     for k in found:
         x, y, width, height = tight_box(picture.alone[k])
         text = f"{100 * visible_fraction(picture, k):.0f} %"
-        _tag(
-            draw,
-            ZOOM * (x + width / 2) - 18.0,
-            ZOOM * (y + height / 2) - 7.0,
-            text,
-            _thing_colour(k),
-        )
+        _tag(draw, ZOOM * (x + width / 2) - 18.0, ZOOM * (y + height / 2) - 7.0, text, _thing_colour(k))
     return tile
 
 
@@ -253,9 +232,7 @@ def _video_row(page: _Page, seed: int, split: str, index: int) -> None:
         elif visible_fraction(picture, 0) < 0.02:
             _tag(draw, 4, 4, "fully occluded", (230, 60, 50))
         else:
-            draw.rectangle(
-                (x - 2, y - 2, x + width + 1, y + height + 1), outline=(255, 40, 40), width=3
-            )
+            draw.rectangle((x - 2, y - 2, x + width + 1, y + height + 1), outline=(255, 40, 40), width=3)
         tiles.append(tile)
     page.row(tiles)
 
@@ -283,9 +260,7 @@ def draw_page(path: Path, seed: int = 0) -> Path:
     tasks.heading("Tracking", "every third frame: the target moves, turns, is hidden, leaves")
     for index in (11, 2):
         _video_row(tasks, seed, "train", index)
-    tasks.heading(
-        "Cue conflict", "each class has its own texture; shape / texture are swapped right"
-    )
+    tasks.heading("Cue conflict", "each class has its own texture; shape / texture are swapped right")
     _cue_row(tasks, seed)
     second = path.with_name(f"{path.stem}-tasks{path.suffix}")
     tasks.save(second, palette=True)

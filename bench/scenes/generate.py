@@ -22,13 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.processes import end_with_parent
 from bench.scenes import layout, videos
-from bench.scenes.labels import (
-    coco_annotations,
-    crop_window,
-    millimetres,
-    tight_box,
-    visible_fraction,
-)
+from bench.scenes.labels import coco_annotations, crop_window, millimetres, tight_box, visible_fraction
 from bench.scenes.layout import Scene
 from bench.scenes.puppets import KEYPOINTS, SKELETON
 from bench.scenes.rng import Draw
@@ -123,17 +117,13 @@ def _scenes(job: Job, world: World, folder: Folder, device: str) -> list[dict[st
         box = tight_box(picture.thing == scene.subject)
         x, y, side = crop_window(box, world.size)
         species = scene.things[scene.subject].species
-        folder.image(
-            f"species/{job.split}/{species}/{name}", picture.rgb[y : y + side, x : x + side]
-        )
+        folder.image(f"species/{job.split}/{species}/{name}", picture.rgb[y : y + side, x : x + side])
         image = {"file_name": name, **_image_facts(scene, world.size, species, (x, y, side, side))}
         records.append({"image": image, "annotations": found})
     return records
 
 
-def _image_facts(
-    scene: Scene, size: int, species: str | None, crop: tuple[int, int, int, int]
-) -> dict[str, Any]:
+def _image_facts(scene: Scene, size: int, species: str | None, crop: tuple[int, int, int, int]) -> dict[str, Any]:
     """Return the keys of COCO's image entry, and beyond it camera, light and crop."""
     camera = scene.camera
     return {
@@ -202,9 +192,7 @@ def _start_worker() -> None:
     end_with_parent()
 
 
-def _outcomes(
-    todo: list[Job], world: World, root: Path, workers: int, device: str
-) -> Iterator[Outcome]:
+def _outcomes(todo: list[Job], world: World, root: Path, workers: int, device: str) -> Iterator[Outcome]:
     """Yield the outcome of every job, in order."""
     if workers == 1:
         for job in todo:
@@ -228,9 +216,7 @@ def default_workers(todo: int, device: str) -> int:
     return min(16, len(os.sched_getaffinity(0)))
 
 
-def generate(
-    world: World, root: Path, *, workers: int | None = None, device: str = "cpu"
-) -> dict[str, Any]:
+def generate(world: World, root: Path, *, workers: int | None = None, device: str = "cpu") -> dict[str, Any]:
     """Write a world below an empty folder and return its manifest (not yet written)."""
     todo = jobs(world)
     workers = workers or default_workers(len(todo), device)
@@ -249,9 +235,7 @@ def generate(
     return _manifest(world, files + tables.files)
 
 
-def _write_tables(
-    world: World, records: dict[tuple[str, str], list[dict[str, Any]]], folder: Folder
-) -> None:
+def _write_tables(world: World, records: dict[tuple[str, str], list[dict[str, Any]]], folder: Folder) -> None:
     """Write the files that gather many items: COCO's JSON, class names, lists and the cue table."""
     for split in ("train", "val"):
         for name, text in coco_files(records["scenes", split], world.seed).items():
@@ -272,10 +256,7 @@ def _manifest(world: World, files: list[Written]) -> dict[str, Any]:
         folders.setdefault(str(Path(file.path).parent), []).append(file)
 
     def by_folder(value: str) -> dict[str, dict[str, Any]]:
-        return {
-            name: {Path(f.path).name: getattr(f, value) for f in inside}
-            for name, inside in folders.items()
-        }
+        return {name: {Path(f.path).name: getattr(f, value) for f in inside} for name, inside in folders.items()}
 
     return {
         "recipe": asdict(world),
@@ -361,9 +342,7 @@ def coco_files(records: list[dict[str, Any]], seed: int) -> dict[str, str]:
             instances.append({"id": len(instances) + 1, "image_id": k, **annotation})
     people = [a for a in instances if "keypoints" in a]
     bare = [{k: v for k, v in a.items() if not k.endswith("keypoints")} for a in instances]
-    categories = [
-        {"id": k + 1, "name": name, "supercategory": "object"} for k, name in enumerate(CATEGORIES)
-    ]
+    categories = [{"id": k + 1, "name": name, "supercategory": "object"} for k, name in enumerate(CATEGORIES)]
     puppet = {**categories[0], "keypoints": list(KEYPOINTS), "skeleton": [*map(list, SKELETON)]}
     info = {"description": "embedded world: scenes", "seed": seed}
     return {

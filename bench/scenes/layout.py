@@ -62,8 +62,7 @@ def look_at(eye: Vector, aim: Vector, roll: float, focal: float) -> Camera:
     down = cross(right, ahead)
     tilt = about("z", roll)
     rows = [
-        add((tilt[i][0] * right[0], tilt[i][0] * right[1], tilt[i][0] * right[2]), down, tilt[i][1])
-        for i in (0, 1)
+        add((tilt[i][0] * right[0], tilt[i][0] * right[1], tilt[i][0] * right[2]), down, tilt[i][1]) for i in (0, 1)
     ]
     return Camera(eye=eye, rotation=np.array([*rows, ahead]), focal=focal)
 
@@ -127,16 +126,12 @@ def room(draw: Draw, depth: float) -> Surroundings:
 def clearance(surroundings: Surroundings, x: float, z: float) -> float:
     """Return the distance in metres from (x, z) to the nearest wall plane; 1e3 outdoors."""
     best = 1e3
-    for centre, normal in zip(
-        surroundings.planes.centre[2:], surroundings.planes.frame[2:, 2], strict=True
-    ):
+    for centre, normal in zip(surroundings.planes.centre[2:], surroundings.planes.frame[2:, 2], strict=True):
         best = min(best, float((x - centre[0]) * normal[0] + (z - centre[2]) * normal[2]))
     return best
 
 
-def drawn_surroundings(
-    draw: Draw, depth: float, spots: Sequence[tuple[float, float]], reach: float
-) -> Surroundings:
+def drawn_surroundings(draw: Draw, depth: float, spots: Sequence[tuple[float, float]], reach: float) -> Surroundings:
     """Draw a room or open ground; a room keeps every spot (x, z) at least `reach` off its walls."""
     if draw.chance(0.55):
         for _ in range(6):
@@ -181,11 +176,7 @@ def drawn_camera(draw: Draw, subject: Thing, focal: float) -> Camera:
     z, height = subject.place[1], subject.height
     slack = max(0.0, 0.5 * z / focal - 0.54 * height)
     wide = max(0.0, 0.5 * z / focal - 0.9 * subject.reach)
-    aim = (
-        draw.uniform(-0.8, 0.8) * wide,
-        0.5 * height + draw.uniform(-0.8, 0.8) * slack,
-        z,
-    )
+    aim = (draw.uniform(-0.8, 0.8) * wide, 0.5 * height + draw.uniform(-0.8, 0.8) * slack, z)
     eye = (0.0, draw.uniform(0.7, 1.1 + 0.35 * z), 0.0)
     return look_at(eye, aim, draw.uniform(-4.0, 4.0), focal)
 
@@ -209,15 +200,10 @@ def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool
         return False
     if _hides(x, z, thing.reach, others[0]):
         return False
-    return all(
-        sqrt((x - o.place[0]) ** 2 + (z - o.place[1]) ** 2) > 0.8 * (thing.reach + o.reach)
-        for o in others
-    )
+    return all(sqrt((x - o.place[0]) ** 2 + (z - o.place[1]) ** 2) > 0.8 * (thing.reach + o.reach) for o in others)
 
 
-def drawn_company(
-    draw: Draw, subject: Thing, surroundings: Surroundings, camera: Camera, count: int
-) -> list[Thing]:
+def drawn_company(draw: Draw, subject: Thing, surroundings: Surroundings, camera: Camera, count: int) -> list[Thing]:
     """Draw up to `count` things about the subject, most of them in view, none hiding it."""
     things = [subject]
     ahead = camera.rotation[2]
@@ -266,9 +252,7 @@ def scene(seed: int, split: str, index: int) -> Scene:
 
 # Cue conflict: one object, whose class has a texture of its own, and swaps of the two.
 
-TEXTURES = dict(
-    zip(CATEGORIES, ("stripes", "bricks", "checks", "zigzag", "dots", "blotches"), strict=True)
-)
+TEXTURES = dict(zip(CATEGORIES, ("stripes", "bricks", "checks", "zigzag", "dots", "blotches"), strict=True))
 # Cells a metre, so that several fit across the narrowest part.
 CELLS = {
     "puppet": (9.0, 13.0), "box": (4.0, 8.0), "ball": (5.0, 9.0), "pillar": (8.0, 12.0),
@@ -297,9 +281,4 @@ def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
     eye = (0.0, key.uniform(0.8, 1.0 + 0.3 * z), 0.0)
     aim = (key.uniform(-0.12, 0.12) * z, 0.5 * trial.height, z)
     camera = look_at(eye, aim, key.uniform(-4.0, 4.0), focal)
-    return Scene(
-        things=(thing,),
-        surroundings=around,
-        light=drawn_light(key, around.kind == "room"),
-        camera=camera,
-    )
+    return Scene(things=(thing,), surroundings=around, light=drawn_light(key, around.kind == "room"), camera=camera)

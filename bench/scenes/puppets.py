@@ -223,11 +223,7 @@ def _axes(rows: Rotation) -> Rotation:
 
 
 def _head_part(
-    a: Assembly,
-    species: str,
-    o: Outfit,
-    on_head: Callable[[float, float, float], Vector],
-    facing: Rotation,
+    a: Assembly, species: str, o: Outfit, on_head: Callable[[float, float, float], Vector], facing: Rotation
 ) -> None:
     """Add what marks a species on its head, and only there; `on_head` takes radii."""
     r, part = o.head, o.part

@@ -136,9 +136,7 @@ def _smooth(stage: Stage, rays: Rays, rgb: torch.Tensor, primitive: torch.Tensor
     return rgb
 
 
-def render(
-    scenes: Sequence[Scene], size: int = 128, device: str = "cpu", smooth: bool = True
-) -> list[Picture]:
+def render(scenes: Sequence[Scene], size: int = 128, device: str = "cpu", smooth: bool = True) -> list[Picture]:
     """Cast scenes in one batch. The result of a scene does not depend on its companions.
 
     Args:

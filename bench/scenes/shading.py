@@ -60,9 +60,7 @@ def _surface_position(q: Triple, normal: Triple) -> tuple[torch.Tensor, torch.Te
     return u, v
 
 
-def shadowed(
-    stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: Triple
-) -> torch.Tensor:
+def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: Triple) -> torch.Tensor:
     """Return which points are cut off from the light by another primitive than their own."""
     dark = torch.zeros_like(scene, dtype=torch.bool)
     axes = [take(row, scene) for row in stage.light[:9]]
@@ -88,16 +86,12 @@ def shadowed(
     for kind in (SPHERE, CAPSULE, BOX):
         chosen = where(kinds == kind)
         at, by = take(ray, chosen), take(caster, chosen)
-        t = _towards_light(
-            stage, kind, by, take(scene, at), (take(x, at), take(y, at), take(z, at))
-        )
+        t = _towards_light(stage, kind, by, take(scene, at), (take(x, at), take(y, at), take(z, at)))
         dark[take(at, where((t > _TOUCHING) & (t < INFINITY)))] = True
     return dark
 
 
-def _towards_light(
-    stage: Stage, kind: int, by: torch.Tensor, scene: torch.Tensor, point: Triple
-) -> torch.Tensor:
+def _towards_light(stage: Stage, kind: int, by: torch.Tensor, scene: torch.Tensor, point: Triple) -> torch.Tensor:
     """Return t of the rays from points to the light against one primitive each."""
     a, b, c = (take(row, scene) for row in stage.light[:3])
     f = stage.part(FRAME, by)
@@ -118,9 +112,7 @@ def _sky(stage: Stage, rays: Rays, table: torch.Tensor) -> torch.Tensor:
     """Return the sky's colour along rays, (3, n): a gradient with clouds."""
     up = [take(row, rays.scene) for row in stage.light[9:12]]
     rise = (up[0] * rays.x + up[1] * rays.y + up[2]).clamp(min=0.0)
-    cloud = fractal_noise(
-        rays.x * 3.0 / (rise + 0.25), 1.0 / (rise + 0.12), torch.zeros_like(rise), table
-    )
+    cloud = fractal_noise(rays.x * 3.0 / (rise + 0.25), 1.0 / (rise + 0.12), torch.zeros_like(rise), table)
     veil = (cloud * 1.6 + 0.1).clamp(0.0, 0.8)
     high = (rise * 2.2).clamp(max=1.0)
     sky = [take(row, rays.scene) for row in stage.sky]

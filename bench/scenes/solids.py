@@ -82,9 +82,7 @@ class Solid:
 
     def moved(self, rotation: Array, shift: Array) -> Solid:
         """Rotate about the origin, then shift."""
-        return replace(
-            self, centre=rotate(rotation, self.centre) + shift, frame=rotate(rotation, self.frame)
-        )
+        return replace(self, centre=rotate(rotation, self.centre) + shift, frame=rotate(rotation, self.frame))
 
     def reach(self) -> Array:
         """Return the radius (n,) of each primitive's bounding sphere (0 for a plane)."""
@@ -125,13 +123,7 @@ class Assembly:
         middle = add(a, along, 0.5)
         self._rows.append((CAPSULE, middle, frame, (radius, 0.5 * length, 0.0), material))
 
-    def box(
-        self,
-        centre: Vector,
-        half: Vector,
-        material: tuple[float, ...],
-        frame: Rotation = UPRIGHT,
-    ) -> None:
+    def box(self, centre: Vector, half: Vector, material: tuple[float, ...], frame: Rotation = UPRIGHT) -> None:
         """Add a box of half-extents `half` along the rows of `frame`."""
         self._rows.append((BOX, centre, frame, half, material))
 

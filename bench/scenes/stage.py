@@ -12,18 +12,7 @@ from numpy.typing import NDArray
 
 from bench.scenes.geometry import rectangles, to_camera
 from bench.scenes.layout import Scene
-from bench.scenes.solids import (
-    BOX,
-    CAPSULE,
-    SPHERE,
-    Array,
-    Solid,
-    Vector,
-    cross,
-    joined,
-    rotate,
-    unit,
-)
+from bench.scenes.solids import BOX, CAPSULE, SPHERE, Array, Solid, Vector, cross, joined, rotate, unit
 
 Integers: TypeAlias = NDArray[np.int64]
 

@@ -28,10 +28,7 @@ def colour(draw: Draw, low: float = 0.04, high: float = 0.85) -> Colour:
 
 
 def material(
-    draw: Draw,
-    pattern: str | None = None,
-    scale: tuple[float, float] = (3.0, 9.0),
-    tint: Colour | None = None,
+    draw: Draw, pattern: str | None = None, scale: tuple[float, float] = (3.0, 9.0), tint: Colour | None = None
 ) -> Material:
     """Draw a material.
 
@@ -76,9 +73,7 @@ def value_noise(u: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.
     return upper + (lower - upper) * sv
 
 
-def fractal_noise(
-    u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor
-) -> torch.Tensor:
+def fractal_noise(u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     """Sum octaves whose amplitude falls as 1/f; an octave finer than a pixel fades out.
 
     Args:
@@ -98,9 +93,7 @@ def fractal_noise(
     return total
 
 
-def pattern_mask(
-    kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, noise: torch.Tensor
-) -> torch.Tensor:
+def pattern_mask(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return which of the two colours a point has, as bool; u and v in pattern cells."""
     import torch
 
@@ -125,11 +118,7 @@ def pattern_mask(
 
 
 def albedo(
-    rows: list[torch.Tensor],
-    u: torch.Tensor,
-    v: torch.Tensor,
-    footprint: torch.Tensor,
-    table: torch.Tensor,
+    rows: list[torch.Tensor], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return linear red, green and blue in [0, 1] of n surface points.
 
@@ -145,8 +134,5 @@ def albedo(
     blur = (2.0 * width - 0.6).clamp(0.0, 1.0)
     mask = mask + (0.4 - mask) * blur * (kind > 0.0)
     shade = 1.0 + roughness * noise
-    channels = [
-        ((rows[5 + c] + (rows[8 + c] - rows[5 + c]) * mask) * shade).clamp(0.0, 1.0)
-        for c in range(3)
-    ]
+    channels = [((rows[5 + c] + (rows[8 + c] - rows[5 + c]) * mask) * shade).clamp(0.0, 1.0) for c in range(3)]
     return channels[0], channels[1], channels[2]

@@ -118,9 +118,7 @@ def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, y
     )
 
 
-def drawn_thing(
-    category: str, draw: Draw, x: float, z: float, cloth: Material | None = None
-) -> Thing:
+def drawn_thing(category: str, draw: Draw, x: float, z: float, cloth: Material | None = None) -> Thing:
     """Draw an object of a category and stand it at (x, z), turned any way."""
     yaw = draw.uniform(0.0, 360.0)
     if category == "puppet":

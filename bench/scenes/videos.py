@@ -77,9 +77,7 @@ class Clip:
         return Scene(things=things, surroundings=self.surroundings, light=self.light, camera=camera)
 
 
-def _maker(
-    category: str, draw: Draw
-) -> tuple[Callable[[float, float, float, float], Thing], float]:
+def _maker(category: str, draw: Draw) -> tuple[Callable[[float, float, float, float], Thing], float]:
     """Return a function that makes the same thing anywhere, and the thing's height."""
     if category == "puppet":
         species, outfit, rate = draw.choice(SPECIES), drawn_outfit(draw), draw.uniform(2.0, 5.0)

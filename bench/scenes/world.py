@@ -71,9 +71,7 @@ class World:
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
-def ensure(
-    world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu"
-) -> Path:
+def ensure(world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu") -> Path:
     """Return the folder of a world, making it when it is absent; safe in several processes at once.
 
     Args:
@@ -209,9 +207,7 @@ def _compare(root: Path, folder: str, sizes: dict[str, int]) -> None:
 
 
 def _content_hash(folder: Path, names: dict[str, int]) -> str:
-    return combined_hash(
-        {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
-    )
+    return combined_hash({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})
 
 
 def combined_hash(hashes: dict[str, str]) -> str:

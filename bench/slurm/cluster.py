@@ -40,16 +40,12 @@ def ask(*words: str) -> str:
             f"cluster, or --cluster inline or local to run here."
         )
     try:
-        return subprocess.run(
-            words, capture_output=True, text=True, check=True, timeout=PATIENCE
-        ).stdout
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
     except subprocess.TimeoutExpired:
         said = f"no answer within {PATIENCE} s"
-    raise UserError(
-        f"Slurm refused '{words[0]}': {said}. See whether sinfo answers, and mend the request."
-    )
+    raise UserError(f"Slurm refused '{words[0]}': {said}. See whether sinfo answers, and mend the request.")
 
 
 def kinds() -> list[NodeKind]:
@@ -106,9 +102,7 @@ def _partitions(resources: Resources, known: Sequence[NodeKind]) -> list[list[No
 def _check_partition(resources: Resources, there: Sequence[NodeKind]) -> None:
     name, limit = there[0].partition, there[0].minutes
     if not there[0].up:
-        raise UserError(
-            f"The partition {name} is not up. Give another with --slurm partition=NAME."
-        )
+        raise UserError(f"The partition {name} is not up. Give another with --slurm partition=NAME.")
     if limit is not None and resources.time > limit:
         raise UserError(
             f"--slurm time={resources.time}: the partition {name} lets a job run for {limit} minutes at most. Give "
@@ -131,11 +125,7 @@ def _check_partition(resources: Resources, there: Sequence[NodeKind]) -> None:
 def _fits(resources: Resources, kind: NodeKind) -> bool:
     wanted = set(re.split(r"[&|,]", resources.constraint or "")) - {""}
     plain = all(re.fullmatch(r"[\w.-]+", word) for word in wanted)  # else sbatch says
-    featured = (
-        wanted <= kind.features
-        if "|" not in (resources.constraint or "")
-        else wanted & kind.features
-    )
+    featured = wanted <= kind.features if "|" not in (resources.constraint or "") else wanted & kind.features
     return (
         resources.gpus_per_node <= kind.gpus
         and megabytes(resources.mem) <= kind.memory
@@ -180,27 +170,13 @@ def check_shared(resources: Resources, written: Iterable[Path], read: Iterable[P
 
 def _missing_there(resources: Resources, paths: Sequence[Path]) -> list[Path] | str:
     """Which of the paths a node does not have; or why it could not be asked."""
-    asked = {
-        k: v
-        for k, v in resources.flags().items()
-        if k in ("partition", "account", "constraint", "qos")
-    }
+    asked = {k: v for k, v in resources.flags().items() if k in ("partition", "account", "constraint", "qos")}
     script = 'for p in "$@"; do [ -e "$p" ] || echo "$p"; done; echo seen'
     words = [f"--{name}={value}" for name, value in asked.items()]
     command = ["srun", "--quiet", f"--immediate={SRUN_WAIT}", "--nodes=1", "--ntasks=1", "--time=1"]
     try:
         ended = subprocess.run(
-            [
-                *command,
-                *words,
-                "--chdir=/",
-                "--job-name=bench-look",
-                "sh",
-                "-c",
-                script,
-                "sh",
-                *map(str, paths),
-            ],
+            [*command, *words, "--chdir=/", "--job-name=bench-look", "sh", "-c", script, "sh", *map(str, paths)],
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -24,9 +24,7 @@ ENDINGS = {
     "TIMEOUT": "its time was up.",
     "DEADLINE": "its deadline came.",
 }
-NOISE = re.compile(
-    r"^\s*$|^submitit (WARNING|INFO)|Force Terminated|launch of task|STEP \S+ ON \S+ CANCELLED"
-)
+NOISE = re.compile(r"^\s*$|^submitit (WARNING|INFO)|Force Terminated|launch of task|STEP \S+ ON \S+ CANCELLED")
 
 
 def reap(submitted: Submitted, state: str) -> bool:
@@ -45,10 +43,7 @@ def reap(submitted: Submitted, state: str) -> bool:
         return False
     (run.folder / "lease").unlink(missing_ok=True)  # squeue says that nobody is left to keep it
     how = f" ({state})" if state else ""
-    execute.bury(
-        run,
-        f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}",
-    )
+    execute.bury(run, f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}")
     return True
 
 
@@ -66,6 +61,4 @@ def last_words(log: Path) -> str | None:
         if told:
             return f"{cause} ({' | '.join(told[-LINES:])})."
     told = [line for line in lines if not NOISE.search(line)][-LINES:]
-    return (
-        f"its last words were: {' | '.join(told)}." if told else "its log has no word of an error."
-    )
+    return f"its last words were: {' | '.join(told)}." if told else "its log has no word of an error."

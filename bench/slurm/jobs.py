@@ -63,9 +63,7 @@ class Submitted:
         return survivor.call
 
 
-def submit(
-    calls: Sequence[Call], resources: Resources, work_dir: Path, array_size: int
-) -> list[str]:
+def submit(calls: Sequence[Call], resources: Resources, work_dir: Path, array_size: int) -> list[str]:
     """Submit one job a call, in arrays of `array_size` at most; returns the arrays' ids.
 
     Raises UserError with sbatch's words; then, as on Ctrl-C, none of the jobs stays.
@@ -85,16 +83,12 @@ def submit(
             (folder / f"{job}.json").unlink(missing_ok=True)
         if isinstance(error, (RuntimeError, OSError)):
             said = " ".join(str(error).split())
-            raise UserError(
-                f"Slurm did not take the jobs, and none was left behind: {said}"
-            ) from None
+            raise UserError(f"Slurm did not take the jobs, and none was left behind: {said}") from None
         raise
     return made
 
 
-def _submit_array(
-    calls: Sequence[Call], resources: Resources, folder: Path, name: str, at_once: int
-) -> str:
+def _submit_array(calls: Sequence[Call], resources: Resources, folder: Path, name: str, at_once: int) -> str:
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
@@ -120,10 +114,7 @@ def _submit_array(
     told = {
         "when": when,
         "resources": str(resources),
-        "runs": [
-            {"job": j.job_id, "key": c.key, "title": c.title}
-            for j, c in zip(jobs, calls, strict=True)
-        ],
+        "runs": [{"job": j.job_id, "key": c.key, "title": c.title} for j, c in zip(jobs, calls, strict=True)],
         "cancelled": [],
     }
     write_atomic(folder / f"{job}.json", json.dumps(told, indent=0))
@@ -137,10 +128,7 @@ def submitted(work_dir: Path) -> dict[str, Submitted]:
         cancelled = set(told["cancelled"])
         for run in told["runs"]:
             found[run["key"]] = Submitted(
-                **run,
-                when=told["when"],
-                logs=work_dir / FOLDER / run["job"],
-                cancelled=run["job"] in cancelled,
+                **run, when=told["when"], logs=work_dir / FOLDER / run["job"], cancelled=run["job"] in cancelled
             )
     return found
 

@@ -20,15 +20,7 @@ from bench.files import cache_dir, write_atomic
 from bench.slurm.cluster import ask
 
 INTERVAL = 10.0  # seconds
-WAITING = {
-    "PENDING",
-    "CONFIGURING",
-    "REQUEUED",
-    "REQUEUE_HOLD",
-    "REQUEUE_FED",
-    "SPECIAL_EXIT",
-    "RESV_DEL_HOLD",
-}
+WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 # Slurm starts these again, unless the site forbids it: then they are soon gone from the queue.
 RETURNING = {"PREEMPTED", "NODE_FAIL"}

@@ -117,9 +117,7 @@ def _site() -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"The site's Slurm defaults {path} cannot be read: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(
-            f'The site\'s Slurm defaults {path} are no JSON object such as {{"partition": "main"}}.'
-        )
+        raise UserError(f'The site\'s Slurm defaults {path} are no JSON object such as {{"partition": "main"}}.')
     return {name.replace("-", "_"): value for name, value in found.items()}
 
 

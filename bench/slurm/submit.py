@@ -27,10 +27,7 @@ def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
 
     Returns the ids of the arrays, and how many runs were live. Raises UserError with nothing submitted.
     """
-    calls = {
-        key(run): Call(key=key(run), title=str(run), function=functools.partial(execute, run))
-        for run in runs
-    }
+    calls = {key(run): Call(key=key(run), title=str(run), function=functools.partial(execute, run)) for run in runs}
     by_key = {key(run): run for run in runs}
 
     def ready(fresh: Sequence[str]) -> list[Path]:
@@ -42,10 +39,7 @@ def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
 
 
 def submit_missing(
-    calls: Mapping[str, Call],
-    watch: Watch,
-    resources: Resources,
-    ready: Callable[[Sequence[str]], Sequence[Path]],
+    calls: Mapping[str, Call], watch: Watch, resources: Resources, ready: Callable[[Sequence[str]], Sequence[Path]]
 ) -> tuple[list[str], int]:
     """Submit the calls, by key, that `watch` sees no live job of.
 

@@ -106,9 +106,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         """Start where the run was left."""
         self._start(runner, "train", runner.max_iters, runner.iter)
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Advance by one batch."""
         note = f"epoch {runner.epoch + 1}/{runner.max_epochs} loss {float(outputs['loss'].detach()):.3f}"
         self._advance(runner, runner.iter + 1, note=note)
@@ -121,9 +119,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         """Count batches anew."""
         self._start(runner, "test", len(runner.test_dataloader), 0)
 
-    def after_test_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Advance by one batch."""
         self._advance(runner, batch_idx + 1)
 
@@ -160,17 +156,13 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 class FiniteLossHook(Hook):  # type: ignore[misc]  # mmengine is untyped
     """Stops at the first loss that is no number: nothing after it could be one."""
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Raise UserError with the terms of the loss and the learning rate."""
         values = {name: float(value.detach()) for name, value in outputs.items()}
         if math.isfinite(values["loss"]):
             return
         terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        rates = {
-            f"{rate:.3g}" for rates in runner.optim_wrapper.get_lr().values() for rate in rates
-        }
+        rates = {f"{rate:.3g}" for rates in runner.optim_wrapper.get_lr().values() for rate in rates}
         raise UserError(
             f"Training diverged in epoch {runner.epoch + 1}, iteration {runner.iter + 1}: {terms}, at the learning "
             f"rates {', '.join(sorted(rates)[:3])}. No number comes of this run. Look at its log in {runner.work_dir}; "
@@ -180,10 +172,7 @@ class FiniteLossHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
 # What a run keeps of its training: the curves of its losses, and the time it waited for images.
 
-CURVES, WAITED = (
-    "loss_curves",
-    "seconds_waited",
-)  # in mmengine's message hub, which a checkpoint holds
+CURVES, WAITED = ("loss_curves", "seconds_waited")  # in mmengine's message hub, which a checkpoint holds
 
 
 @HOOKS.register_module()
@@ -214,9 +203,7 @@ class MeasuringHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         """The batch is there."""
         self.waited += time.perf_counter() - self.since
 
-    def after_train_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Keep the terms, and wait for the next batch."""
         for name, terms in self.terms.items():
             self.curves[name].append(float(sum(outputs[term].detach() for term in terms)))

@@ -48,9 +48,7 @@ def write(folder: Path, counts: dict[str, int]) -> Path:
             Image.fromarray(pixels).save(folder / f"images/{split}/{i}.png")
             annotations += found
         content = {
-            "images": [
-                {"id": i, "file_name": f"{i}.png", "height": 48, "width": 80} for i in range(count)
-            ],
+            "images": [{"id": i, "file_name": f"{i}.png", "height": 48, "width": 80} for i in range(count)],
             "categories": [{"id": i, "name": n} for i, n in zip(IDS, CLASSES, strict=True)],
             "annotations": annotations,
         }

@@ -13,32 +13,18 @@ from adapters.openmmlab import runner
 from bench.backbones.backbone import Backbone
 from bench.tasks import Job
 
-FAMILIES = {
-    "segmentation": segmentation,
-    "detection": detection,
-    "pose": pose,
-    "depth": depth,
-    "tracking": tracking,
-}
+FAMILIES = {"segmentation": segmentation, "detection": detection, "pose": pose, "depth": depth, "tracking": tracking}
 BY_NAME = {task.name: task for family in FAMILIES.values() for task in family.TASKS}
 SMALL: dict[str, dict[str, Any]] = {
     "segmentation": {"test_batch_size": 1},
-    "detection": {
-        "channels": 16,
-        "head_convs": 1,
-        "proposals": 20,
-        "rois": 16,
-        "test_batch_size": 1,
-    },
+    "detection": {"channels": 16, "head_convs": 1, "proposals": 20, "rois": 16, "test_batch_size": 1},
     "pose": {"limit": 3, "img_width": 48},
     "depth": {"stride": 16, "test_batch_size": 1},
     "tracking": {"template_size": 32, "pairs": 4, "backbone_lr": 1.0},
 }
 
 
-def job(
-    family: str, folder: Path, arch: str, protocol: str, name: str = "scenes", **changes: Any
-) -> Job:
+def job(family: str, folder: Path, arch: str, protocol: str, name: str = "scenes", **changes: Any) -> Job:
     """One epoch at 64 pixels on the CPU; what it writes lies beside the data's folder."""
     task = BY_NAME[f"{family}/{name}"]
     small = {"epochs": 1, "batch_size": 2, "limit": None, "img_size": 64, **SMALL[family]}

@@ -17,11 +17,7 @@ from adapters.classification.image_sets.labelled import LabelledImages
 from adapters.classification.image_sets.readers import PET_CLASSES, VOC_CLASSES
 
 Found = Mapping[str, Sequence[tuple[str, object]]]
-CHECKED = (
-    "cifar",
-    "flowers102",
-    "places365",
-)  # torchvision compares their files with published MD5s
+CHECKED = ("cifar", "flowers102", "places365")  # torchvision compares their files with published MD5s
 
 
 def picture(path: Path, label: int, seed: int) -> None:
@@ -56,9 +52,7 @@ def _plan(
 def cub(root: Path) -> Found:
     classes = ["001.Ant_Bird", "002.Bee_eater", "003.Cat_bird"]
     found = _plan(
-        lambda c, s, k: f"images/{classes[c]}/{classes[c][4:]}_{s}_{k}.jpg",
-        {"train": 4, "test": 3},
-        (0, 1, 2),
+        lambda c, s, k: f"images/{classes[c]}/{classes[c][4:]}_{s}_{k}.jpg", {"train": 4, "test": 3}, (0, 1, 2)
     )
     rows = [(p, c, s == "train") for s, listed in found.items() for p, c in listed]
     _write(root / "images.txt", [f"{i} {p[7:]}" for i, (p, *_) in enumerate(rows, 1)])
@@ -69,11 +63,7 @@ def cub(root: Path) -> Found:
 
 
 def pets(root: Path) -> Found:
-    found = _plan(
-        lambda c, s, k: f"images/{PET_CLASSES[c]}_{s == 'test':d}{k}.jpg",
-        {"train": 4, "test": 3},
-        (0, 1, 5),
-    )
+    found = _plan(lambda c, s, k: f"images/{PET_CLASSES[c]}_{s == 'test':d}{k}.jpg", {"train": 4, "test": 3}, (0, 1, 5))
     for split, listed in found.items():
         name = {"train": "trainval", "test": "test"}[split]
         rows = [f"{Path(p).stem} {c + 1} 1 1" for p, c in listed]  # type: ignore[operator]
@@ -83,9 +73,7 @@ def pets(root: Path) -> Found:
 
 def sun397(root: Path) -> Found:
     classes = ["/a/abbey", "/a/airport/outdoor", "/z/zoo"]
-    found = _plan(
-        lambda c, s, k: f"{classes[c][1:]}/sun_{s}{k}.jpg", {"train": 4, "test": 3}, range(3)
-    )
+    found = _plan(lambda c, s, k: f"{classes[c][1:]}/sun_{s}{k}.jpg", {"train": 4, "test": 3}, range(3))
     _write(root / "ClassName.txt", classes)
     for split, name in (("train", "Training_01"), ("test", "Testing_01")):
         _write(root / f"{name}.txt", [f"/{p}" for p, _ in found[split]])
@@ -112,16 +100,12 @@ def voc2007(root: Path) -> Found:
 
 
 def inaturalist2018(root: Path) -> Found:
-    found = _plan(
-        lambda c, s, k: f"train_val2018/Aves/{c}/{s}{k}.jpg", {"train": 4, "val": 3}, range(3)
-    )
+    found = _plan(lambda c, s, k: f"train_val2018/Aves/{c}/{s}{k}.jpg", {"train": 4, "val": 3}, range(3))
     categories = [{"id": c, "name": str(c)} for c in (2, 0, 1)]
     for split, listed in found.items():
         ids = {p: 100 + i for i, (p, _) in enumerate(listed)}
         images = [{"id": i, "file_name": p} for p, i in ids.items()]
-        annotations = [
-            {"id": i, "image_id": ids[p], "category_id": c} for i, (p, c) in enumerate(listed)
-        ]
+        annotations = [{"id": i, "image_id": ids[p], "category_id": c} for i, (p, c) in enumerate(listed)]
         text = json.dumps({"images": images, "annotations": annotations, "categories": categories})
         _write(root / f"{split}2018.json", [text])
     return _pictures(root, found)
@@ -129,9 +113,7 @@ def inaturalist2018(root: Path) -> Found:
 
 def cog(root: Path) -> Found:
     wnids = ["n01", "n02", "n03"]
-    found = _plan(
-        lambda c, s, k: f"{wnids[c]}/{wnids[c]}_{s}{k}.JPEG", {"train": 4, "test": 3}, range(3)
-    )
+    found = _plan(lambda c, s, k: f"{wnids[c]}/{wnids[c]}_{s}{k}.JPEG", {"train": 4, "test": 3}, range(3))
     root.mkdir(parents=True, exist_ok=True)
     levels = [[f"x{k}"] for k in range(5)]
     levels[1] = wnids[::-1]
@@ -147,9 +129,7 @@ def cog(root: Path) -> Found:
 def imagenet(root: Path) -> Found:
     wnids = ["n01440764", "n01443537", "n01484850"]
     counts = {"train": 4, "val": 3}
-    return _pictures(
-        root, _plan(lambda c, s, k: f"{s}/{wnids[c]}/{wnids[c]}_{k}.JPEG", counts, range(3))
-    )
+    return _pictures(root, _plan(lambda c, s, k: f"{s}/{wnids[c]}/{wnids[c]}_{k}.JPEG", counts, range(3)))
 
 
 def caltech101(root: Path) -> Found:
@@ -171,10 +151,7 @@ def cars(root: Path) -> Found:
     (root / "devkit").mkdir(parents=True)
     savemat(root / "devkit/cars_meta.mat", {"class_names": np.array(["A", "B", "C"], object)})
     kinds = [("fname", object), ("class", int)]
-    for split, name in (
-        ("train", "devkit/cars_train_annos"),
-        ("test", "cars_test_annos_withlabels"),
-    ):
+    for split, name in (("train", "devkit/cars_train_annos"), ("test", "cars_test_annos_withlabels")):
         rows = np.array([(Path(p).name, c + 1) for p, c in found[split]], kinds)  # type: ignore[operator]
         savemat(root / f"{name}.mat", {"annotations": rows})
     return _pictures(root, found)
@@ -206,9 +183,7 @@ def aircraft(root: Path) -> Found:
 
 def food(root: Path) -> Found:
     classes = ["apple_pie", "bibimbap", "waffles"]
-    found = _plan(
-        lambda c, s, k: f"images/{classes[c]}/{len(s)}{k}.jpg", {"train": 4, "test": 3}, range(3)
-    )
+    found = _plan(lambda c, s, k: f"images/{classes[c]}/{len(s)}{k}.jpg", {"train": 4, "test": 3}, range(3))
     for split, listed in found.items():
         lists = {n: [p[7:-4] for p, k in listed if k == c] for c, n in enumerate(classes)}
         _write(root / f"meta/{split}.json", [json.dumps(lists)])
@@ -228,9 +203,7 @@ def dtd(root: Path) -> Found:
 
 def places365(root: Path) -> Found:
     classes = ["/a/airfield", "/a/apartment_building/outdoor", "/z/zen_garden"]
-    train = _plan(
-        lambda c, s, k: f"data_256_standard{classes[c]}/{k:08d}.jpg", {"train": 4}, range(3)
-    )
+    train = _plan(lambda c, s, k: f"data_256_standard{classes[c]}/{k:08d}.jpg", {"train": 4}, range(3))
     val = _plan(lambda c, s, k: f"val_256/Places365_val_{c}{k:07d}.jpg", {"val": 3}, range(3))
     _write(root / "categories_places365.txt", [f"{n} {c}" for c, n in enumerate(classes)])
     rows = [f"{p.removeprefix('data_256_standard')} {c}" for p, c in train["train"]]

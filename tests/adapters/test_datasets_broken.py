@@ -99,9 +99,7 @@ HARMLESS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_what_changes_nothing_is_no_matter(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
-) -> None:
+def test_what_changes_nothing_is_no_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     name, change = HARMLESS[case]
     change(LAYOUTS[name](tmp_path))
     status = main(["check", name, "--data-root", str(tmp_path), "--full"])
@@ -173,9 +171,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], int, str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
-) -> None:
+def test_what_is_broken_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str) -> None:
     name, harm, status, told = BROKEN[case]
     harm(LAYOUTS[name](tmp_path))
     found = main(["check", name, "--data-root", str(tmp_path)])

@@ -78,9 +78,7 @@ MOVED_ON_FROZEN = {
 
 @pytest.mark.parametrize("arch", ["test_resnet", "test_vit"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_frozen_backbone_keeps_every_bit_and_statistic(
-    scenes: Path, family: str, arch: str
-) -> None:
+def test_frozen_backbone_keeps_every_bit_and_statistic(scenes: Path, family: str, arch: str) -> None:
     """While all that follows it learns."""
     settings = VIT.get(family, {}) if arch == "test_vit" else {}
     built = build(job(family, scenes, arch, "frozen", epochs=2, limit=4, **settings))

@@ -87,9 +87,7 @@ def test_frozen_features_are_those_of_the_truncated_model(
 def test_fine_tuned_classification_is_shorter(scenes: Path) -> None:
     task = classification.TASKS[0]
     config = task.upstream(task, task.protocol("finetune-drop3"))
-    model = train.TimmClassifier(
-        {"arch": "test_vit", "weights": None, **config["model"]["backbone"]}, num_classes=10
-    )
+    model = train.TimmClassifier({"arch": "test_vit", "weights": None, **config["model"]["backbone"]}, num_classes=10)
 
     assert len(model.backbone.model.blocks) == len(timm.create_model("test_vit").blocks) - 3
     assert model.eval()(torch.zeros(1, 3, 64, 64), torch.zeros(1)).shape == (1, 10)

@@ -29,18 +29,8 @@ def model() -> dict[str, Any]:
     """A linear head on test_vit, with drop path and dropout."""
     return {
         "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "bgr_to_rgb": True,
-            "size": (64, 64),
-            "seg_pad_val": 255,
-        },
-        "backbone": {
-            "type": "TimmBackbone",
-            "out_indices": (3,),
-            "img_size": 64,
-            "drop_path_rate": 0.2,
-        },
+        "data_preprocessor": {"type": "SegDataPreProcessor", "bgr_to_rgb": True, "size": (64, 64), "seg_pad_val": 255},
+        "backbone": {"type": "TimmBackbone", "out_indices": (3,), "img_size": 64, "drop_path_rate": 0.2},
         "decode_head": {
             "type": "FCNHead",
             "in_channels": 64,
@@ -92,12 +82,7 @@ def dataset(data: Path, augment: list[dict[str, Any]]) -> dict[str, Any]:
         "data_prefix": {"img_path": "img", "seg_map_path": "seg"},
         "img_suffix": ".png",
         "metainfo": {"classes": ("dark", "bright", "none"), "palette": [[0] * 3] * 3},
-        "pipeline": [
-            {"type": "LoadImageFromFile"},
-            {"type": "LoadAnnotations"},
-            *augment,
-            {"type": "PackSegInputs"},
-        ],
+        "pipeline": [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}, *augment, {"type": "PackSegInputs"}],
     }
 
 

@@ -45,12 +45,7 @@ FAMILIES = {
     "ViT": Family(arch="test_vit", layers=7, plain=True, prefix=1, normed=True),
     "ViT, pooled": Family(arch="test_vit2", layers=9, plain=True, prefix=1),
     "DeiT": Family(
-        arch="deit_tiny_distilled_patch16_224",
-        options=SMALL_VIT,
-        layers=5,
-        plain=True,
-        prefix=2,
-        normed=True,
+        arch="deit_tiny_distilled_patch16_224", options=SMALL_VIT, layers=5, plain=True, prefix=2, normed=True
     ),
     "ViT with registers": Family(
         arch="vit_small_patch14_reg4_dinov2",
@@ -62,51 +57,16 @@ FAMILIES = {
         prefix=5,
         normed=True,
     ),
-    "EVA-02": Family(
-        arch="eva02_tiny_patch14_224",
-        options=SMALL_VIT,
-        size=WIDE_14,
-        layers=5,
-        plain=True,
-        prefix=1,
-    ),
-    "DINOv3": Family(
-        arch="vit_small_patch16_dinov3",
-        options=SMALL_VIT,
-        layers=5,
-        plain=True,
-        prefix=5,
-        normed=True,
-    ),
-    "BEiT": Family(
-        arch="beit_base_patch16_224",
-        options=SMALL_VIT,
-        img_size=WIDE,
-        layers=5,
-        plain=True,
-        prefix=1,
-    ),
-    "Swin": Family(
-        arch="swin_tiny_patch4_window7_224",
-        options=SMALL_SWIN,
-        layers=6,
-        layout="NHWC",
-        end=swin_end,
-    ),
-    "SwinV2": Family(
-        arch="swinv2_tiny_window8_256", options=SMALL_SWIN, layers=6, layout="NHWC", end=swin_end
-    ),
+    "EVA-02": Family(arch="eva02_tiny_patch14_224", options=SMALL_VIT, size=WIDE_14, layers=5, plain=True, prefix=1),
+    "DINOv3": Family(arch="vit_small_patch16_dinov3", options=SMALL_VIT, layers=5, plain=True, prefix=5, normed=True),
+    "BEiT": Family(arch="beit_base_patch16_224", options=SMALL_VIT, img_size=WIDE, layers=5, plain=True, prefix=1),
+    "Swin": Family(arch="swin_tiny_patch4_window7_224", options=SMALL_SWIN, layers=6, layout="NHWC", end=swin_end),
+    "SwinV2": Family(arch="swinv2_tiny_window8_256", options=SMALL_SWIN, layers=6, layout="NHWC", end=swin_end),
     "ConvNeXt": Family(arch="test_convnext", layers=10),
-    "ConvNeXt V2": Family(
-        arch="convnextv2_atto",
-        options={"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)},
-        layers=6,
-    ),
+    "ConvNeXt V2": Family(arch="convnextv2_atto", options={"dims": (8, 16, 24, 32), "depths": (1, 1, 2, 1)}, layers=6),
     "ResNet": Family(arch="test_resnet", layers=5),
     "EfficientNet": Family(
-        arch="test_efficientnet",
-        layers=6,
-        end=lambda model, last: model.bn2(model.conv_head(last)),
+        arch="test_efficientnet", layers=6, end=lambda model, last: model.bn2(model.conv_head(last))
     ),
     "Hiera": Family(
         arch="hiera_tiny_224",

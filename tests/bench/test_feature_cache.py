@@ -184,10 +184,7 @@ def _make_if_missing(folder, barrier, made):
 def test_processes_at_once_make_an_entry_once(cache):
     context = multiprocessing.get_context("fork")
     barrier, made = context.Barrier(4), context.Value("i", 0)
-    runs = [
-        context.Process(target=_make_if_missing, args=(cache.folder, barrier, made))
-        for _ in range(4)
-    ]
+    runs = [context.Process(target=_make_if_missing, args=(cache.folder, barrier, made)) for _ in range(4)]
     for run in runs:
         run.start()
     for run in runs:

@@ -47,9 +47,7 @@ class Broken(Colours):
 
 
 def run(cache, model=None, images=None, key=KEY, **options) -> Features:
-    return extract(
-        model or MeanColour(), images or Colours(), key=key, cache=cache, device="cpu", **options
-    )
+    return extract(model or MeanColour(), images or Colours(), key=key, cache=cache, device="cpu", **options)
 
 
 def files(cache, suffix=""):
@@ -230,9 +228,7 @@ def test_a_limit_that_is_no_number_stops_before_the_extraction(tmp_path, capsys,
     assert "BENCH_CACHE_LIMIT is 'lots'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("given", "size"), [(None, 20e9), ("1.5", 1.5e9), ("0", 0), ("inf", float("inf"))]
-)
+@pytest.mark.parametrize(("given", "size"), [(None, 20e9), ("1.5", 1.5e9), ("0", 0), ("inf", float("inf"))])
 def test_the_limit_is_in_gigabytes(monkeypatch, given, size):
     monkeypatch.delenv("BENCH_CACHE_LIMIT", raising=False)
     if given:

@@ -67,9 +67,7 @@ def test_without_shared_locks_a_beating_lease_is_waited_for_and_a_silent_one_exp
     other = tmp_path / "lease"
     other.write_text("host elsewhere")
     beats = 10
-    beating = subprocess.Popen(
-        ["sh", "-c", f"for i in $(seq {beats}); do sleep 0.2; touch -c {other}; done"]
-    )
+    beating = subprocess.Popen(["sh", "-c", f"for i in $(seq {beats}); do sleep 0.2; touch -c {other}; done"])
     began = time.monotonic()
     with files.held(tmp_path):
         waited = time.monotonic() - began
@@ -78,9 +76,7 @@ def test_without_shared_locks_a_beating_lease_is_waited_for_and_a_silent_one_exp
     assert beats * 0.2 + 0.7 < waited < beats * 0.2 + 4
 
 
-def test_a_job_that_starts_again_does_not_wait_for_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_that_starts_again_does_not_wait_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     (tmp_path / "lease").write_text("job 12")
     began = time.monotonic()

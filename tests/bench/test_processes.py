@@ -82,7 +82,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def test_memory_that_is_kept_is_not_fetched_again(tmp_path: Path) -> None:
     """Five times 64 MB are 78,125 pages of 4 KiB."""
-    kept, given_back = (
-        int(start(FAULTS, tmp_path / name).communicate()[0]) for name in ("kept", "given-back")
-    )
+    kept, given_back = (int(start(FAULTS, tmp_path / name).communicate()[0]) for name in ("kept", "given-back"))
     assert kept < 100 < given_back

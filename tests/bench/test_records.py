@@ -84,10 +84,7 @@ def test_a_record_of_schema_1_had_no_curves(tmp_path: Path) -> None:
         ('{"schema": 99, "new": 1}', "schema 99, later than this version knows"),
         (result().to_json().replace('"seed": 3', '"seed": "3"'), "unfit values of seed"),
         (result().to_json().replace("71.5", '"71.5"'), r"unfit values of metrics\.AP"),
-        (
-            result().to_json().replace('"name": "frozen"', '"nme": 1'),
-            r"unfit values of protocol\.name",
-        ),
+        (result().to_json().replace('"name": "frozen"', '"nme": 1'), r"unfit values of protocol\.name"),
         (result().to_json().replace('"load_report"', '"lod_report"'), "load_report, lod_report"),
     ],
 )
@@ -103,9 +100,7 @@ def test_the_digest_is_the_same_in_another_process_and_changes_with_the_value() 
     value = {"b": [1, 2.5, None], "a": {"é": True}}
     code = f"from bench.records import digest; print(digest({value!r}))"
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    other = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
-    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert digest(value) == other.stdout.strip()
     assert digest(dict(reversed(value.items()))) == digest(value)
     assert digest({**value, "b": [1, 2.5, 0]}) != digest(value)

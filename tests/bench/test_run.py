@@ -96,9 +96,7 @@ def test_the_digest_ignores_where_things_lie(desk: Desk, tmp_path_factory: objec
         ([*TOY, "--include", "nothing.py"], "nothing.py is no Python file"),
     ],
 )
-def test_a_wrong_request_is_one_paragraph_and_status_2(
-    desk: Desk, words: list[str], says: str
-) -> None:
+def test_a_wrong_request_is_one_paragraph_and_status_2(desk: Desk, words: list[str], says: str) -> None:
     ended = desk.run(*words)
     assert ended.returncode == 2
     assert says in ended.stderr
@@ -176,9 +174,7 @@ def test_ctrl_c_is_one_line_and_nothing_computed_is_lost(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(("folder", "flag"), [("results", "--results"), ("runs", "--work-dir")])
-def test_an_unwritable_folder_stops_before_anything_is_run(
-    desk: Desk, folder: str, flag: str
-) -> None:
+def test_an_unwritable_folder_stops_before_anything_is_run(desk: Desk, folder: str, flag: str) -> None:
     (desk.folder / folder).write_text("a file, not a folder")
     ended = desk.run(*TOY)
     assert ended.returncode == 2
@@ -217,21 +213,14 @@ def test_weights_that_do_not_fit_stop_everything_before_a_run(desk: Desk) -> Non
 
 
 def test_help_and_list_import_no_torch() -> None:
-    for words in (
-        ["--help"],
-        ["--list", "tasks"],
-        ["--list", "backbones"],
-        ["--list", "protocols"],
-    ):
+    for words in (["--help"], ["--list", "tasks"], ["--list", "backbones"], ["--list", "protocols"]):
         code = (
             "import sys\nfrom bench import run\n"
             f"try:\n    run.main({words!r})\nexcept SystemExit:\n    pass\n"
             "heavy = {'torch', 'timm', 'mmengine', 'mmcv', 'numpy'} & set(sys.modules)\n"
             "sys.exit(f'imported {heavy}' if heavy else 0)"
         )
-        ended = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
-        )
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert ended.returncode == 0, ended.stderr
 
 

@@ -63,9 +63,7 @@ def test_positions_of_no_grid_are_refused_by_name(length: int, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("size", [(64, 256), (96, 320)])
-def test_a_rectangular_input_has_its_rows_where_the_rows_are(
-    size: tuple[int, int], tmp_path: Path
-) -> None:
+def test_a_rectangular_input_has_its_rows_where_the_rows_are(size: tuple[int, int], tmp_path: Path) -> None:
     """Positions that know only their row give tokens that know only their row.
 
     At 64 x 256 there are as many patches as in the 8 x 8 of the file: the shape shows nothing.
@@ -100,9 +98,7 @@ def test_layer_scale_is_not_made_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "model"), [(4, 0), (0, 4), (4, 8)])
-def test_register_tokens_are_neither_dropped_nor_made_up(
-    file: int, model: int, tmp_path: Path
-) -> None:
+def test_register_tokens_are_neither_dropped_nor_made_up(file: int, model: int, tmp_path: Path) -> None:
     options = {"no_embed_class": True}
     path = saved(vit(reg_tokens=file, **options).state_dict(), tmp_path)
     with pytest.raises(UserError, match="reg_token"):
@@ -153,6 +149,4 @@ def test_class_token_and_mean_are_told_apart_by_the_norm_of_the_file(tmp_path: P
     assert (report.missing, report.unexpected) == ((), ())
     with torch.inference_mode():
         tokens = source.forward_features(images)
-        assert torch.allclose(
-            model.eval()(images), source.fc_norm(tokens[:, 1:].mean(1)), atol=1e-5
-        )
+        assert torch.allclose(model.eval()(images), source.fc_norm(tokens[:, 1:].mean(1)), atol=1e-5)

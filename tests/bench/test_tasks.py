@@ -48,9 +48,7 @@ def test_the_command_runs_the_recipe_at_full_scale(task: Task, protocol: Protoco
 
 
 @pytest.mark.parametrize(("task", "protocol"), PAIRS, ids=map(named, PAIRS))
-def test_the_upstream_config_is_plain_json_and_a_pure_function(
-    task: Task, protocol: Protocol
-) -> None:
+def test_the_upstream_config_is_plain_json_and_a_pure_function(task: Task, protocol: Protocol) -> None:
     config = task.upstream(task, protocol)
     assert json.loads(json.dumps(config)) == json.loads(json.dumps(task.upstream(task, protocol)))
     assert '"/' not in json.dumps(config), "an absolute path is in the digest"

@@ -35,12 +35,7 @@ class Desk:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words),
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
+            self.command(*words), cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=120
         )
 
     def start(self, *words: str) -> "subprocess.Popen[str]":

@@ -56,25 +56,11 @@ TASKS = (
         name="toy/line",
         version=1,
         dataset=Dataset(
-            name="line",
-            source="tests",
-            licence="Apache-2.0",
-            root="line",
-            splits={"train": ("points.txt",)},
+            name="line", source="tests", licence="Apache-2.0", root="line", splits={"train": ("points.txt",)}
         ),
         protocols=(
-            LineProtocol(
-                name="frozen", frozen=True, source="here", epochs=1, batch_size=1, img_size=1
-            ),
-            LineProtocol(
-                name="parabola",
-                frozen=False,
-                source="here",
-                epochs=1,
-                batch_size=1,
-                img_size=1,
-                degree=2,
-            ),
+            LineProtocol(name="frozen", frozen=True, source="here", epochs=1, batch_size=1, img_size=1),
+            LineProtocol(name="parabola", frozen=False, source="here", epochs=1, batch_size=1, img_size=1, degree=2),
         ),
         metrics=(Metric(name="rmse", higher_is_better=False),),
         upstream=upstream,

@@ -101,9 +101,7 @@ def record(result, place, role, seed, numbers):
     )
     header = {} if scratch else {"pretraining": json.dumps(pretraining(role, seed))}
     curves = {n.removeprefix("curve "): [v, v] for n, v in numbers.items() if n not in metrics}
-    return dataclasses.replace(
-        made, backbone={**made.backbone, "arch": "vit", "pretraining": header}, curves=curves
-    )
+    return dataclasses.replace(made, backbone={**made.backbone, "arch": "vit", "pretraining": header}, curves=curves)
 
 
 def noise(spread, *names):
@@ -120,8 +118,7 @@ def world(result, spread=0.001, seeds=(0, 1, 2), without="", changes=()):
             role,
             seed,
             {
-                name: changed.get((*place, role, name), value)
-                * (1 + noise(spread, *place, role, name, str(seed)))
+                name: changed.get((*place, role, name), value) * (1 + noise(spread, *place, role, name, str(seed)))
                 for name, value in numbers.items()
             },
         )

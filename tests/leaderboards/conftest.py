@@ -34,12 +34,7 @@ def make(**changes: Any) -> Result:
         },
         "digest": "d1" * 32,
         "data": {"name": "scenes", "fingerprint": "f" * 64, "splits": {"train": 2, "val": 2}},
-        "selection": {
-            "selected_on": "train-part",
-            "reported_on": "val",
-            "trials": TRIALS,
-            "epoch": 5,
-        },
+        "selection": {"selected_on": "train-part", "reported_on": "val", "trials": TRIALS, "epoch": 5},
         "seed": 0,
         "metrics": {"top1": 50.0},
         "primary": "top1",

@@ -11,10 +11,7 @@ def tables(records):
 
 
 def seeds(result, *values, primary="top1", **changes):
-    return [
-        result(seed=i, metrics={primary: value}, primary=primary, **changes)
-        for i, value in enumerate(values)
-    ]
+    return [result(seed=i, metrics={primary: value}, primary=primary, **changes) for i, value in enumerate(values)]
 
 
 def rows(markdown):

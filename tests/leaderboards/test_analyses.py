@@ -69,15 +69,10 @@ def test_more_of_a_scalar_with_a_larger_error_is_a_negative_tau(
 
 def test_fewer_than_four_cannot_be_told(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     page = text(results_dir, tmp_path)
-    assert (
-        "Cannot be told, for want of 4 backbones that have both: pose/scenes frozen (n = 3)."
-        in page
-    )
+    assert "Cannot be told, for want of 4 backbones that have both: pose/scenes frozen (n = 3)." in page
 
 
-def test_how_many_leave_0_out_by_chance_is_said(
-    results_dir: Path, tmp_path: Path, write: Write
-) -> None:
+def test_how_many_leave_0_out_by_chance_is_said(results_dir: Path, tmp_path: Path, write: Write) -> None:
     """Twenty scalars against a score: one."""
     for i in range(6):
         told = {f"scalar{k}": float(i * (k % 6 + 1) % 7) for k in range(19)}
@@ -102,9 +97,7 @@ def test_only_backbones_with_both_count(six: list[Path], results_dir: Path, writ
     assert [found[0].n for _, found in column.lines] == [6, 6]
 
 
-def test_pretrainings_that_differ_in_their_seed_are_one_backbone(
-    results_dir: Path, write: Write
-) -> None:
+def test_pretrainings_that_differ_in_their_seed_are_one_backbone(results_dir: Path, write: Write) -> None:
     """Five methods of three seeds: 15 points would say much more than there is."""
     for method in range(5):
         for seed in range(3):
@@ -117,10 +110,7 @@ def test_pretrainings_that_differ_in_their_seed_are_one_backbone(
             write(metrics={"RMSE": errs}, **DEPTH, **named)
     (column, *_) = correlations(standings(results_dir))
     ((_, (found,)),) = column.lines
-    assert (found.n, found.tau) == (
-        5,
-        pytest.approx(-0.8),
-    )  # one pair of ten is the other way round
+    assert (found.n, found.tau) == (5, pytest.approx(-0.8))  # one pair of ten is the other way round
 
 
 def test_layers_and_ends_of_intervals_are_no_scalars(results_dir: Path, write: Write) -> None:
@@ -130,9 +120,7 @@ def test_layers_and_ends_of_intervals_are_no_scalars(results_dir: Path, write: W
     assert [scalar.metric for scalar in scalars(section)] == ["shape_bias", "shape_top1"]
 
 
-def test_values_their_intervals_and_references(
-    results_dir: Path, tmp_path: Path, write: Write
-) -> None:
+def test_values_their_intervals_and_references(results_dir: Path, tmp_path: Path, write: Write) -> None:
     told = {"shape_bias": 0.2321, "shape_bias_low": 0.2048, "shape_bias_high": 0.2604}
     told |= {"reference/humans": 0.9587, "reference/resnet50": 0.2207}
     write(metrics=told, **BIAS, **backbone(0))
@@ -145,9 +133,7 @@ def test_values_their_intervals_and_references(
     assert page.index("| humans") < page.index("| resnet50")
 
 
-def test_pictures_are_linked_as_seen_from_the_page(
-    six: list[Path], results_dir: Path, tmp_path: Path
-) -> None:
+def test_pictures_are_linked_as_seen_from_the_page(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     picture = six[0].with_name(f"{six[0].stem}.heads.png")
     picture.write_bytes(b"png")
     page = text(results_dir, tmp_path / "pages")
@@ -176,9 +162,7 @@ def test_smoke_and_superseded_runs_do_not_count(
     assert text(results_dir, tmp_path) == before
 
 
-def test_the_chapter_says_what_the_page_says(
-    six: list[Path], results_dir: Path, tmp_path: Path, write: Write
-) -> None:
+def test_the_chapter_says_what_the_page_says(six: list[Path], results_dir: Path, tmp_path: Path, write: Write) -> None:
     write(metrics={"shape_bias": 0.2, "reference/humans": 0.9587}, **BIAS, **backbone(0))
     html = analyses.chapter(standings(results_dir))
 
@@ -189,9 +173,7 @@ def test_the_chapter_says_what_the_page_says(
     assert html.count("<section") == html.count("</section>") == 2
 
 
-def test_render_writes_the_page_and_ranks_no_analysis(
-    six: list[Path], results_dir: Path, tmp_path: Path
-) -> None:
+def test_render_writes_the_page_and_ranks_no_analysis(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     out, html = tmp_path / "out", tmp_path / "html"
     asked = ["--results", str(results_dir), "--out", str(out), "--html", str(html)]
     assert render.main(asked) == 0
@@ -201,9 +183,7 @@ def test_render_writes_the_page_and_ranks_no_analysis(
     assert "analysis/attention" not in overview
     assert "depth/scenes" in overview
     assert "frozen distance" in (out / "analyses.md").read_text()
-    rows = [
-        row for row in (out / "analysis-attention.md").read_text().splitlines() if "[vit-" in row
-    ]
+    rows = [row for row in (out / "analysis-attention.md").read_text().splitlines() if "[vit-" in row]
     assert [line("\n".join(rows), "[vit-5]")[i] for i in (3, 4)] == ["65.00", "–"]  # noqa: RUF001
     assert not any("**" in row for row in rows)
     assert 'id="analyses-title"' in (html / "index.html").read_text()

@@ -70,9 +70,7 @@ def test_a_missing_variant_is_named(result, number, role):
 
 def test_where_supervised_learnt_nothing_only_claims_without_it_can_be_told(result):
     told = judged(world(result, changes=[(SPECIES, "frozen", "supervised", "top1", 10)]))
-    assert {n: t.word for n, t in told.items()} == {
-        n: HOLDS if n in (2, 3) else OPEN for n in NUMBERS
-    }
+    assert {n: t.word for n, t in told.items()} == {n: HOLDS if n in (2, 3) else OPEN for n in NUMBERS}
 
 
 @pytest.mark.parametrize(("blocks", "last"), [(12, 3), (6, 1), (24, 6)])
@@ -84,9 +82,7 @@ def test_the_last_quarter_of_the_blocks_is_what_is_compared_and_dropped(blocks, 
     taken = [term.score.metric for term in narrow.terms if term.role == "mae"]
     assert taken == [f"distance/{block}" for block in range(blocks - last, blocks)]
     assert sum(term.factor for term in narrow.terms) == pytest.approx(0)
-    assert {t.score.metric for t in wider.terms if t.factor < 0} == {
-        f"distance/{k}" for k in range(last)
-    }
+    assert {t.score.metric for t in wider.terms if t.factor < 0} == {f"distance/{k}" for k in range(last)}
 
 
 def test_where_mae_gains_nothing_the_similarity_cannot_be_told(result):
@@ -108,10 +104,7 @@ def by_hand(result, differences, roles=("mae", "simmim")):
             ahead = lead if role == "mae" else 40 + lead
             numbers = {"top1": 50.0 + seed + ahead}
             records += [record(result, (SPECIES, "frozen"), role, seed, numbers)]
-    ends = [
-        (Term(factor=1, role=r, score=SCORE), Term(factor=-1, role="supervised", score=SCORE))
-        for r in roles
-    ]
+    ends = [(Term(factor=1, role=r, score=SCORE), Term(factor=-1, role="supervised", score=SCORE)) for r in roles]
     comparisons = tuple(Comparison(label="", terms=terms) for terms in ends)
     claim = Claim(number=0, paper="", sentence="", measure="", comparisons=comparisons)
     standings = sections(records)
@@ -190,11 +183,7 @@ def test_a_backbone_made_twice_is_one_replicate_and_other_settings_are_not_mixed
 
 @pytest.mark.parametrize(
     ("name", "data", "blocks"),
-    [
-        ("claims", "species", 6),
-        ("claims-gpu", "species", 12),
-        ("claims-gpu", "tiny-imagenet-200", 12),
-    ],
+    [("claims", "species", 6), ("claims-gpu", "species", 12), ("claims-gpu", "tiny-imagenet-200", 12)],
 )
 def test_the_suite_makes_every_run_that_a_claim_compares(name, data, blocks):
     """Every role at every score, three times, so that nothing is missing when it is done."""

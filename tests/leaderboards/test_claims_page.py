@@ -32,11 +32,7 @@ def summary(page, number):
 
 def test_another_scale_is_judged_by_itself_and_smoke_runs_are_none(result):
     records = world(result)
-    again = [
-        elsewhere(r)
-        for r in world(result, changes=AGAINST.values())
-        if r.backbone["weights_sha256"]
-    ]
+    again = [elsewhere(r) for r in world(result, changes=AGAINST.values()) if r.backbone["weights_sha256"]]
     found = replicates.scales(sections([*records, *again]))
     assert [scale.data for scale in found] == ["species", "unlabelled"]
     page = claims_page.page(sections([*records, *again]))

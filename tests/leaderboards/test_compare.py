@@ -5,9 +5,7 @@ from leaderboards.standings import sections
 
 
 def seeds(result, *values, **changes):
-    return [
-        result(seed=seed, metrics={"top1": value}, **changes) for seed, value in enumerate(values)
-    ]
+    return [result(seed=seed, metrics={"top1": value}, **changes) for seed, value in enumerate(values)]
 
 
 def cells(page):

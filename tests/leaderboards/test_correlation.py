@@ -20,8 +20,7 @@ def test_ties_are_as_in_tau_b() -> None:
     """(C - D) / sqrt((C + D + ties of x)(C + D + ties of y)), Kendall 1945."""
     x, y = [1, 1, 2, 3, 3, 5], [2, 1, 1, 4, 3, 3]
     signs = [
-        ((a > b) - (a < b), (c > d) - (c < d))
-        for (a, c), (b, d) in itertools.combinations(zip(x, y, strict=True), 2)
+        ((a > b) - (a < b), (c > d) - (c < d)) for (a, c), (b, d) in itertools.combinations(zip(x, y, strict=True), 2)
     ]
     score = sum(one * two for one, two in signs)
     untied = [sum(side != 0 for side in column) for column in zip(*signs, strict=True)]

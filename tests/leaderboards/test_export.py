@@ -41,8 +41,7 @@ def test_latex_marks_the_best_and_the_ties_and_escapes_names(result, tmp_path):
 
 def test_latex_escapes_all_that_is_special():
     assert export.escaped("a_b%$#{}~^\\<>&") == (
-        "a\\_b\\%\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}"
-        "\\textless{}\\textgreater{}\\&"
+        "a\\_b\\%\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textgreater{}\\&"
     )
 
 

@@ -55,14 +55,10 @@ def test_compared_backbones_are_all_but_scratch(result: Any) -> None:
 
 def test_the_verdicts_of_all_claims_and_no_chapter(tmp_path: Path) -> None:
     found = put(readme(tmp_path, f"{TABLES}{CLAIMED}after\n"), PAGES, tmp_path)
-    assert found.endswith(
-        "<!-- claims -->\n|  | claim |\n| - | - |\n| 1 | MIM |\n<!-- /claims -->\nafter\n"
-    )
+    assert found.endswith("<!-- claims -->\n|  | claim |\n| - | - |\n| 1 | MIM |\n<!-- /claims -->\nafter\n")
 
 
-@pytest.mark.parametrize(
-    "text", ["", TABLES * 2, "<!-- tables -->\n", f"{TABLES}<!-- claims -->\n"]
-)
+@pytest.mark.parametrize("text", ["", TABLES * 2, "<!-- tables -->\n", f"{TABLES}<!-- claims -->\n"])
 def test_marks_are_there_once_or_it_is_said(text: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"must have the lines <!-- (tables|claims) --> and"):
         put(readme(tmp_path, text), PAGES, tmp_path)

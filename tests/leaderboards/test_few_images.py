@@ -33,10 +33,7 @@ def test_sets_of_images_make_the_interval_and_scratch_is_the_first_line(result):
     records = [pretrained(result, 1, seed, top1) for seed, top1 in enumerate((20.0, 21.0, 22.0))]
     records += [pretrained(result, 1000, 0, 30.0), scratch(result, 10.0)]
     head, _, *rows = cells(pages.page(sections(records)))
-    assert head == [
-        "pretrained on",
-        "[classification/scenes](classification-scenes.md) frozen top1 ↑",
-    ]
+    assert head == ["pretrained on", "[classification/scenes](classification-scenes.md) frozen top1 ↑"]
     assert rows == [
         ["scratch", "10.00"],
         ["1 image", "21.00 ± 2.48 (3 sets)"],  # 4.30265 / sqrt(3) = 2.48414

@@ -24,9 +24,7 @@ def test_a_moving_mean_by_hand() -> None:
     assert loss_curves.moving_mean([1.0, 2.0], 9).tolist() == [1.5, 1.5]
 
 
-def test_records_become_a_picture(
-    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_records_become_a_picture(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = [write(backbone=name, curves=curves(), **DETECTION) for name in ("vit", "resnet")]
     out = tmp_path / "losses.png"
 
@@ -44,11 +42,7 @@ def test_records_become_a_picture(
     [
         ({"curves": {}}, [], "holds no curve of cls and bbox"),
         ({"curves": {"cls": [1.0]}}, [], "holds no curve of bbox"),
-        (
-            {"curves": curves(), "digest": "d2" * 32},
-            [],
-            "digest d2d2d2d2, that of vit@a1a1a1a1 d1d1d1d1",
-        ),
+        ({"curves": curves(), "digest": "d2" * 32}, [], "digest d2d2d2d2, that of vit@a1a1a1a1 d1d1d1d1"),
         ({"curves": curves()}, ["--smooth", "0"], "takes 1 iteration or more"),
         ({"curves": curves()}, ["--out", "losses.txt"], "ends in .png, .pdf, .svg"),
         ({"curves": curves()}, ["--out", "nowhere/losses.png"], "cannot be written"),
@@ -69,9 +63,7 @@ def test_what_cannot_be_drawn_is_said(
     assert said in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_record_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_no_record_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").write_text("{}")
     assert loss_curves.main([str(tmp_path / "a.json"), "--out", str(tmp_path / "x.png")]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -62,10 +62,7 @@ def test_a_family_counts_once_in_the_mean_rank(result):
         records += seeds(result, 1.0, 2.0, backbone="a", **task)
         records += seeds(result, 2.0, 3.0, backbone="b", **task)
     records += seeds(result, 9.0, 9.1, backbone="a") + seeds(result, 8.0, 8.1, backbone="b")
-    assert {r[0]: r[3][:4] for r in rows(tables(records)["README.md"])} == {
-        "a": "1.50",
-        "b": "1.50",
-    }
+    assert {r[0]: r[3][:4] for r in rows(tables(records)["README.md"])} == {"a": "1.50", "b": "1.50"}
 
 
 def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
@@ -73,23 +70,14 @@ def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
     made = result(backbone="vit/b")
     made = dataclasses.replace(made, backbone={**made.backbone, "pretraining": told})
     old = {"digest": "e2" * 32, "finished": "2020-01-01T00:00:00+00:00"}
-    pages = tables(
-        [
-            made,
-            result(backbone="vit/b", seed=1, **old),
-            result(backbone="other", metrics={"top1": 40.0}),
-        ]
-    )
+    pages = tables([made, result(backbone="vit/b", seed=1, **old), result(backbone="other", metrics={"top1": 40.0})])
     card = pages["backbone-vit-b@a1a1a1a1.md"]
     assert "- method: mae\n" in card
     assert "- loading: 1 matched, 0 missing, 0 unexpected, 0 resampled\n" in card
     assert "- file says: recipe: mae-1600\n" in card
     first, second = [line for line in card.splitlines() if line.startswith("| [classification")]
     cells = [cell.strip() for cell in first.strip("|").split(" | ")]
-    assert cells[1:9] == [
-        *("frozen", "frozen", "top1 ↑", "**50.00**"),
-        *("1\N{EN DASH}2", "2", "`d1d1d1d1`", "1"),
-    ]
+    assert cells[1:9] == [*("frozen", "frozen", "top1 ↑", "**50.00**"), *("1\N{EN DASH}2", "2", "`d1d1d1d1`", "1")]
     assert "(superseded)" in second
     assert "(backbone-vit-b@a1a1a1a1.md)" in pages["README.md"]
 

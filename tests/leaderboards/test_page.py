@@ -54,9 +54,7 @@ def test_one_file_holds_all_and_names_nothing_elsewhere(result, out):
 
 
 def test_order_of_records_changes_no_byte(result):
-    records = [
-        result(backbone=b, seed=s, metrics={"top1": 50 + s / 3}) for b in "abc" for s in range(3)
-    ]
+    records = [result(backbone=b, seed=s, metrics={"top1": 50 + s / 3}) for b in "abc" for s in range(3)]
     records += [result(digest="e2" * 32, finished="2025-01-01T00:00:00+00:00")]
     records += [result(seed=9, status="failed", error="x", metrics={}, cost={})]
     assert (
@@ -68,15 +66,10 @@ def test_order_of_records_changes_no_byte(result):
 
 def test_a_name_cannot_become_markup_or_end_the_script(result):
     name = '</script><script>alert(1)</script><b a="&'
-    text = web_page.html(
-        sections([result(backbone=name, method="<i>", metrics={"top1": 1.0, "<u>": 2.0})])
-    )
+    text = web_page.html(sections([result(backbone=name, method="<i>", metrics={"top1": 1.0, "<u>": 2.0})]))
     elements = Elements(text)
     assert not elements.crossed
-    assert [tag for tag, _ in elements.found if tag in {"script", "b", "i", "u"}] == [
-        "script",
-        "script",
-    ]
+    assert [tag for tag, _ in elements.found if tag in {"script", "b", "i", "u"}] == ["script", "script"]
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.DOTALL)[1])
     assert data["backbones"][0]["label"] == name
     assert entities.escape(name) in text
@@ -126,11 +119,7 @@ def test_pictures_beside_records_are_copied_and_described(write, results_dir, ou
     images = [attrs for tag, attrs in Elements(file.read_text()).found if tag == "img"]
     assert [(out / image["src"].replace("%40", "@")) for image in images] == pictures
     run = "of vit on classification/scenes, frozen, seed"
-    assert [image["alt"] for image in images] == [
-        f"attention distance {run} 1",
-        f"Picture {run} 1",
-        f"cka {run} 10",
-    ]
+    assert [image["alt"] for image in images] == [f"attention distance {run} 1", f"Picture {run} 1", f"cka {run} 10"]
 
 
 def test_published_numbers_have_no_rank_and_no_part_in_the_plot(result):
@@ -163,12 +152,6 @@ def test_a_page_of_ones_own_is_not_overwritten(result, out):
 
 
 def test_markdown_of_a_cell_becomes_html_once():
-    assert (
-        inline("**a \\*b\\*** `c` <d> & ≈")
-        == "<strong>a *b*</strong> <code>c</code> &lt;d&gt; &amp; ≈"
-    )
+    assert inline("**a \\*b\\*** `c` <d> & ≈") == "<strong>a *b*</strong> <code>c</code> &lt;d&gt; &amp; ≈"
     assert number_html("?", None) == number_html("?", math.nan) == '<td class="number">?</td>'
-    assert (
-        number_html("1.23", 1.23456789012345)
-        == '<td class="number" data-value="1.23456789">1.23</td>'
-    )
+    assert number_html("1.23", 1.23456789012345) == '<td class="number" data-value="1.23456789">1.23</td>'

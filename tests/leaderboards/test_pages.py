@@ -78,10 +78,7 @@ def test_a_digest_that_only_failed_supersedes_nothing(result):
     late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
     failed = result(status="failed", error="out of memory", metrics={}, cost={}, **late)
     standings = sections([*seeds(result, 50.0), failed])
-    assert [(s.digest[:2], bool(s.superseded_by)) for s in standings] == [
-        ("d1", False),
-        ("e2", True),
-    ]
+    assert [(s.digest[:2], bool(s.superseded_by)) for s in standings] == [("d1", False), ("e2", True)]
 
 
 def test_frozen_and_finetuned_are_separate_tables(result):
@@ -112,9 +109,7 @@ def test_a_baseline_is_a_row_among_backbones(result):
 
 
 def test_failed_runs_are_listed_with_their_first_line(result):
-    failed = result(
-        seed=1, status="failed", error="CUDA: out | of memory\n  at x\n", metrics={}, cost={}
-    )
+    failed = result(seed=1, status="failed", error="CUDA: out | of memory\n  at x\n", metrics={}, cost={})
     pages = tables([result(), failed])
     assert "- failed: vit@a1a1a1a1 seed 1: CUDA: out \\| of memory\n" in pages[PAGE]
     assert "at x" not in pages[PAGE]
@@ -131,9 +126,7 @@ def test_a_task_where_all_failed_says_so(result):
 
 
 def test_a_diverged_seed_makes_the_cell_nan_and_the_row_last(result):
-    records = seeds(result, 70.0, math.nan, backbone="diverged") + seeds(
-        result, 10.0, backbone="ok"
-    )
+    records = seeds(result, 70.0, math.nan, backbone="diverged") + seeds(result, 10.0, backbone="ok")
     page = tables(records)[PAGE]
     assert [(row[0], *row[3:6]) for row in rows(page)] == [
         ("ok", "**10.00**", "1", "1"),
@@ -192,9 +185,7 @@ def test_costs_are_means_and_name_every_device(result):
 def test_order_of_records_changes_no_byte(result):
     records = seeds(result, 50.1, 50.2, 50.7, backbone="a") + seeds(result, 50.1, backbone="b")
     records += seeds(result, 50.1, backbone="c") + seeds(result, 9.0, digest="e2" * 32)
-    records += [
-        result(seed=i, status="failed", error="x", metrics={}, cost={}) for i in range(6, 9)
-    ]
+    records += [result(seed=i, status="failed", error="x", metrics={}, cost={}) for i in range(6, 9)]
     records += seeds(result, math.nan, math.nan, backbone="diverged")
     assert tables(records) == tables(records[::-1]) == tables(records[3:] + records[:3])
 

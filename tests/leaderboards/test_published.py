@@ -36,12 +36,7 @@ def test_the_projects_own_numbers_all_have_a_source_and_a_protocol():
 
 def test_a_row_is_read_with_what_its_group_says(file):
     one, two = published.load(file(NUMBER))
-    assert (one.backbone, one.metric, one.value, one.task) == (
-        "ViT-B",
-        "top1",
-        83.6,
-        "classification/scenes",
-    )
+    assert (one.backbone, one.metric, one.value, one.task) == ("ViT-B", "top1", 83.6, "classification/scenes")
     assert two.value == 85.0
 
 

@@ -6,9 +6,7 @@ from leaderboards.render import all_pages
 from leaderboards.standings import sections
 
 
-def test_many_records_are_read_by_several_processes_to_the_same_pages(
-    write, result, results_dir, monkeypatch
-):
+def test_many_records_are_read_by_several_processes_to_the_same_pages(write, result, results_dir, monkeypatch):
     for task in ("classification/scenes", "pose/scenes"):
         for backbone in "ab":
             for seed in range(3):
@@ -43,11 +41,7 @@ def test_one_file_under_two_tags_is_two_backbones(result, results_dir):
             made = result(seed=seed)
             made = replace(made, backbone={**made.backbone, "tag": tag})
             key = RunKey(
-                task=made.task,
-                backbone="vit",
-                weights8=weights8(made.backbone),
-                digest=made.digest,
-                seed=seed,
+                task=made.task, backbone="vit", weights8=weights8(made.backbone), digest=made.digest, seed=seed
             )
             Store(results_dir).write(key, made)
     (section,) = standings.read(results_dir).standings

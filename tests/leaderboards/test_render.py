@@ -31,9 +31,7 @@ def test_writes_a_page_per_task_and_the_overview(write, render, out, capsys):
     write()
     write(task="segmentation/voc", digest="e2" * 32)
     assert render() == 0
-    assert sorted(contents(out)) == [
-        *("README.md", CARD, "classification-scenes.md", "segmentation-voc.md")
-    ]
+    assert sorted(contents(out)) == [*("README.md", CARD, "classification-scenes.md", "segmentation-voc.md")]
     assert "records: 2, pages: 4, overview: " in capsys.readouterr().out
 
 

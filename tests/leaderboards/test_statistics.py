@@ -5,15 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from leaderboards.statistics import (
-    BLOCK,
-    Interval,
-    difference,
-    mean_interval,
-    rank_intervals,
-    t_quantile,
-    tie,
-)
+from leaderboards.statistics import BLOCK, Interval, difference, mean_interval, rank_intervals, t_quantile, tie
 
 
 def test_two_values_have_the_cauchy_quantile():
@@ -74,9 +66,7 @@ def test_shared_seeds_are_compared_in_pairs_as_the_paired_t_test_does():
     low, high = stats.ttest_rel([*A.values()], [*B.values()]).confidence_interval(0.95)
     assert found.paired
     assert found.n == 3
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
-        (low, high)
-    )
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
     assert found.told_apart  # their own intervals overlap by far
     assert not tie(A, B)
 
@@ -86,9 +76,7 @@ def test_other_seeds_are_compared_as_welchs_test_does():
     test = stats.ttest_ind([*A.values()], [*C.values()], equal_var=False)
     low, high = test.confidence_interval(0.95)
     assert not found.paired
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
-        (low, high)
-    )
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
     assert tie(A, C)
 
 
@@ -139,9 +127,7 @@ def test_rank_intervals_are_those_of_the_tests_one_by_one(case, higher_is_better
         seeds = random.choice(8, random.integers(1, 7), replace=False)
         level, noise = random.normal(50, 5), 10.0 ** random.uniform(-2, 1)
         rows.append({int(seed): float(random.normal(level, noise)) for seed in seeds})
-    assert rank_intervals(rows, higher_is_better=higher_is_better) == ranks_by_loops(
-        rows, higher_is_better
-    )
+    assert rank_intervals(rows, higher_is_better=higher_is_better) == ranks_by_loops(rows, higher_is_better)
 
 
 def test_a_known_winner_a_known_tie_and_a_single_seed():

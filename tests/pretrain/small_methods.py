@@ -12,12 +12,7 @@ from pretrain.data import Batch
 from pretrain.methods import method
 from pretrain.siamese import Siamese, build
 
-SMALL: dict[str, Any] = {
-    "decoder_dim": 64,
-    "decoder_depth": 1,
-    "decoder_heads": 4,
-    "projector_dim": 64,
-}
+SMALL: dict[str, Any] = {"decoder_dim": 64, "decoder_depth": 1, "decoder_heads": 4, "projector_dim": 64}
 
 
 def small(name: str, arch: str = "test_vit", **changes: Any) -> Siamese:
@@ -32,10 +27,7 @@ def eight() -> Batch:
     front = torch.zeros(8, 64, 64, dtype=torch.bool)
     front[:, :, 32:] = True
     return Batch(
-        images=images[:, :, :64, :64],
-        others=images[:, :, 8:, 8:].flip(3),
-        labels=torch.arange(8),
-        occluders=front,
+        images=images[:, :, :64, :64], others=images[:, :, 8:, 8:].flip(3), labels=torch.arange(8), occluders=front
     )
 
 

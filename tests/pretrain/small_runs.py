@@ -20,9 +20,7 @@ from pretrain.sources import source
 
 Weights = dict[str, torch.Tensor]
 SMALL = {"decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2}
-RECIPE = dataclasses.replace(
-    RECIPES["smoke"], batch_size=4, epochs=2, base_lr=0.1, picture_epochs=1, ema=0.5
-)
+RECIPE = dataclasses.replace(RECIPES["smoke"], batch_size=4, epochs=2, base_lr=0.1, picture_epochs=1, ema=0.5)
 
 
 def pictures(folder: Path, count: int = 12) -> Path:

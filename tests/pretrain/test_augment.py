@@ -21,9 +21,7 @@ def raw(slots: range = range(8), size: int = 16, crops: int = 2) -> RawBatch:
     """Noise that differs by slot."""
     of = [torch.Generator().manual_seed(slot) for slot in slots]
     images = [
-        torch.stack(
-            [torch.randint(256, (3, size, size), generator=g, dtype=torch.uint8) for g in of]
-        )
+        torch.stack([torch.randint(256, (3, size, size), generator=g, dtype=torch.uint8) for g in of])
         for _ in range(crops)
     ]
     return RawBatch(
@@ -39,10 +37,7 @@ def raw(slots: range = range(8), size: int = 16, crops: int = 2) -> RawBatch:
 def build(name: str = "moco", **changes: float) -> Augment:
     found = augmentation(name)
     return Augment(
-        dataclasses.replace(found, first=dataclasses.replace(found.first, **changes)),
-        mean=MEAN,
-        std=STD,
-        num_classes=8,
+        dataclasses.replace(found, first=dataclasses.replace(found.first, **changes)), mean=MEAN, std=STD, num_classes=8
     )
 
 
@@ -134,9 +129,7 @@ def test_blur_is_torchvisions_with_a_sigma_for_each_image():
     for image, sigma, one in zip(images, sigmas.tolist(), found, strict=True):
         expected = theirs.gaussian_blur(image, [13, 13], [sigma, sigma])
         torch.testing.assert_close(one, expected, atol=1e-5, rtol=0)
-    assert augment.blur(images[..., :4, :4], sigmas).shape == (8, 3, 4, 4), (
-        "smaller than the kernel"
-    )
+    assert augment.blur(images[..., :4, :4], sigmas).shape == (8, 3, 4, 4), "smaller than the kernel"
 
 
 def test_solarize_is_torchvisions():
@@ -156,12 +149,7 @@ def test_each_change_comes_as_often_as_it_says():
         batch_size=count,
     )
     plain = given.images / 255
-    for name, probability in (
-        ("grey_prob", 0.2),
-        ("blur_prob", 0.1),
-        ("solarize_prob", 0.3),
-        ("erase_prob", 0.25),
-    ):
+    for name, probability in (("grey_prob", 0.2), ("blur_prob", 0.1), ("solarize_prob", 0.3), ("erase_prob", 0.25)):
         only = CropAugmentation(flip_prob=0.0, **{name: probability})
         what = Augmentation(name=name, source="", scale=(1, 1), first=only)
         found = Augment(what, mean=(0, 0, 0), std=(1, 1, 1))(given, (0, 0)).images

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    one_thread: None, images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Weights:
+def undisturbed(one_thread: None, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """Of a run that writes one checkpoint, in the end."""
     return train(images, tmp_path_factory.mktemp("undisturbed"), accumulate=2, seconds=1e9)
 
@@ -118,11 +116,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [torn, flipped, empty])
 def test_a_damaged_newest_checkpoint_is_passed_over(
-    damage: Callable[[Path], None],
-    images: Path,
-    tmp_path: Path,
-    undisturbed: Weights,
-    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path], None], images: Path, tmp_path: Path, undisturbed: Weights, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed(lambda: train(images, tmp_path, accumulate=2, hooks=[Dying(8, "before_train_iter")]))
     damage(tmp_path / "checkpoint-000000008.pth")

@@ -37,17 +37,10 @@ def scenes(tmp_path_factory) -> ImageSource:
 
 
 def batches(
-    found: ImageSource,
-    count: int = 4,
-    *,
-    start_iteration: int = 0,
-    num_workers: int = 0,
-    **options: object,
+    found: ImageSource, count: int = 4, *, start_iteration: int = 0, num_workers: int = 0, **options: object
 ) -> list[RawBatch]:
     made = Batches(found, **{**SMALL, **options})
-    return list(
-        islice(loader(made, start_iteration=start_iteration, num_workers=num_workers), count)
-    )
+    return list(islice(loader(made, start_iteration=start_iteration, num_workers=num_workers), count))
 
 
 def same(a: RawBatch, b: RawBatch) -> bool:
@@ -98,9 +91,7 @@ def test_another_seed_gives_other_images_and_crops(twenty):
 def test_every_epoch_has_each_image_once_in_an_order_of_its_own(twenty):
     seen = [number for batch in batches(twenty, 10) for number in numbers(batch.images)]
     epochs = [seen[:20], seen[20:40], seen[40:60]]
-    assert all(sorted(epoch) == list(range(20)) for epoch in epochs), (
-        "batches reach over epochs' ends"
-    )
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs), "batches reach over epochs' ends"
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
@@ -130,9 +121,7 @@ def test_iterations_end_where_they_are_told_to(twenty):
 def test_a_batch_moves_with_all_that_a_device_needs(scenes):
     (batch,) = batches(scenes, 1, occluders=True)
     moved = batch.to("meta")
-    assert {moved.images.device.type, moved.labels.device.type, moved.occluders.device.type} == {
-        "meta"
-    }
+    assert {moved.images.device.type, moved.labels.device.type, moved.occluders.device.type} == {"meta"}
     assert moved.others is None
     assert moved.slots.device.type == "cpu"
 

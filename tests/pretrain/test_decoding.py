@@ -139,8 +139,6 @@ def test_a_mask_is_cropped_as_its_image():
     mask = np.zeros((96, 128), bool)
     mask[20:70, 30:90] = True
     image = Image.fromarray(np.repeat(mask[..., None] * np.uint8(255), 3, 2))
-    (crop,), cropped = crops_of(
-        encoded(image), draw=lambda *_: [(10, 5, 100, 85)], size=40, mask=mask
-    )
+    (crop,), cropped = crops_of(encoded(image), draw=lambda *_: [(10, 5, 100, 85)], size=40, mask=mask)
     assert ((crop[0].numpy() > 127) == cropped).mean() > 0.99
     assert 0.3 < cropped.mean() < 0.6

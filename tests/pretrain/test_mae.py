@@ -98,6 +98,4 @@ def test_mae_is_its_equations() -> None:
     trained = {k: p for k, p in siamese.named_parameters() if p.requires_grad}
     assert set(stated) - set(trained) == {"encoder.pos_embed"}
     for name, parameter in trained.items():
-        torch.testing.assert_close(
-            parameter.grad, stated[name].grad, rtol=1e-5, atol=1e-7, msg=name
-        )
+        torch.testing.assert_close(parameter.grad, stated[name].grad, rtol=1e-5, atol=1e-7, msg=name)

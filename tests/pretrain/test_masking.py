@@ -36,9 +36,7 @@ def hidden(masking: Masking, number: int, occluders: Tensor | None = None) -> Te
         ((14, 14), 0.1, 1, 20),
     ],
 )
-def test_counts_are_exact(
-    kind: str, grid: tuple[int, int], ratio: float, unit: int, count: int
-) -> None:
+def test_counts_are_exact(kind: str, grid: tuple[int, int], ratio: float, unit: int, count: int) -> None:
     masking = Masking(kind=kind, ratio=ratio, grid=grid, unit=unit)
     occluders = torch.rand(5, 64, 64) > 0.5
     masks = hidden(masking, 5, occluders)

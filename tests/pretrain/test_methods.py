@@ -21,9 +21,7 @@ def test_the_table_has_the_framework() -> None:
 
 @pytest.mark.parametrize("base", METHODS, ids=lambda m: m.name)
 @pytest.mark.parametrize(("views", "similarity"), PAIRS)
-def test_every_pair_is_two_changes_away_from_every_method(
-    base: Method, views: str, similarity: str
-) -> None:
+def test_every_pair_is_two_changes_away_from_every_method(base: Method, views: str, similarity: str) -> None:
     made = method(base.name, views=views, similarity=similarity)
     assert (made.views, made.similarity, made.name) == (views, similarity, base.name)
 

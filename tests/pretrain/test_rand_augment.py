@@ -29,9 +29,7 @@ def smooth(count: int = 1, size: int = 48) -> Tensor:
 def as_timm(image: Tensor, name: str, magnitude: float) -> Tensor:
     options = {"img_mean": FILL, "interpolation": Image.BICUBIC}
     change = auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=options)
-    return torch.from_numpy(
-        np.array(change(Image.fromarray(image.permute(1, 2, 0).numpy())))
-    ).permute(2, 0, 1)
+    return torch.from_numpy(np.array(change(Image.fromarray(image.permute(1, 2, 0).numpy())))).permute(2, 0, 1)
 
 
 def test_the_changes_are_those_of_timms_name() -> None:
@@ -72,12 +70,7 @@ def test_the_largest_magnitude_leaves_no_bit() -> None:
 def draws(count: int, iteration: int = 0) -> Draws:
     blank = torch.zeros(count, 3, 1, 1)
     whole = RawBatch(
-        images=blank,
-        others=None,
-        labels=None,
-        occluders=None,
-        slots=torch.arange(count),
-        batch_size=count,
+        images=blank, others=None, labels=None, occluders=None, slots=torch.arange(count), batch_size=count
     )
     return Draws((0, iteration), 0, whole)
 

@@ -70,9 +70,7 @@ def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Pat
     command = [sys.executable, "-m", "pretrain.run"]
     there = words(images, tmp_path / "killed", "--checkpoint-seconds", "0", "--epochs", "12")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, *there, "--workers", "1"], cwd=ROOT, env=environment, stderr=subprocess.PIPE
-    )
+    process = subprocess.Popen([*command, *there, "--workers", "1"], cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     while not list((tmp_path / "killed").glob("checkpoint-*")):
         assert process.poll() is None, process.stderr and process.stderr.read()
         time.sleep(0.05)
@@ -119,9 +117,7 @@ def test_two_processes_train_as_one(images: Path, tmp_path: Path) -> None:
     assert moved_apart(one, two, network("supervised").encoder.state_dict()) < 0.01
 
 
-def test_a_finished_run_is_left_alone(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_finished_run_is_left_alone(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     (tmp_path / "backbone.safetensors").write_bytes(b"weights")
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
@@ -137,9 +133,7 @@ def refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return said
 
 
-def test_another_runs_folder_is_refused(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_runs_folder_is_refused(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with job.claim(tmp_path, {"seed": 0, "recipe": {"epochs": 1, "name": "a"}}):
         (tmp_path / "checkpoint-000000001.pth").touch()
     before = (tmp_path / "run.json").read_text()
@@ -156,9 +150,7 @@ def test_a_request_that_came_to_nothing_leaves_the_folder_free(tmp_path: Path) -
         assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
 
 
-def test_another_seed_is_another_run(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_seed_is_another_run(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     capsys.readouterr()
     said = refused(words(images, tmp_path, "--epochs", "1", "--seed", "3"), capsys)
@@ -182,27 +174,19 @@ def test_another_seed_is_another_run(
     ],
 )
 def test_a_wrong_request_is_one_paragraph(
-    given: list[str],
-    said: str,
-    images: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    given: list[str], said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said in refused(words(images, tmp_path, *given), capsys)
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_labels_that_are_not_there(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_that_are_not_there(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = images / "class0"
     said = refused(words(flat, tmp_path, method="supervised"), capsys)
     assert "need labels, and class0 has none" in said
 
 
-def test_a_dry_run_makes_nothing(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_dry_run_makes_nothing(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main(words(images, tmp_path / "out", "--dry-run")) == run.DONE
     said = capsys.readouterr().out
     assert "visible-pixels x pixel-l2" in said
@@ -211,11 +195,7 @@ def test_a_dry_run_makes_nothing(
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {})"
-    )
+    code = "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {})"
     with job.claim(tmp_path, {}):
-        other = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-        )
+        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert "Another process trains in" in other.stderr

@@ -37,9 +37,7 @@ def test_weights_and_masks_follow_from_seeds() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     for key, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[key])
-    assert not torch.equal(
-        first.encoder.blocks[0].attn.qkv.weight, other.encoder.blocks[0].attn.qkv.weight
-    )
+    assert not torch.equal(first.encoder.blocks[0].attn.qkv.weight, other.encoder.blocks[0].attn.qkv.weight)
     losses = []
     for _ in range(2):
         torch.manual_seed(7)
@@ -48,9 +46,7 @@ def test_weights_and_masks_follow_from_seeds() -> None:
 
 
 @pytest.mark.parametrize("base", ["mae", "moco"])
-@pytest.mark.parametrize(
-    ("views", "similarity"), [(v, s) for v, names in COMBINATIONS.items() for s in names]
-)
+@pytest.mark.parametrize(("views", "similarity"), [(v, s) for v, names in COMBINATIONS.items() for s in names])
 def test_every_pair_trains_all_it_has(base: str, views: str, similarity: str) -> None:
     """A parameter without gradient would stop DistributedDataParallel."""
     changed = method(base, **SMALL, views=views, similarity=similarity)
@@ -107,9 +103,7 @@ def test_r_mae_collapses_without_reconstruction() -> None:
         siamese = small("r-mae", reconstruction_weight=weight)
         optimiser = torch.optim.AdamW((p for p in siamese.parameters() if p.requires_grad), lr=1e-3)
         said: list[Tensor] = []
-        siamese.embedding.register_forward_hook(
-            lambda _, __, output, said=said: said.append(output)
-        )
+        siamese.embedding.register_forward_hook(lambda _, __, output, said=said: said.append(output))
         for step in range(60):
             torch.manual_seed(step)
             losses = siamese(eight())
@@ -123,12 +117,7 @@ def test_r_mae_collapses_without_reconstruction() -> None:
 
 
 def test_momentum_0_copies_and_momentum_1_keeps() -> None:
-    for momentum, progress, kept in (
-        (0.0, 0.0, 0.0),
-        (1.0, 0.0, 1.0),
-        (0.99, 1.0, 1.0),
-        (0.9, 0.5, 0.95),
-    ):
+    for momentum, progress, kept in ((0.0, 0.0, 0.0), (1.0, 0.0, 1.0), (0.99, 1.0, 1.0), (0.9, 0.5, 0.95)):
         siamese = small("moco", momentum=momentum)
         assert siamese.target is not None
         online, target = siamese.encoder.norm.bias, siamese.target["encoder"].norm.bias
@@ -161,9 +150,7 @@ def test_pictures_show_the_mask_and_the_target(name: str) -> None:
     assert picture.shape == (8, 3, 3, 64, 64)
     assert 0 <= float(picture.min()) <= float(picture.max()) <= 1
     colours = [torch.tensor(c).view(1, 3, 1, 1) for c in (mean, std)]
-    torch.testing.assert_close(
-        picture[:, 2], (eight().images * colours[1] + colours[0]).clamp(0, 1)
-    )
+    torch.testing.assert_close(picture[:, 2], (eight().images * colours[1] + colours[0]).clamp(0, 1))
     masked, said, true = picture.unbind(1)
     grey = (masked - 0.5).abs().amax(1) < 1e-5
     assert float(grey.float().mean()) == pytest.approx(0.5, abs=0.01)
@@ -190,9 +177,7 @@ def test_only_what_is_asked_for_is_decoded(name: str) -> None:
     for share in (1.0, 1 / 3):
         siamese = small(name, complement_share=share, target="shared")
         siamese.encoder.blocks[0].register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
-        siamese.embedding.decoder.blocks[0].register_forward_hook(
-            lambda _, x, __: seen.append(x[0].shape[1])
-        )
+        siamese.embedding.decoder.blocks[0].register_forward_hook(lambda _, x, __: seen.append(x[0].shape[1]))
         siamese(eight())
     # 4 of 16 patches are shown, the class token goes with them: views, then decoded ones.
     assert seen == [5, 13, 17, 13, 5, 5, 9, 5]
@@ -210,9 +195,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_simmim_on_swin_learns_from_hidden_pixels_alone() -> None:
     options = {"embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 3, 6)}
-    swin = build(
-        method("simmim", mask_ratio=0.5), "swinv2_tiny_window8_256", img_size=64, seed=0, **options
-    )
+    swin = build(method("simmim", mask_ratio=0.5), "swinv2_tiny_window8_256", img_size=64, seed=0, **options)
     batch, images = eight(), eight().images
     said: list[Tensor] = []
     assert swin.embedding.predict.out_channels == 3 * 32**2

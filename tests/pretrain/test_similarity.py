@@ -30,9 +30,7 @@ def test_infonce_of_two_images_by_hand() -> None:
     expected = 2 * 0.2 * math.log(1 + math.exp(-1 / 0.2))
     assert float(info_nce(queries, keys, POOLED, 1, 0.2)) == pytest.approx(expected, abs=1e-7)
     swapped = 2 * 0.2 * math.log(1 + math.exp(1 / 0.2))
-    assert float(info_nce(queries, keys.flip(0), POOLED, 1, 0.2)) == pytest.approx(
-        swapped, abs=1e-6
-    )
+    assert float(info_nce(queries, keys.flip(0), POOLED, 1, 0.2)) == pytest.approx(swapped, abs=1e-6)
 
 
 def test_infonce_of_tokens_by_hand() -> None:
@@ -76,9 +74,7 @@ def test_targets_are_normalised_by_window() -> None:
 
 
 def minimiser(loss: Callable[[], Tensor], *parameters: Tensor) -> None:
-    optimiser = torch.optim.LBFGS(
-        parameters, max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe"
-    )
+    optimiser = torch.optim.LBFGS(parameters, max_iter=200, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
@@ -120,10 +116,7 @@ def test_r_mae_s_terms_and_their_gradients() -> None:
     one, two = (torch.tensor(v, requires_grad=True) for v in ([[[1.0]]], [[[3.0]]]))
     target = torch.tensor([[[4.0]]])
     losses = Relaxed(10.0, stop_gradient=False)(one, two, None, target)
-    assert {k: v.item() for k, v in losses.items()} == {
-        "loss_similarity": 4.0,
-        "loss_reconstruction": 10.0,
-    }
+    assert {k: v.item() for k, v in losses.items()} == {"loss_similarity": 4.0, "loss_reconstruction": 10.0}
     gradients = torch.autograd.grad(losses["loss_similarity"], (one, two))
     assert [g.item() for g in gradients] == [-4.0, 4.0]
     stopped = Relaxed(10.0, stop_gradient=True)(one, two, None, target)["loss_similarity"]

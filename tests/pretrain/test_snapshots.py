@@ -20,9 +20,7 @@ def test_a_snapshot_is_the_encoder_after_so_many_epochs(tmp_path: Path) -> None:
     assert run.main(words) == run.DONE
     snapshots = sorted(tmp_path.glob("out/snapshots/*"))
     assert [path.name for path in snapshots] == ["epoch-0002.safetensors", "epoch-0004.safetensors"]
-    early, late, last = (
-        load_file(path) for path in (*snapshots, tmp_path / "out/backbone.safetensors")
-    )
+    early, late, last = (load_file(path) for path in (*snapshots, tmp_path / "out/backbone.safetensors"))
     assert early.keys() == late.keys() == last.keys()
     assert not torch.equal(early["blocks.0.attn.qkv.weight"], late["blocks.0.attn.qkv.weight"])
     with safe_open(snapshots[1], "pt") as file:

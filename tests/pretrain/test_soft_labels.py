@@ -85,10 +85,7 @@ def test_what_is_learnt_of_mixed_images_holds_for_plain_ones() -> None:
 
 def command(images: Path, out: Path, method: str, batch: str = "4") -> list[str]:
     small_one = ["--arch", "test_vit", "--recipe", "deit-300", "--epochs", "1", "--workers", "0"]
-    return [
-        *("--method", method, *small_one, "--batch-size", batch),
-        *("--data", str(images), "--out", str(out)),
-    ]
+    return [*("--method", method, *small_one, "--batch-size", batch), *("--data", str(images), "--out", str(out))]
 
 
 def test_deits_recipe_is_carried_out(images: Path, tmp_path: Path) -> None:
@@ -104,12 +101,7 @@ def test_deits_recipe_is_carried_out(images: Path, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_mixed_is_refused(
-    method: str,
-    batch: str,
-    said: str,
-    images: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    method: str, batch: str, said: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run.main(command(images, tmp_path / "out", method, batch)) == run.WRONG
     refusal = capsys.readouterr().err

@@ -32,9 +32,7 @@ def spoilt(iteration: int) -> Callable[[training.Batches], training.Batches]:
     return change
 
 
-def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(
-    images: Path, tmp_path: Path
-) -> None:
+def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"in iteration 4 of 6.*checkpoint-000000003\.pth"):
         train(images, tmp_path, change=spoilt(3))
     last = hooks.newest(tmp_path)
@@ -74,9 +72,7 @@ class Spy(Hook):
         self.losses.append(float(outputs["loss"].detach()))
 
 
-def test_rates_are_the_recipes_and_the_average_is_the_closed_form(
-    images: Path, tmp_path: Path
-) -> None:
+def test_rates_are_the_recipes_and_the_average_is_the_closed_form(images: Path, tmp_path: Path) -> None:
     spy = Spy()
     weights = train(images, tmp_path, hooks=[spy])
     expected = [RECIPE.learning_rate((k + 1) / 3) for k in range(6)]
@@ -117,17 +113,13 @@ def centred(given: training.Batches) -> training.Batches:
     return dataclasses.replace(given, augment=augment)
 
 
-@pytest.mark.parametrize(
-    ("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
-)
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_the_forward_pass_has_the_recipes_precision(
     precision: Any, dtype: torch.dtype, images: Path, tmp_path: Path
 ) -> None:
     siamese, seen = network(), set()
     siamese.encoder.blocks[0].mlp.fc1.register_forward_hook(lambda *a: seen.add(a[2].dtype))
-    weights = train(
-        images, tmp_path, siamese=siamese, recipe=dataclasses.replace(RECIPE, precision=precision)
-    )
+    weights = train(images, tmp_path, siamese=siamese, recipe=dataclasses.replace(RECIPE, precision=precision))
     assert seen == {dtype}
     assert weights["blocks.0.mlp.fc1.weight"].dtype == torch.float32
 
@@ -143,9 +135,7 @@ def test_vectors_and_positions_are_not_decayed() -> None:
     assert "encoder.cls_token" not in names
 
 
-def test_curves_and_pictures_are_there(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_curves_and_pictures_are_there(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(images, tmp_path, hooks=[ProgressHook("mae test_vit", images=4), Pictures(images=3)])
     assert list(tmp_path.rglob("events.out.tfevents*"))
     for epoch in (1, 2):

@@ -37,9 +37,7 @@ def test_take_reads_each_image_s_own_positions() -> None:
 
 
 def test_pairs() -> None:
-    pairs = {
-        name: make(BATCH, method("c-mae"), lambda: (SHOWN, HIDDEN)) for name, make in VIEWS.items()
-    }
+    pairs = {name: make(BATCH, method("c-mae"), lambda: (SHOWN, HIDDEN)) for name, make in VIEWS.items()}
     assert all(isinstance(first, View) for first, _ in pairs.values())
     assert all(first.images is BATCH.images for first, _ in pairs.values())
     assert isinstance(pairs["visible-pixels"][1], Pixels)

@@ -61,9 +61,7 @@ def cluster() -> Iterator[str]:
         yield "site"
         return
     if not UP.is_file():
-        pytest.fail(
-            f"no Slurm here, and no {UP} that starts one (set BENCH_SLURM_UP)", pytrace=False
-        )
+        pytest.fail(f"no Slurm here, and no {UP} that starts one (set BENCH_SLURM_UP)", pytrace=False)
     with USERS.open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         _start()
@@ -100,6 +98,4 @@ def private(cluster: str) -> None:
 def desk(cluster: str, tmp_path: Path) -> Desk:
     shared = os.environ.get("BENCH_TEST_SHARED")
     folder = Path(shared) / f"{tmp_path.parent.name}-{tmp_path.name}" if shared else tmp_path
-    return Desk(
-        folder, {**SITE, "exclude": f"{FAILING},{CONTENDED}"} if cluster == "private" else SITE
-    )
+    return Desk(folder, {**SITE, "exclude": f"{FAILING},{CONTENDED}"} if cluster == "private" else SITE)

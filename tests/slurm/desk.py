@@ -54,14 +54,7 @@ class Desk:
         return self.call(*self.command("--cluster", cluster, *words))
 
     def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            words,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        return subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=300)
 
     def module(self, name: str, *words: str) -> "subprocess.CompletedProcess[str]":
         return self.call(sys.executable, "-m", name, *words)

@@ -105,16 +105,7 @@ def upstream(task: Task, protocol: Counting) -> dict[str, Any]:
     return {"kind": "counting"}
 
 
-SHORT = Counting(
-    name="short",
-    frozen=True,
-    source="here",
-    epochs=1,
-    batch_size=1,
-    img_size=1,
-    steps=8,
-    seconds=0.05,
-)
+SHORT = Counting(name="short", frozen=True, source="here", epochs=1, batch_size=1, img_size=1, steps=8, seconds=0.05)
 FINETUNE = dataclasses.replace(
     classification.FULL_FINETUNE,
     **{"epochs": 3, "batch_size": 4, "img_size": 160, "warmup_epochs": 1, "blr": 0.05},
@@ -141,9 +132,7 @@ def evaluate_images(job: Job) -> Outcome:
                 time.sleep(0.1)
 
     HOOKS.register_module(module=WaitHook, force=True)
-    config = classification_config.upstream(job.task, job.protocol) | {
-        "custom_hooks": [{"type": "WaitHook"}]
-    }
+    config = classification_config.upstream(job.task, job.protocol) | {"custom_hooks": [{"type": "WaitHook"}]}
     train, _ = images.splits(job.data)
     config["model"]["num_classes"] = len(train.classes)
     for split in ("train", "test"):
@@ -156,11 +145,7 @@ TASKS = (
         name="counting/steps",
         version=1,
         dataset=Dataset(
-            name="steps",
-            source="tests",
-            licence="Apache-2.0",
-            root="steps",
-            splits={"train": ("points.txt",)},
+            name="steps", source="tests", licence="Apache-2.0", root="steps", splits={"train": ("points.txt",)}
         ),
         protocols=(
             SHORT,

@@ -44,9 +44,7 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     one, two = (load_file(desk.folder / n / "backbone.safetensors") for n in ("moved", "alone"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert (
-        "is there already" in desk.module("pretrain.run", *words, "--out", "moved", *cluster).stdout
-    )
+    assert "is there already" in desk.module("pretrain.run", *words, "--out", "moved", *cluster).stdout
 
 
 def test_two_nodes_pretrain_as_one_process(desk: Desk) -> None:

@@ -81,9 +81,7 @@ def test_a_job_that_nobody_knows_is_lost(desk: Desk) -> None:
 
 def test_arrays_are_split_under_the_cluster_s_limit(cluster: str, desk: Desk) -> None:
     made = [desk.folder / f"made-{index}" for index in range(60)]
-    calls = [
-        Call(key=p.name, title=p.name, function=functools.partial(Path.touch, p)) for p in made
-    ]
+    calls = [Call(key=p.name, title=p.name, function=functools.partial(Path.touch, p)) for p in made]
     jobs = submission.submit(calls, resources(["mem=500M", "time=5"]), desk.folder / "runs", 25)
     assert len(jobs) == 3
     assert [job.partition("_")[0] for job in desk.jobs()] == [jobs[n // 25] for n in range(60)]
@@ -93,9 +91,7 @@ def test_arrays_are_split_under_the_cluster_s_limit(cluster: str, desk: Desk) ->
 def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: str) -> None:
     """Until the last sbatch has answered, none of the jobs is sure to stay."""
     asked = resources(["mem=500M", "time=5", "begin=now+1hour"])
-    calls = [
-        Call(key=str(index), title="", function=functools.partial(str, index)) for index in range(2)
-    ]
+    calls = [Call(key=str(index), title="", function=functools.partial(str, index)) for index in range(2)]
 
     class Odd:
         def __reduce__(self) -> object:
@@ -125,16 +121,12 @@ def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: st
         (["--data-root", "nowhere"], "data root nowhere is no folder"),
     ],
 )
-def test_what_the_cluster_could_never_do(
-    desk: Desk, private: None, words: list[str], says: str
-) -> None:
+def test_what_the_cluster_could_never_do(desk: Desk, private: None, words: list[str], says: str) -> None:
     assert_refused(desk, says, *words)
 
 
 def test_more_time_than_the_partition_gives(desk: Desk, private: None) -> None:
-    subprocess.run(
-        ["scontrol", "create", "partitionname=brief", "nodes=n1", "maxtime=0:30:00"], check=False
-    )
+    subprocess.run(["scontrol", "create", "partitionname=brief", "nodes=n1", "maxtime=0:30:00"], check=False)
     says = "the partition brief lets a job run for 30 minutes at most"
     assert_refused(desk, says, "--slurm", "partition=brief", "time=31")
 

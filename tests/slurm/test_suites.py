@@ -16,9 +16,7 @@ protocols = ["frozen-knn"]
 def test_a_suite_submits_its_pretrainings_and_then_its_runs(desk: Desk) -> None:
     suite = desk.folder / "small.toml"
     suite.write_text(SUITE)
-    del desk.environment[
-        "BENCH_CACHE"
-    ]  # the small world is made once a machine, by processes with torch
+    del desk.environment["BENCH_CACHE"]  # the small world is made once a machine, by processes with torch
     asked = ("bench.run", "--suite", str(suite), "--smoke", "--cluster", "slurm", "--slurm")
     refused = desk.module(*asked, "mem=9000G")
     assert refused.returncode == 2

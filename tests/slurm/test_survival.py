@@ -101,9 +101,7 @@ def test_a_killed_process(desk: Desk) -> None:
     (desk.data / "kill").touch()
     job = submit(desk)
     error = failure(desk)
-    assert re.match(
-        rf"The Slurm job {job} ended.* without a record: a process of it was killed", error
-    )
+    assert re.match(rf"The Slurm job {job} ended.* without a record: a process of it was killed", error)
     assert "task 0: Killed" in error
     (desk.data / "kill").unlink()
     submit(desk)
@@ -113,9 +111,7 @@ def test_a_killed_process(desk: Desk) -> None:
 def test_a_process_that_leaves_without_a_word(desk: Desk) -> None:
     (desk.data / "exit").touch()
     job = submit(desk)
-    assert re.match(
-        rf"The Slurm job {job} ended.* without a record: its log has no word", failure(desk)
-    )
+    assert re.match(rf"The Slurm job {job} ended.* without a record: its log has no word", failure(desk))
 
 
 def test_out_of_memory(desk: Desk) -> None:
@@ -242,9 +238,7 @@ def test_two_nodes_survive_together(desk: Desk) -> None:
     assert_undisturbed(desk)
     assert desk.starts(1) == desk.starts(0)
     assert len(desk.nodes()) == 2
-    assert desk.records()[0]["cost"]["device_hours"] == pytest.approx(
-        2 * LONG * 0.1 / 3600, abs=1e-6
-    )
+    assert desk.records()[0]["cost"]["device_hours"] == pytest.approx(2 * LONG * 0.1 / 3600, abs=1e-6)
 
 
 def test_an_exception_in_one_rank(desk: Desk) -> None:

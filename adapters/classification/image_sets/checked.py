@@ -83,9 +83,7 @@ def _malformed(entry: LabelledImages, folder: Path, split: str, error: Exception
     )
 
 
-def _check_labels(
-    entry: LabelledImages, split: str, found: Lists, labels: NDArray[np.int64]
-) -> None:
+def _check_labels(entry: LabelledImages, split: str, found: Lists, labels: NDArray[np.int64]) -> None:
 
     count, known = len(found.classes), entry.facts.classes
     if known and count > known:
@@ -135,6 +133,4 @@ class Paths(Sequence[Path]):
     def __getitem__(self, index: Any) -> Any:
         """Give one path; of an array of indices or a slice, the paths."""
         names = self.names[index]
-        return (
-            self.folder / names.decode() if isinstance(names, bytes) else Paths(self.folder, names)
-        )
+        return self.folder / names.decode() if isinstance(names, bytes) else Paths(self.folder, names)

@@ -6,12 +6,7 @@ from typing import Any
 
 from adapters.classification.image_sets import protocols, readers
 from adapters.classification.image_sets.labelled import RESEARCH, LabelledImages
-from adapters.classification.image_sets.readers import (
-    PET_CLASSES,
-    VOC_CLASSES,
-    cifar,
-    from_torchvision,
-)
+from adapters.classification.image_sets.readers import PET_CLASSES, VOC_CLASSES, cifar, from_torchvision
 from bench.datasets.dataset import UNSTATED, Facts
 from bench.tasks import Group, Metric, Protocol
 
@@ -37,10 +32,7 @@ INATURALIST = LabelledImages(
     source="the iNaturalist 2018 competition, github.com/visipedia/inat_comp",
     licence="iNaturalist's terms; non-commercial research and education, not to be passed on",
     root="inaturalist2018",
-    splits={
-        "train": ("train2018.json", "train_val2018"),
-        "val": ("val2018.json", "train_val2018"),
-    },
+    splits={"train": ("train2018.json", "train_val2018"), "val": ("val2018.json", "train_val2018")},
     reported_on="val",
     read=readers.inaturalist2018,
     read_as="the competition's lists",
@@ -65,10 +57,7 @@ PLACES = LabelledImages(
     read=functools.partial(
         from_torchvision,
         name="Places365",
-        splits={
-            "train": {"split": "train-standard", "small": True},
-            "val": {"split": "val", "small": True},
-        },
+        splits={"train": {"split": "train-standard", "small": True}, "val": {"split": "val", "small": True}},
         above=0,
     ),
     read_as="Places365-Standard",
@@ -116,10 +105,7 @@ def cog(level: int) -> LabelledImages:
 # Official validation splits choose hyper-parameters and are then trained on with train, as Kornblith et al.
 # (arXiv 1805.08974) have it; where there is none, a part of train is held out.
 
-TRAIN_TEST: Mapping[str, Mapping[str, Any]] = {
-    "train": {"split": "train"},
-    "test": {"split": "test"},
-}
+TRAIN_TEST: Mapping[str, Mapping[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
 TRAIN_VAL_TEST = {**TRAIN_TEST, "val": {"split": "val"}}
 
 
@@ -133,8 +119,7 @@ CUB = LabelledImages(
     licence="non-commercial research and education; the photographs are their owners'",
     root="CUB_200_2011",
     splits=dict.fromkeys(
-        ("train", "test"),
-        ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images"),
+        ("train", "test"), ("images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images")
     ),
     read=readers.cub,
     read_as="the official split",
@@ -157,12 +142,7 @@ CARS = LabelledImages(
     },
     read=_torchvision("StanfordCars", TRAIN_TEST),
     read_as="the official split",
-    facts=Facts(
-        counts={"train": 8_144, "test": 8_041},
-        gigabytes=1.95,
-        classes=196,
-        known_from="torchvision.datasets",
-    ),
+    facts=Facts(counts={"train": 8_144, "test": 8_041}, gigabytes=1.95, classes=196, known_from="torchvision.datasets"),
 )
 AIRCRAFT = LabelledImages(
     name="aircraft",
@@ -196,10 +176,7 @@ FLOWERS = LabelledImages(
         counts={"train": 1_020, "val": 1_020, "test": 6_149},
         gigabytes=0.35,
         classes=102,
-        md5={
-            "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
-            "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
-        },
+        md5={"imagelabels.mat": "e0620be6f572b9609742df49c70aed4d", "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c"},
         known_from="torchvision.datasets",
     ),
 )
@@ -208,19 +185,11 @@ PETS = LabelledImages(
     source="Oxford-IIIT Pet, robots.ox.ac.uk/~vgg/data/pets",
     licence="CC BY-SA 4.0",
     root="oxford-iiit-pet",
-    splits={
-        "train": ("annotations/trainval.txt", "images"),
-        "test": ("annotations/test.txt", "images"),
-    },
+    splits={"train": ("annotations/trainval.txt", "images"), "test": ("annotations/test.txt", "images")},
     classes=PET_CLASSES,
     read=readers.pets,
     read_as="37 breeds",
-    facts=Facts(
-        counts={"train": 3_680, "test": 3_669},
-        gigabytes=0.84,
-        classes=37,
-        known_from="the data set's README",
-    ),
+    facts=Facts(counts={"train": 3_680, "test": 3_669}, gigabytes=0.84, classes=37, known_from="the data set's README"),
 )
 FOOD = LabelledImages(
     name="food101",
@@ -231,10 +200,7 @@ FOOD = LabelledImages(
     read=_torchvision("Food101", TRAIN_TEST),
     read_as="the official split",
     facts=Facts(
-        counts={"train": 75_750, "test": 25_250},
-        gigabytes=4.99,
-        classes=101,
-        known_from="torchvision.datasets",
+        counts={"train": 75_750, "test": 25_250}, gigabytes=4.99, classes=101, known_from="torchvision.datasets"
     ),
 )
 
@@ -248,11 +214,7 @@ def dtd(split: int) -> LabelledImages:
         root="dtd/dtd",
         splits={part: (f"labels/{part}{split}.txt", "images") for part in ("train", "val", "test")},
         validation="val",
-        read=_torchvision(
-            "DTD",
-            {p: {"split": p, "partition": split} for p in ("train", "val", "test")},
-            above=2,
-        ),
+        read=_torchvision("DTD", {p: {"split": p, "partition": split} for p in ("train", "val", "test")}, above=2),
         read_as=f"split {split} of 10",
         facts=Facts(
             counts={"train": 1_880, "val": 1_880, "test": 1_880},
@@ -268,10 +230,7 @@ SUN = LabelledImages(
     source="SUN397 and its partitions, vision.princeton.edu/projects/2010/SUN",
     licence=UNSTATED,
     root="SUN397",
-    splits={
-        "train": ("ClassName.txt", "Training_01.txt"),
-        "test": ("ClassName.txt", "Testing_01.txt"),
-    },
+    splits={"train": ("ClassName.txt", "Training_01.txt"), "test": ("ClassName.txt", "Testing_01.txt")},
     read=readers.sun397,
     read_as="partition 1 of 10",
     facts=Facts(
@@ -294,9 +253,7 @@ CALTECH = LabelledImages(
         counts={"train": 3_060},
         gigabytes=0.13,
         classes=102,
-        files={
-            "101_ObjectCategories/accordion/image_0001.jpg": "an image in the folder of its class"
-        },
+        files={"101_ObjectCategories/accordion/image_0001.jpg": "an image in the folder of its class"},
         known_from="30 of 102 classes, the background among them, as Kornblith et al. count",
     ),
 )

@@ -105,16 +105,12 @@ KNN = _own(FULL_KNN, KNN_SOURCE)
 LARGE = (LARGE_FINETUNE, FROZEN, KNN)
 SMALL = (FINETUNE, FROZEN, KNN)
 MULTI_LABEL = (
-    dataclasses.replace(
-        FINETUNE, source=FINETUNE.source + MANY_LABELS, mixup=0.0, cutmix=0.0, smoothing=0.0
-    ),
+    dataclasses.replace(FINETUNE, source=FINETUNE.source + MANY_LABELS, mixup=0.0, cutmix=0.0, smoothing=0.0),
     dataclasses.replace(FROZEN, source=TRANSFER_SOURCE + MANY_LABELS),
 )
 LINEAR_PROBE = LinearProbe(name="frozen-linear-probe", source=PROBE_SOURCE, **SIZE)
 FEW_SHOT = tuple(
-    FewShot(
-        name=f"frozen-few-shot-{shots}", source=FEW_SOURCE.format(shots=shots), shots=shots, **SIZE
-    )
+    FewShot(name=f"frozen-few-shot-{shots}", source=FEW_SOURCE.format(shots=shots), shots=shots, **SIZE)
     for shots in SHOTS
 )
 
@@ -131,12 +127,7 @@ IMAGENET = (
         DINOV2,
         "DINOv2 ViT-B/14, distilled, linear: top1 84.5 (facebookresearch/dinov2; its own search over more layers)",
     ),
-    _published(
-        "imagenet",
-        KNN,
-        DINO,
-        "DINO ViT-B/16, 20 nearest neighbours: top1 76.1 (facebookresearch/dino)",
-    ),
+    _published("imagenet", KNN, DINO, "DINO ViT-B/16, 20 nearest neighbours: top1 76.1 (facebookresearch/dino)"),
     _published(
         "imagenet",
         LINEAR_PROBE,
@@ -152,12 +143,7 @@ INATURALIST = (
         MAE,
         "MAE ViT-B/16: top1 75.4 (arXiv 2111.06377, Table 6; epochs and rate tuned to the data set)",
     ),
-    _published(
-        "inaturalist2018",
-        FROZEN,
-        DINOV2,
-        "DINOv2 ViT-B/14, distilled: top1 76.4 (arXiv 2304.07193, Table 7)",
-    ),
+    _published("inaturalist2018", FROZEN, DINOV2, "DINOv2 ViT-B/14, distilled: top1 76.4 (arXiv 2304.07193, Table 7)"),
     KNN,
 )
 PLACES = (
@@ -206,10 +192,7 @@ def transferred(task: str, metric: str, protocols: tuple[Protocol, ...]) -> tupl
 
 CUB = (
     _published(
-        "cub",
-        FINETUNE,
-        MAE,
-        "MAE ViT-B/16 at 224 px: top1 83.5 (one user's rerun of SemMAE's comparison, its issue 2)",
+        "cub", FINETUNE, MAE, "MAE ViT-B/16 at 224 px: top1 83.5 (one user's rerun of SemMAE's comparison, its issue 2)"
     ),
     FROZEN,
     KNN,

@@ -140,9 +140,7 @@ def from_torchvision(
     below = len(str(folder)) + 1
     listed = [found[i] for i in range(len(found))]
     return Lists(
-        images=[path[below:] for path, _ in listed],
-        labels=[label for _, label in listed],
-        classes=found.classes,
+        images=[path[below:] for path, _ in listed], labels=[label for _, label in listed], classes=found.classes
     )
 
 
@@ -162,13 +160,11 @@ def cifar(folder: Path, split: str, *, name: str) -> Lists:
 def cub(folder: Path, split: str) -> Lists:
     """CUB-200-2011: four lists by image or class id, joined, so their order does not matter."""
     lists = {
-        name: by_id(folder / f"{name}.txt")
-        for name in ("images", "image_class_labels", "train_test_split", "classes")
+        name: by_id(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split", "classes")
     }
     index = {key: i for i, key in enumerate(lists["classes"])}
     labels = {
-        image: looked_up(index, label, folder / "classes.txt")
-        for image, label in lists["image_class_labels"].items()
+        image: looked_up(index, label, folder / "classes.txt") for image, label in lists["image_class_labels"].items()
     }
     if unused := [key for key, i in index.items() if i not in set(labels.values())]:
         raise UserError(
@@ -177,11 +173,7 @@ def cub(folder: Path, split: str) -> Lists:
         )
     flags = lists["train_test_split"]
     wanted = "1" if split == "train" else "0"
-    chosen = [
-        image
-        for image in lists["images"]
-        if looked_up(flags, image, folder / "train_test_split.txt") == wanted
-    ]
+    chosen = [image for image in lists["images"] if looked_up(flags, image, folder / "train_test_split.txt") == wanted]
     return Lists(
         images=[f"images/{lists['images'][image]}" for image in chosen],
         labels=[looked_up(labels, image, folder / "image_class_labels.txt") for image in chosen],
@@ -215,9 +207,7 @@ def sun397(folder: Path, split: str, partition: int = 1) -> Lists:
     images = [row[0] for row in rows(path, 1)]
     return Lists(
         images=[image.lstrip("/") for image in images],
-        labels=[
-            looked_up(index, image.rpartition("/")[0], folder / "ClassName.txt") for image in images
-        ],
+        labels=[looked_up(index, image.rpartition("/")[0], folder / "ClassName.txt") for image in images],
         classes=[name.split("/", 2)[-1] for name in names],
     )
 
@@ -264,9 +254,7 @@ def cog(folder: Path, split: str, level: int) -> Lists:
         for label, wnid in enumerate(concepts)
         for name in looked_up(images, wnid, path)[split]
     ]
-    return Lists(
-        images=[name for name, _ in listed], labels=[label for _, label in listed], classes=concepts
-    )
+    return Lists(images=[name for name, _ in listed], labels=[label for _, label in listed], classes=concepts)
 
 
 class _PlainUnpickler(pickle.Unpickler):

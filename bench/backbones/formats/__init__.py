@@ -21,10 +21,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-MODULES = (
-    *("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional"),
-    "vit",
-)
+MODULES = (*("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional"), "vit")
 
 # Wrappers that keep an encoder among other modules, best first: where two lie side by side, the first is
 # the one that its authors evaluate.
@@ -48,9 +45,7 @@ HEADS = (
 )
 
 # Buffers that a model computes for itself, and old files hold all the same.
-DERIVED = (
-    r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
-)
+DERIVED = r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
 
 
 def belongs_elsewhere(key: str) -> bool:

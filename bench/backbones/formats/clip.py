@@ -59,11 +59,7 @@ def openai(_: "State") -> Mapping[str, Any]:
 
     from timm.layers import LayerNorm
 
-    return {
-        "pre_norm": True,
-        "act_layer": "quick_gelu",
-        "norm_layer": partial(LayerNorm, eps=1e-5),
-    }
+    return {"pre_norm": True, "act_layer": "quick_gelu", "norm_layer": partial(LayerNorm, eps=1e-5)}
 
 
 FORMATS = (
@@ -93,10 +89,7 @@ FORMATS = (
     Format(
         name="Hugging Face CLIP",
         method="clip",
-        marks=(
-            r"(embeddings\.class_embedding|pre_layrnorm\.\w+)$",
-            r"encoder\.layers\.\d+\.self_attn\.",
-        ),
+        marks=(r"(embeddings\.class_embedding|pre_layrnorm\.\w+)$", r"encoder\.layers\.\d+\.self_attn\."),
         leftover=(r"embeddings\.position_ids$",),
         rename=HUGGING_FACE,
         convert=batched,

@@ -17,10 +17,7 @@ def shaped(state: "State") -> "State":
     """Shapes as timm's: scales [C], which some hold as [C, 1, 1] or [1, 1, 1, C], and 1 x 1 convolutions."""
     stem = state.get("stem.1.weight")
     if stem is not None and stem.numel() in CONVOLVED:
-        state = {
-            k: v[..., None, None] if LINEAR.fullmatch(k) and v.ndim == 2 else v
-            for k, v in state.items()
-        }
+        state = {k: v[..., None, None] if LINEAR.fullmatch(k) and v.ndim == 2 else v for k, v in state.items()}
     return {k: v.flatten() if SCALE.fullmatch(k) else v for k, v in state.items()}
 
 

@@ -48,9 +48,7 @@ def _outputs_first(key: str, value: "Tensor") -> "Tensor":
 
 def options(state: "State") -> Mapping[str, Any]:
     """flax's GELU, an approximation by tanh; the number of heads, which unconverted kernels alone show."""
-    query = next(
-        (v for k, v in state.items() if k.endswith(".attn.q.weight") and v.ndim == 3), None
-    )
+    query = next((v for k, v in state.items() if k.endswith(".attn.q.weight") and v.ndim == 3), None)
     heads = {} if query is None else {"num_heads": query.shape[1]}
     return {"act_layer": "gelu_tanh", **heads}
 

@@ -136,10 +136,7 @@ FORMATS = (
     ),
     Format(
         name="OpenMMLab, ConvNeXt",
-        marks=(
-            r"stages\.\d\.\d+\.(depthwise_conv|pointwise_conv[12])\.",
-            r"downsample_layers\.\d\.",
-        ),
+        marks=(r"stages\.\d\.\d+\.(depthwise_conv|pointwise_conv[12])\.", r"downsample_layers\.\d\."),
         leftover=(OUTPUT_NORMS,),
         rename=(
             (r"\.depthwise_conv\.", ".dwconv."),

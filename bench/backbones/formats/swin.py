@@ -65,10 +65,7 @@ def _trained_window(table: "Tensor") -> int:
 # Each mark holds where any one key is absent: the load report then names that key.
 V1 = (r"layers\.\d\.blocks\.\d+\.attn\.relative_position_bias_table$",)
 V2 = (r"layers\.\d\.blocks\.\d+\.attn\.(cpb_mlp|logit_scale)",)
-OFFICIAL = (
-    r"layers\.0\.downsample\.(reduction|norm)\.",
-    r"layers\.\d\.blocks\.\d+\.attn\.qkv\.weight$",
-)
+OFFICIAL = (r"layers\.0\.downsample\.(reduction|norm)\.", r"layers\.\d\.blocks\.\d+\.attn\.qkv\.weight$")
 LATER = tuple((rf"^layers\.{i}\.downsample\.", f"layers.{i + 1}.downsample.") for i in (2, 1, 0))
 HEAD = ((r"^head\.(weight|bias)$", r"head.fc.\1"),)
 MASK = r"mask_token$"

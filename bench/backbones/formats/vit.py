@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from bench.backbones.formats import State
 
 # Each holds where any one key of the encoder is absent: the load report then names that key.
-VIT = (
-    r"blocks\.\d+\.(\d+\.)?attn\.qkv\.weight$",
-    r"patch_embed\.proj\.(weight|bias)$",
-    r"(pos_embed|cls_token)$",
-)
+VIT = (r"blocks\.\d+\.(\d+\.)?attn\.qkv\.weight$", r"patch_embed\.proj\.(weight|bias)$", r"(pos_embed|cls_token)$")
 
 # Attention of other families that share these names.
 OTHERS = (
@@ -53,9 +49,7 @@ def named(pattern: str, *, exact: bool = False) -> Callable[["State"], str | Non
         if weight is None or weight.ndim != 4 or size is None or "cls_token" not in state:
             return None
         patch = weight.shape[-1]
-        names = [
-            pattern.format(size=size, patch=patch, image=i) for i in (patch * side(state), 224)
-        ]
+        names = [pattern.format(size=size, patch=patch, image=i) for i in (patch * side(state), 224)]
         return next((name for name in names if timm.is_model(name)), None)
 
     return name
@@ -69,9 +63,7 @@ def width(state: "State") -> int:
 
 def depth(state: "State") -> int:
     """Number of blocks."""
-    return 1 + max(
-        (int(found[1]) for k in state if (found := re.match(r"blocks\.(\d+)\.", k))), default=-1
-    )
+    return 1 + max((int(found[1]) for k in state if (found := re.match(r"blocks\.(\d+)\.", k))), default=-1)
 
 
 def length(state: "State", key: str) -> int:
@@ -115,9 +107,7 @@ def sines(state: "State", *, rows_first: bool) -> bool:
     angles = torch.arange(n)[:, None] * omega
     table = torch.cat([angles.sin(), angles.cos()], 1)
     first = embedding[0, 1:, : 2 * channels].float().reshape(n, n, -1)
-    return not odd and torch.allclose(
-        first, table[:, None] if rows_first else table[None], atol=1e-4
-    )
+    return not odd and torch.allclose(first, table[:, None] if rows_first else table[None], atol=1e-4)
 
 
 def plain(state: "State") -> Mapping[str, Any]:

@@ -14,10 +14,7 @@ from bench.backbones.build import build
 from bench.tasks import Job
 
 BY_NAME = {task.name: task for task in TASKS}
-TRANSFORMERS = {
-    *("ViT", "DeiT", "ViT with registers", "EVA-02", "BEiT", "Swin", "SwinV2"),
-    *("Hiera", "SAM 2"),
-}
+TRANSFORMERS = {*("ViT", "DeiT", "ViT with registers", "EVA-02", "BEiT", "Swin", "SwinV2"), *("Hiera", "SAM 2")}
 SIZES = {"EVA-02": (56, 56), "ViT with registers": (56, 56), "Swin": (112, 112), "SwinV2": (96, 96)}
 
 

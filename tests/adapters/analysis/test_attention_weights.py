@@ -85,9 +85,7 @@ def test_the_class_token_is_no_query_and_its_column_is_renormalised() -> None:
     places = patches(1, 16, prefix=1)
     tokens = torch.cat((places.keys, torch.tensor([[[8.0, 24.0]]])), 1)
     places = Places(queries=tokens, keys=tokens)
-    assert measured(weights, places).distances().item() == pytest.approx(
-        (16 * 0.2 / 0.5 + 16 * 0.1 / 0.2) / 2
-    )
+    assert measured(weights, places).distances().item() == pytest.approx((16 * 0.2 / 0.5 + 16 * 0.1 / 0.2) / 2)
     rows = [-sum(p * math.log(p) for p in row if p) for row in weights[0].tolist()]
     assert measured(weights, places).entropies().item() == pytest.approx(sum(rows[1:]) / 2)
     with_prefix = measured(weights, places, prefix_queries=True)
@@ -209,16 +207,12 @@ def test_places_in_shifted_windows() -> None:
     assert padded.keys.nan_to_num(0)[3].tolist() == [[0, 0], [0, 0], [0, 0], [4, 4]]
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("Swin", (112, 112)), ("SwinV2", (64, 64)), ("SwinV2", (96, 96))]
-)
+@pytest.mark.parametrize(("name", "size"), [("Swin", (112, 112)), ("SwinV2", (64, 64)), ("SwinV2", (96, 96))])
 def test_no_attention_across_the_edge_of_a_shifted_window(name: str, size: tuple[int, int]) -> None:
     """Tokens that meet only by the circular shift have a mask; 12 x 12 does not fill windows of 8."""
     model, _ = small(name, img_size=size, **SHIFTED)
     found, _ = read(model, images(*size))
-    shifted = [
-        e for e, b in zip(found, LayerReader(model).blocks, strict=True) if any(b.shift_size)
-    ]
+    shifted = [e for e, b in zip(found, LayerReader(model).blocks, strict=True) if any(b.shift_size)]
     met = False
     for each in shifted:
         block = LayerReader(model).blocks[each.block]
@@ -276,9 +270,7 @@ def test_a_backbone_without_such_attention_is_refused(arch: str) -> None:
 def test_every_family_is_within_its_bounds(name: str) -> None:
     model, size = small(name)
     statistics = AttentionStatistics(ATTENTION)
-    layers, _ = LayerReader(model)(
-        images(*size), watch=AttentionReader(model, name, statistics.see)
-    )
+    layers, _ = LayerReader(model)(images(*size), watch=AttentionReader(model, name, statistics.see))
     found = statistics.by_head()
     diagonal = math.dist((0, 0), size)
     assert len(found["distance"]) == len(layers)

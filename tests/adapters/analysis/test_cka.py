@@ -87,9 +87,7 @@ def test_independent_features_are_near_0_where_the_biased_estimator_is_not(n: in
 
 def test_permuted_images_have_nothing_in_common() -> None:
     x, y = related(400)
-    assert (
-        abs(cka(x, y[torch.randperm(400, generator=torch.Generator().manual_seed(3))], 40)) < 0.05
-    )
+    assert abs(cka(x, y[torch.randperm(400, generator=torch.Generator().manual_seed(3))], 40)) < 0.05
 
 
 def test_all_layers_at_once_and_widths_that_differ() -> None:

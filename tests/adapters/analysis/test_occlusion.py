@@ -22,13 +22,7 @@ from bench.backbones.build import build
 from bench.errors import UserError
 
 RATIOS = (0.0, 0.3, 0.6, 0.9)
-FEW: dict[str, Any] = {
-    "ratios": RATIOS,
-    "replicates": 50,
-    "limit": 8,
-    "gallery": 4,
-    "neighbours": 2,
-}
+FEW: dict[str, Any] = {"ratios": RATIOS, "replicates": 50, "limit": 8, "gallery": 4, "neighbours": 2}
 FEW |= {"batch_size": 4, "cell": 16, "img_size": 96}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,9 +116,7 @@ def weights(folder: Path, width: int = 64) -> Backbone:
 def test_the_mask_token_replaces_hidden_patches(tmp_path: Path) -> None:
     model, size = small("ViT")
     x = images(*size)
-    work = job(
-        "occlusion", tmp_path, "test_vit", "frozen-mask-token", backbone=weights(tmp_path), **FEW
-    )
+    work = job("occlusion", tmp_path, "test_vit", "frozen-mask-token", backbone=weights(tmp_path), **FEW)
     hide = Hiding(work, model)
     occluded = hide(x, 0.5, torch.arange(2))
     seen: list[Tensor] = []
@@ -144,9 +136,7 @@ def test_weights_without_a_mask_token_of_the_encoders_width(tmp_path: Path) -> N
     scratch = job("occlusion", tmp_path, "test_vit", "frozen-mask-token")
     with pytest.raises(UserError, match=r"test_vit holds no mask token.*frozen-token-drop"):
         mask_token(scratch, model)
-    mae = job(
-        "occlusion", tmp_path, "test_vit", "frozen-mask-token", backbone=weights(tmp_path, 32)
-    )
+    mae = job("occlusion", tmp_path, "test_vit", "frozen-mask-token", backbone=weights(tmp_path, 32))
     with pytest.raises(UserError, match="which is a decoder's"):
         mask_token(mae, model)
 
@@ -169,9 +159,7 @@ def test_every_family_and_nothing_hidden_is_exactly_1(name: str) -> None:
     for what in {f"{name}{kind}" for name in ("CKA", "cosine") for kind in kinds}:
         lines = [found.curves[f"{what}/{layer}"] for layer in range(len(layers))]
         assert [line[0] for line in lines] == [1.0] * len(layers), what
-        below = (
-            1.0 if what.endswith("_visible") else 1 - 1e-9
-        )  # a window may see nothing of what is hidden
+        below = 1.0 if what.endswith("_visible") else 1 - 1e-9  # a window may see nothing of what is hidden
         assert all(line[1] <= below for line in lines), what
     assert ("CKA_class" in found.metrics) == ("_class" in kinds)
     assert found.metrics["CKA"] == pytest.approx(found.metrics["CKA/0.5"])
@@ -230,9 +218,7 @@ def test_a_record_has_curves_intervals_and_accuracy(folder: Path, protocol: str)
     assert outcome.metrics.keys() >= {metric.name for metric in work.task.metrics}
     assert outcome.curves["hidden"] == list(RATIOS)
     for layer in range(6):
-        low, middle, high = (
-            outcome.curves[f"cosine{end}/{layer}"] for end in ("_low", "", "_high")
-        )
+        low, middle, high = (outcome.curves[f"cosine{end}/{layer}"] for end in ("_low", "", "_high"))
         assert low <= middle <= high
         assert middle[0] == 1
     assert outcome.metrics["knn_whole"] == outcome.curves["knn"][0] == outcome.metrics["knn/0"]

@@ -29,12 +29,7 @@ def stimulus(shape: str, texture: str) -> Stimulus:
     return Stimulus(path=Path(f"{shape}1-{texture}2.png"), shape=shape, texture=texture)
 
 
-SHOWN = [
-    stimulus("cat", "dog"),
-    stimulus("cat", "car"),
-    stimulus("dog", "cat"),
-    stimulus("car", "dog"),
-]
+SHOWN = [stimulus("cat", "dog"), stimulus("cat", "car"), stimulus("dog", "cat"), stimulus("car", "dog")]
 
 
 def test_shape_bias_counted_by_hand() -> None:
@@ -43,10 +38,7 @@ def test_shape_bias_counted_by_hand() -> None:
 
     assert found.bias.value == 2 / 3
     assert (found.shape, found.texture) == (50.0, 25.0)
-    assert {name: bias.value for name, bias in found.by_class.items() if name != "car"} == {
-        "cat": 1 / 2,
-        "dog": 1.0,
-    }
+    assert {name: bias.value for name, bias in found.by_class.items() if name != "car"} == {"cat": 1 / 2, "dog": 1.0}
     assert np.isnan(found.by_class["car"].value)
 
 
@@ -120,9 +112,7 @@ def coloured_stimuli(root: Path, classes: tuple[str, ...]) -> None:
         writer.writerows(rows)
 
 
-def evaluate(
-    data: Path, tmp_path: Path, backbone: Backbone, which: int, **changes: object
-) -> Outcome:
+def evaluate(data: Path, tmp_path: Path, backbone: Backbone, which: int, **changes: object) -> Outcome:
     task = SHAPE_BIAS[which]
     job = Job(
         backbone=backbone,
@@ -182,9 +172,7 @@ def test_weights_without_a_classifier_are_refused(tmp_path: Path) -> None:
         (headless, "have none .head.weight"),
         (Backbone(name="test_vit", arch="test_vit"), "none trained"),
     ):
-        with pytest.raises(
-            UserError, match=rf"{backbone.name} cannot decide .*{said}.*analysis/shape-bias,"
-        ):
+        with pytest.raises(UserError, match=rf"{backbone.name} cannot decide .*{said}.*analysis/shape-bias,"):
             evaluate(tmp_path, tmp_path, backbone, 1, img_size=160)
 
 

@@ -62,14 +62,11 @@ def test_the_matrix_is_cka_of_the_blocks_own_outputs(scenes: Path) -> None:
 def test_headlines_by_hand() -> None:
     found = metrics(np.array([[1, 0.9, 0.3], [0.9, 1, 0.6], [0.3, 0.6, 1]]))
     assert found == pytest.approx(
-        {"CKA": 0.6, "CKA_neighbours": 0.75, "CKA_first_last": 0.3}
-        | {"CKA/0": 0.6, "CKA/1": 0.75, "CKA/2": 0.45}
+        {"CKA": 0.6, "CKA_neighbours": 0.75, "CKA_first_last": 0.3} | {"CKA/0": 0.6, "CKA/1": 0.75, "CKA/2": 0.45}
     )
 
 
-def test_attention_and_similarity_share_a_pass(
-    scenes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_and_similarity_share_a_pass(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passes: list[int] = []
     measure = whole_images._pass
     monkeypatch.setattr(whole_images, "_pass", lambda *a: passes.append(1) or measure(*a))
@@ -170,14 +167,9 @@ def test_a_layer_that_says_the_same_of_all_images(scenes: Path, tmp_path: Path) 
     from bench.backbones.build import build
 
     model, _ = build("test_vit", num_classes=0)
-    state = {
-        k: torch.zeros_like(v) if k.startswith("patch_embed") else v
-        for k, v in model.state_dict().items()
-    }
+    state = {k: torch.zeros_like(v) if k.startswith("patch_embed") else v for k, v in model.state_dict().items()}
     save_file(state, str(tmp_path / "blind.safetensors"))
-    blind = Backbone(
-        name="blind", arch="test_vit", weights=tmp_path / "blind.safetensors", sha256="0" * 64
-    )
+    blind = Backbone(name="blind", arch="test_vit", weights=tmp_path / "blind.safetensors", sha256="0" * 64)
     work = job("similarity", scenes, "test_vit", backbone=blind)
     with pytest.raises(UserError, match=r"layer 0 are the same for all images.*0 / 0"):
         work.task.evaluate(work)
@@ -191,9 +183,7 @@ def test_a_pretrained_backbone_on_photographs(tmp_path: Path) -> None:
     weights = Path(os.environ.get("BENCH_WEIGHTS", shared / "weights"))
     file = weights / "tf_efficientnet_lite0.timm.safetensors"
     if not (data.is_dir() and file.is_file()):
-        pytest.skip(
-            f"no real images or weights: {data} or {file} does not exist (set BENCH_DATA, BENCH_WEIGHTS)"
-        )
+        pytest.skip(f"no real images or weights: {data} or {file} does not exist (set BENCH_DATA, BENCH_WEIGHTS)")
     backbone = resolve(f"tf_efficientnet_lite0@{file}")
     given = {"backbone": backbone, "img_size": 128, "limit": 32, "batch_size": 16}
     work = job("similarity-imagenet-samples", data, backbone.arch, **given)

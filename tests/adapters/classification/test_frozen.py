@@ -175,9 +175,7 @@ def by_hand(queries, features, labels, neighbours, temperature):
     return votes
 
 
-@pytest.mark.parametrize(
-    ("neighbours", "temperature"), [(1, 0.07), (20, 0.07), (20, 10.0), (50, 1.0)]
-)
+@pytest.mark.parametrize(("neighbours", "temperature"), [(1, 0.07), (20, 0.07), (20, 10.0), (50, 1.0)])
 @pytest.mark.parametrize("block", [1, 7 * 60, probe.BLOCK])
 def test_votes_are_dinos(monkeypatch, neighbours, temperature, block):
     """Whatever the number of queries that are looked at together."""
@@ -224,9 +222,7 @@ def test_pretrained_features_of_photographs_are_far_above_scratch(tmp_path):
         pytest.skip(f"no tiny-imagenet-200 in {root} or no {weights}: set BENCH_DATA")
     options = {"task": task, "img_size": 64, "limit": 300, "batch_size": 64}
     pretrained, scratch = (
-        evaluate(
-            task.dataset.locate(root), tmp_path, "frozen", backbone=resolve(spec), **options
-        ).metrics["top1"]
+        evaluate(task.dataset.locate(root), tmp_path, "frozen", backbone=resolve(spec), **options).metrics["top1"]
         for spec in (f"tf_efficientnet_lite0@{weights}", "tf_efficientnet_lite0")
     )
     assert scratch < 3  # chance is 0.5
@@ -235,19 +231,13 @@ def test_pretrained_features_of_photographs_are_far_above_scratch(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", ["frozen", "frozen-knn", "finetune"])
-def test_the_chosen_set_of_weights_and_what_may_be_partial_reach_the_model(
-    easy, tmp_path, protocol
-):
+def test_the_chosen_set_of_weights_and_what_may_be_partial_reach_the_model(easy, tmp_path, protocol):
     """Only the named set of weights loads, and only with what is allowed to be missing of it."""
     whole = timm.create_model("test_vit", num_classes=0).state_dict()
     holed = {key: value for key, value in whole.items() if key != "blocks.1.mlp.fc1.bias"}
     path = tmp_path / "two.pth"
-    torch.save(
-        {"state_dict_ema": {"pos_embed": torch.zeros(1), **holed}, "state_dict": holed}, path
-    )
-    chosen = dataclasses.replace(
-        resolve(f"test_vit@{path}#state_dict"), allow_partial=("blocks.1.mlp.*",)
-    )
+    torch.save({"state_dict_ema": {"pos_embed": torch.zeros(1), **holed}, "state_dict": holed}, path)
+    chosen = dataclasses.replace(resolve(f"test_vit@{path}#state_dict"), allow_partial=("blocks.1.mlp.*",))
     outcome = evaluate(easy, tmp_path, protocol, backbone=chosen)
     assert outcome.load_report.missing == ("blocks.1.mlp.fc1.bias",)
     assert outcome.load_report.matched == len(holed)

@@ -5,14 +5,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from adapters.classification.linear_head import (
-    Schedule,
-    fit,
-    score,
-    search,
-    standardisation,
-    stratified,
-)
+from adapters.classification.linear_head import Schedule, fit, score, search, standardisation, stratified
 from bench.errors import UserError
 
 N, WIDTH, CLASSES = 240, 6, 4
@@ -86,9 +79,7 @@ def test_heads_side_by_side_are_the_heads_alone(data):
     grid = [(1.0, 0.0), (10.0, 1e-3), (0.1, 1e-1)]
     together = train(data, grid).logits(data[0])
     for i, one in enumerate(grid):
-        torch.testing.assert_close(
-            train(data, [one]).logits(data[0])[:, 0], together[:, i], atol=1e-4, rtol=1e-4
-        )
+        torch.testing.assert_close(train(data, [one]).logits(data[0])[:, 0], together[:, i], atol=1e-4, rtol=1e-4)
 
 
 def test_the_seed_orders_the_images_and_nothing_else(data):
@@ -159,22 +150,13 @@ def test_of_several_classes_each_is_a_logistic_regression_of_its_own(data):
         def loss(flat, sign=sign):
             margin = sign * (seen @ flat[:-1] + flat[-1])
             pull = -sign / (1 + np.exp(margin)) / N
-            value = (np.log1p(np.exp(-margin)) * abs(sign)).sum() / N + 5e-3 * (
-                flat[:-1] ** 2
-            ).sum()
+            value = (np.log1p(np.exp(-margin)) * abs(sign)).sum() / N + 5e-3 * (flat[:-1] ** 2).sum()
             return value, np.append(seen.T @ pull + 1e-2 * flat[:-1], pull.sum())
 
         best = minimize(loss, np.zeros(WIDTH + 1), jac=True, tol=1e-12).x
         found = torch.cat((heads.weight[:, k], heads.bias[[k]])).numpy()
         assert found == pytest.approx(best, abs=2e-3)
     trials = search(
-        x,
-        labels,
-        classes=CLASSES,
-        grid=[(3.0, 0.0)],
-        schedule=SHORT,
-        one_in=5,
-        seed=0,
-        held_out=first == 0,
+        x, labels, classes=CLASSES, grid=[(3.0, 0.0)], schedule=SHORT, one_in=5, seed=0, held_out=first == 0
     )
     assert set(trials[0]) == {"lr", "weight_decay", "mAP", "loss"}

@@ -35,9 +35,7 @@ def test_strip_by_hand_scaled_to_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("units", "expected"), [(1000.0, 3750 % 256), (256.0, 960 % 256)])
-def test_strip_wrapped_as_upstream_writes_it(
-    monkeypatch: pytest.MonkeyPatch, units: float, expected: int
-) -> None:
+def test_strip_wrapped_as_upstream_writes_it(monkeypatch: pytest.MonkeyPatch, units: float, expected: int) -> None:
     draw(monkeypatch, 0.1, 0.25, 0.0)
     cut = VerticalCutDepth(prob=0.25, max_depth=10.0, wrapped=True)
     shown = cut.transform(results(ramp(8), units))["img"]

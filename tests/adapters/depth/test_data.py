@@ -60,10 +60,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         r"annotations/rgb1.png is 8 bits a pixel; expected is one channel of 16 bits",
     ),
     "colour": (save(np.zeros((6, 8, 3), np.uint8)), r"rgb1.png is a picture of mode RGB"),
-    "size": (
-        save(np.zeros((6, 9), np.uint16)),
-        r"depth map .*rgb1.png measures 9x6 and its image rgb1.jpg 8x6",
-    ),
+    "size": (save(np.zeros((6, 9), np.uint16)), r"depth map .*rgb1.png measures 9x6 and its image rgb1.jpg 8x6"),
     "beyond": (
         save(np.full((6, 8), 30000, np.uint16)),
         r"rgb1.png .* most lie beyond 10 m: 30 to 30 m with a scale of 1000 .* 5000 would put .* at 6 to 6 m",
@@ -81,16 +78,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         move("annotations/rgb2.png", "annotations/rgb2.npy"),
         r"annotations/rgb2.npy is of a kind that is not read here: expected is rgb2.png, 16-bit",
     ),
-    "nan": (
-        save(NAN, kind="TIFF"),
-        r"rgb1.png holds floating-point numbers, 6 of them NaN or infinite",
-    ),
+    "nan": (save(NAN, kind="TIFF"), r"rgb1.png holds floating-point numbers, 6 of them NaN or infinite"),
     "corrupt image": (cut("images/rgb0.jpg"), r"images/rgb0.jpg .* cannot be read"),
     "corrupt depth": (cut("annotations/rgb0.png"), r"annotations/rgb0.png .* cannot be read"),
-    "empty": (
-        lambda folder: [p.unlink() for p in (folder / "images").iterdir()],
-        r"images holds no images",
-    ),
+    "empty": (lambda folder: [p.unlink() for p in (folder / "images").iterdir()], r"images holds no images"),
 }
 
 
@@ -158,9 +149,7 @@ def test_data_set_is_what_was_checked(folder: Path) -> None:
     both = data.pairs(folder / "images", folder / "annotations")
 
     assert [(Path(d["img_path"]), Path(d["depth_map_path"])) for d in dataset] == both
-    np.testing.assert_allclose(
-        dataset[1]["gt_depth_map"], np.linspace(0, 9, 48).reshape(6, 8), atol=5e-4
-    )
+    np.testing.assert_allclose(dataset[1]["gt_depth_map"], np.linspace(0, 9, 48).reshape(6, 8), atol=5e-4)
 
 
 def test_kittis_crop_is_the_middle_of_the_lower_edge() -> None:

@@ -143,8 +143,7 @@ def test_linear_head_is_one_convolution_and_a_sigmoid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "factor"),
-    [("test_vit", 2), ("vit_little_patch16_reg1_gap_256", 1), ("test_resnet", 1)],
+    ("arch", "factor"), [("test_vit", 2), ("vit_little_patch16_reg1_gap_256", 1), ("test_resnet", 1)]
 )
 def test_class_token_is_appended_to_every_pixel_where_there_is_one(arch: str, factor: int) -> None:
     plain = TimmBackbone(arch=arch, img_size=64, out_indices=(-1,), seed=0).eval()

@@ -49,9 +49,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
-def test_every_family_trains_and_tests_on_images_that_are_not_square(
-    scenes: Path, arch: str, protocol: str
-) -> None:
+def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Path, arch: str, protocol: str) -> None:
     work = job(scenes, arch, protocol, batch_size=4)
     outcome = work.task.evaluate(work)
 
@@ -82,13 +80,7 @@ def test_eight_smooth_scenes_are_fitted(tmp_path: Path) -> None:
 def test_eight_rendered_scenes_are_fitted_up_to_their_edges(tmp_path: Path) -> None:
     """The head decodes at a quarter of the resolution: that alone holds delta1 to 0.97. Measured: 0.94."""
     world = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
-    metrics = fitted(
-        ensure(world, tmp_path, workers=1),
-        tmp_path / "work",
-        epochs=320,
-        channels=64,
-        weight_decay=0.0,
-    )
+    metrics = fitted(ensure(world, tmp_path, workers=1), tmp_path / "work", epochs=320, channels=64, weight_decay=0.0)
 
     assert metrics["delta1"] > 0.92
     assert metrics["delta3"] > 0.99
@@ -100,15 +92,9 @@ def test_learns_what_brightness_says(tmp_path: Path, protocol: str) -> None:
     folder = write(tmp_path / "scenes", SCENES_LAYOUT, 16, 8, (64, 64))
     work = job(folder, "test_vit", protocol, epochs=30, batch_size=8, lr=5e-3, stride=64)
     found = work.task.evaluate(work).metrics
-    truths = [
-        torch.from_numpy(np.asarray(Image.open(p)) / 1000.0)
-        for p in sorted((folder / "depth/val").iterdir())
-    ]
+    truths = [torch.from_numpy(np.asarray(Image.open(p)) / 1000.0) for p in sorted((folder / "depth/val").iterdir())]
     kept = [t[measured(t, 10.0, depth_protocol.WHOLE)] for t in truths]
-    constants = [
-        np.mean([errors(torch.full_like(t, c), t)["RMSE"] for t in kept])
-        for c in np.arange(1, 10, 0.25)
-    ]
+    constants = [np.mean([errors(torch.full_like(t, c), t)["RMSE"] for t in kept]) for c in np.arange(1, 10, 0.25)]
 
     assert found["RMSE"] < 0.8 * min(constants)
 
@@ -116,18 +102,13 @@ def test_learns_what_brightness_says(tmp_path: Path, protocol: str) -> None:
 def test_folder_takes_its_scale_from_its_own_file_and_its_fingerprint_too(tmp_path: Path) -> None:
     """The same metres at 4000 units each: the same model, and the same numbers."""
     plain = write(tmp_path / "a", depth.FOLDER_LAYOUT, 2, 2, (64, 64))
-    other = write(
-        tmp_path / "b", dataclasses.replace(depth.FOLDER_LAYOUT, scale=4000), 2, 2, (64, 64)
-    )
+    other = write(tmp_path / "b", dataclasses.replace(depth.FOLDER_LAYOUT, scale=4000), 2, 2, (64, 64))
     before = depth.FOLDER.fingerprint(other)
     (other / "depth.json").write_text(json.dumps({"scale": 4000, "max_depth": 12}))
     assert depth.FOLDER.fingerprint(other) != before
 
     built = [build(job(f, "test_vit", "frozen", "folder")) for f in (plain, other)]
-    truths = [
-        next(iter(b.build_dataloader(b.cfg.test_dataloader)))["data_samples"][0].gt_depth_map.data
-        for b in built
-    ]
+    truths = [next(iter(b.build_dataloader(b.cfg.test_dataloader)))["data_samples"][0].gt_depth_map.data for b in built]
     torch.testing.assert_close(truths[0], truths[1], atol=1e-3, rtol=0)
     assert [b.model.decode_head.max_depth for b in built] == [10, 12]
     assert [b.cfg.test_evaluator.max_depth for b in built] == [10, 12]
@@ -165,12 +146,7 @@ def test_named_protocols_are_there() -> None:
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("name", "protocol"),
-    [
-        ("hololens", "finetune"),
-        ("nyu", "from-scenes"),
-        ("kitti", "from-scenes"),
-        ("nyu", "from-hololens"),
-    ],
+    [("hololens", "finetune"), ("nyu", "from-scenes"), ("kitti", "from-scenes"), ("nyu", "from-hololens")],
 )
 def test_real_depth_is_accepted_and_measured(tmp_path: Path, name: str, protocol: str) -> None:
     root = real_data(NYU.root)
@@ -181,9 +157,7 @@ def test_real_depth_is_accepted_and_measured(tmp_path: Path, name: str, protocol
         train = ensure(World(train=10, val=10, videos=4, frames=2, swaps=1, size=64))
     elif protocol == "from-hololens":
         train = depth.HOLOLENS.locate(root)
-    work = dataclasses.replace(
-        work, data=own, train_data=train, work_dir=tmp_path / "work", cache=tmp_path / "cache"
-    )
+    work = dataclasses.replace(work, data=own, train_data=train, work_dir=tmp_path / "work", cache=tmp_path / "cache")
     outcome = work.task.evaluate(work)
 
     assert outcome.metrics["images_without_depth"] == 0

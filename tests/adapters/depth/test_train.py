@@ -45,9 +45,9 @@ def test_rates_of_all_layers_rise_and_fall_together(scenes: Path) -> None:
 def test_rate_is_the_closed_form_of_every_iteration(epochs: int, per_epoch: int) -> None:
     """MIM-Depth's formulas, with its counting: iterations from 1, h = epochs // 2 epochs (1 has half of one)."""
     config = train.binding.by_iteration(
-        BY_NAME["depth/nyu"].upstream(
-            BY_NAME["depth/nyu"], dataclasses.replace(depth.FINETUNE, epochs=epochs)
-        )["param_scheduler"],
+        BY_NAME["depth/nyu"].upstream(BY_NAME["depth/nyu"], dataclasses.replace(depth.FINETUNE, epochs=epochs))[
+            "param_scheduler"
+        ],
         per_epoch,
     )[0]
     del config["type"]
@@ -81,9 +81,7 @@ def windows(model: torch.nn.Module, width: int, predict: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("width", "stride"), [(64, 16), (96, 32), (221, 11), (100, 64)])
-def test_flipped_and_shifted_windows_cover_every_column(
-    scenes: Path, width: int, stride: int
-) -> None:
+def test_flipped_and_shifted_windows_cover_every_column(scenes: Path, width: int, stride: int) -> None:
     """What a model says of a pixel alone comes back as it was, whatever windows saw it."""
     model = build(job(scenes, "test_vit", "frozen", stride=stride)).model
 
@@ -92,11 +90,7 @@ def test_flipped_and_shifted_windows_cover_every_column(
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "expected"),
-    [
-        ("nyu", (480, 640), [0, 160]),
-        ("kitti", (352, 1216), [*range(0, 813, 58), 864]),
-    ],
+    ("name", "size", "expected"), [("nyu", (480, 640), [0, 160]), ("kitti", (352, 1216), [*range(0, 813, 58), 864])]
 )
 def test_windows_are_as_many_as_upstreams_and_leave_no_column_out(
     scenes: Path, name: str, size: tuple[int, int], expected: list[int]
@@ -152,9 +146,7 @@ def test_training_crop_and_its_depth_stay_together(scenes: Path) -> None:
     work = job(scenes, "test_vit", "finetune", cutdepth="")
     bound = runner.bind(bind(work), work)
     pipeline = bound.train_dataloader.dataset.dataset.pipeline
-    bound.train_dataloader.dataset.dataset.pipeline = [
-        step for step in pipeline if step["type"] != "ColourJitter"
-    ]
+    bound.train_dataloader.dataset.dataset.pipeline = [step for step in pipeline if step["type"] != "ColourJitter"]
     for item in runner.JobRunner.build_dataloader(bound.train_dataloader, seed=0).dataset:
         image, truth = item["inputs"][0].float(), item["data_samples"].gt_depth_map.data[0]
         known = (truth > 0) & (truth < 10)

@@ -45,12 +45,7 @@ CONFIG: dict[str, Any] = {
         "type": "RPNHead",
         "in_channels": 16,
         "feat_channels": 16,
-        "anchor_generator": {
-            "type": "AnchorGenerator",
-            "scales": [8],
-            "ratios": [0.5, 1.0, 2.0],
-            "strides": STRIDES,
-        },
+        "anchor_generator": {"type": "AnchorGenerator", "scales": [8], "ratios": [0.5, 1.0, 2.0], "strides": STRIDES},
         "bbox_coder": CODER,
     },
     "roi_head": {
@@ -94,12 +89,7 @@ CONFIG: dict[str, Any] = {
         },
     },
     "test_cfg": {
-        "rpn": {
-            "nms_pre": 200,
-            "max_per_img": 50,
-            "nms": {"type": "nms", "iou_threshold": 0.7},
-            "min_bbox_size": 0,
-        },
+        "rpn": {"nms_pre": 200, "max_per_img": 50, "nms": {"type": "nms", "iou_threshold": 0.7}, "min_bbox_size": 0},
         "rcnn": {"score_thr": 0.0, "max_per_img": 10, "mask_thr_binary": 0.5},
     },
 }
@@ -111,13 +101,9 @@ def batch() -> dict[str, Any]:
     image[:, 20:70, 30:90] = 200
     mask = np.zeros((1, 96, 120), np.uint8)
     mask[:, 20:70, 30:90] = 1
-    sample = DetDataSample(
-        metainfo={"img_shape": (96, 120), "ori_shape": (96, 120), "scale_factor": (1, 1)}
-    )
+    sample = DetDataSample(metainfo={"img_shape": (96, 120), "ori_shape": (96, 120), "scale_factor": (1, 1)})
     sample.gt_instances = InstanceData(
-        bboxes=torch.tensor([[30.0, 20, 90, 70]]),
-        labels=torch.tensor([0]),
-        masks=BitmapMasks(mask, 96, 120),
+        bboxes=torch.tensor([[30.0, 20, 90, 70]]), labels=torch.tensor([0]), masks=BitmapMasks(mask, 96, 120)
     )
     return {"inputs": [image], "data_samples": [sample]}
 

@@ -20,24 +20,15 @@ def channel_norm(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("arch", ["test_vit", "vit_small_patch14_dinov2"])
 @pytest.mark.parametrize("size", [(224, 224), (112, 90), (75, 33)])
 @pytest.mark.parametrize("num_outs", [4, 5])
-def test_levels_over_a_real_vit_lie_at_the_stated_strides(
-    arch: str, size: tuple[int, int], num_outs: int
-) -> None:
+def test_levels_over_a_real_vit_lie_at_the_stated_strides(arch: str, size: tuple[int, int], num_outs: int) -> None:
     options = {"img_size": 56, "timm_options": SMALL_DINO} if "dino" in arch else {}
     backbone = TimmBackbone(arch, out_indices=[-1], **options).eval()
     pyramid = MODELS.build(
-        {
-            "type": "SimpleFeaturePyramid",
-            "in_channels": backbone.channels[-1],
-            "out_channels": 32,
-            "num_outs": num_outs,
-        }
+        {"type": "SimpleFeaturePyramid", "in_channels": backbone.channels[-1], "out_channels": 32, "num_outs": num_outs}
     )
     levels = pyramid(backbone(torch.randn(2, 3, *size)))
     rows, columns = (ceil(n / backbone.strides[-1]) for n in size)
-    expected = [
-        (2, 32, ceil(rows * scale), ceil(columns * scale)) for scale in (4, 2, 1, 0.5, 0.25)
-    ]
+    expected = [(2, 32, ceil(rows * scale), ceil(columns * scale)) for scale in (4, 2, 1, 0.5, 0.25)]
     assert [level.shape for level in levels] == expected[:num_outs]
     for level, stride in zip(
         levels, pyramid_strides(backbone.strides[-1], num_outs), strict=True
@@ -88,9 +79,7 @@ def test_mmsegs_own_neck_serves_uperhead_on_a_vit() -> None:
 
     backbone = TimmBackbone("test_vit")
     width = backbone.channels[-1]
-    neck = MODELS.build(
-        {"type": "mmseg.Feature2Pyramid", "embed_dim": width, "norm_cfg": {"type": "BN"}}
-    )
+    neck = MODELS.build({"type": "mmseg.Feature2Pyramid", "embed_dim": width, "norm_cfg": {"type": "BN"}})
     with DefaultScope.overwrite_default_scope("mmseg"):
         head = MODELS.build(
             {

@@ -96,15 +96,8 @@ def crowd(box: list[int]) -> dict[str, Any]:
 
 def write(folder: Path, annotations: list[dict[str, Any]]) -> Path:
     content = {
-        "images": [
-            {"id": i, "width": WIDTH, "height": HEIGHT, "file_name": f"{i}.png"}
-            for i in range(IMAGES)
-        ],
-        "categories": [
-            {"id": 3, "name": "dog"},
-            {"id": 90, "name": "fox"},
-            {"id": 7, "name": "cat"},
-        ],
+        "images": [{"id": i, "width": WIDTH, "height": HEIGHT, "file_name": f"{i}.png"} for i in range(IMAGES)],
+        "categories": [{"id": 3, "name": "dog"}, {"id": 90, "name": "fox"}, {"id": 7, "name": "cat"}],
         "annotations": annotations,
     }
     (folder / "truth.json").write_text(json.dumps(content))
@@ -116,12 +109,7 @@ def perfect(annotations: list[dict[str, Any]], image: int) -> Found:
     boxes = np.array([a["bbox"] for a in own], float).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     labels = np.array([{7: 0, 3: 1}[a["category_id"]] for a in own], int)
-    return {
-        "boxes": boxes,
-        "masks": boxes.astype(int),
-        "labels": labels,
-        "scores": np.ones(len(own)),
-    }
+    return {"boxes": boxes, "masks": boxes.astype(int), "labels": labels, "scores": np.ones(len(own))}
 
 
 def noisy(annotations: list[dict[str, Any]], image: int) -> Found:
@@ -199,9 +187,7 @@ def test_truth_fed_back_scores_100(tmp_path: Path, crowds: bool) -> None:
 
 def test_nothing_found_scores_0(tmp_path: Path) -> None:
     annotations = truth()
-    metrics = measure(
-        write(tmp_path, annotations), {i: nothing(annotations, i) for i in range(IMAGES)}
-    )
+    metrics = measure(write(tmp_path, annotations), {i: nothing(annotations, i) for i in range(IMAGES)})
 
     assert {name.partition("_")[2] for name in metrics} == set(NAMES)
     for name, value in metrics.items():

@@ -44,9 +44,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
-def test_every_family_trains_and_tests_on_images_that_are_not_square(
-    shapes: Path, arch: str, protocol: str
-) -> None:
+def test_every_family_trains_and_tests_on_images_that_are_not_square(shapes: Path, arch: str, protocol: str) -> None:
     work = job(shapes, arch, protocol)
     outcome = work.task.evaluate(work)
 
@@ -106,10 +104,7 @@ def test_masks_of_28_cells_hold_these_scenes_to_95(eight: Path) -> None:
         box = np.array([[left, top, left + width, top + height]], np.float32)
         cells = BitmapMasks(mask[None], *mask.shape).crop_and_resize(box, (28, 28), np.array([0]))
         pasted, _ = _do_paste_mask(
-            torch.from_numpy(cells.masks[:, None]).float(),
-            torch.from_numpy(box),
-            *mask.shape,
-            skip_empty=False,
+            torch.from_numpy(cells.masks[:, None]).float(), torch.from_numpy(box), *mask.shape, skip_empty=False
         )
         shape = encode(np.asfortranarray(pasted[0].numpy() >= 0.5).astype(np.uint8))
         found.append({**a, "score": 1.0, "segmentation": shape})
@@ -168,18 +163,9 @@ def test_eight_scenes_are_learnt_by_heart(eight: Path) -> None:
 
 @pytest.mark.data
 def test_real_coco_is_accepted(tmp_path: Path) -> None:
-    small = job(
-        COCO.locate(real_data(f"{COCO.root}/train2017")),
-        "test_resnet",
-        "finetune-small",
-        "coco",
-        batch_size=4,
-    )
+    small = job(COCO.locate(real_data(f"{COCO.root}/train2017")), "test_resnet", "finetune-small", "coco", batch_size=4)
     work = dataclasses.replace(
-        small,
-        protocol=small.protocol.smoke(),
-        work_dir=tmp_path / "work",
-        cache=tmp_path / "cache",
+        small, protocol=small.protocol.smoke(), work_dir=tmp_path / "work", cache=tmp_path / "cache"
     )
     outcome = work.task.evaluate(work)
 

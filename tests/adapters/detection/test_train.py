@@ -24,9 +24,7 @@ def shapes(tmp_path: Path) -> Path:
     return write(tmp_path / "shapes", {"train": 4, "val": 3})
 
 
-@pytest.mark.parametrize(
-    "arch", ["test_vit", "test_resnet", "swinv2_tiny_window8_256", "hiera_tiny_224"]
-)
+@pytest.mark.parametrize("arch", ["test_vit", "test_resnet", "swinv2_tiny_window8_256", "hiera_tiny_224"])
 def test_losses_are_finite_in_bf16_autocast(shapes: Path, arch: str) -> None:
     built = build(job(shapes, arch, "frozen"))
     batch = next(iter(built.build_dataloader(built.cfg.train_dataloader)))
@@ -61,9 +59,7 @@ PYRAMIDS = [
 
 
 @pytest.mark.parametrize(("arch", "neck", "strides"), PYRAMIDS)
-def test_anchors_and_rois_follow_the_pyramid(
-    shapes: Path, arch: str, neck: str, strides: tuple[float, ...]
-) -> None:
+def test_anchors_and_rois_follow_the_pyramid(shapes: Path, arch: str, neck: str, strides: tuple[float, ...]) -> None:
     """Each level covers 112x224 pixels, and anchors and RoIs are scaled by its stride."""
     model = build(job(shapes, arch, "frozen", img_size=224)).model.eval()
     with torch.no_grad():
@@ -71,9 +67,7 @@ def test_anchors_and_rois_follow_the_pyramid(
     extractor = model.roi_head.bbox_roi_extractor
 
     assert type(model.neck).__name__ == neck
-    assert [tuple(m.shape[2:]) for m in levels] == [
-        (math.ceil(112 / s), math.ceil(224 / s)) for s in strides
-    ]
+    assert [tuple(m.shape[2:]) for m in levels] == [(math.ceil(112 / s), math.ceil(224 / s)) for s in strides]
     assert model.rpn_head.prior_generator.strides == [(s, s) for s in strides]
     assert model.rpn_head.prior_generator.base_sizes == list(strides)
     scales = [1 / layer.spatial_scale for layer in extractor.roi_layers]

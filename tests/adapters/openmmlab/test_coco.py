@@ -68,36 +68,22 @@ WRONG = [
     (changed(lambda c: c["images"][0].update(file_name=7)), "first one 'file_name'"),
     (changed(lambda c: c["images"][1].update(id=7)), "more than one of 'images': 7"),
     (changed(lambda c: c["annotations"][1].update(id=1)), "more than one of 'annotations': 1"),
-    (
-        changed(lambda c: c["annotations"][1].update(category_id=5)),
-        "category_id .* annotation 2: 5",
-    ),
+    (changed(lambda c: c["annotations"][1].update(category_id=5)), "category_id .* annotation 2: 5"),
     (changed(lambda c: c["annotations"][1].update(image_id=9)), "image_id .* annotation 2: 9"),
     (changed(lambda c: c["categories"][0].update(name="cow")), "cat; cow on one side only"),
     (
         changed(lambda c: c["annotations"][0].update(keypoints=[62, 3, 2, 0, 0, 0])),
         r"keypoint 0 of annotation 1 lies at \(62, 3\), outside .* 60x40",
     ),
-    (
-        changed(lambda c: c["annotations"][0].update(keypoints=[9, 3, 2])),
-        "3 keypoint values.*6 finite numbers",
-    ),
-    (
-        changed(lambda c: c["annotations"][0].update(keypoints=[9, float("nan"), 2, 0, 0, 0])),
-        "6 finite numbers",
-    ),
+    (changed(lambda c: c["annotations"][0].update(keypoints=[9, 3, 2])), "3 keypoint values.*6 finite numbers"),
+    (changed(lambda c: c["annotations"][0].update(keypoints=[9, float("nan"), 2, 0, 0, 0])), "6 finite numbers"),
     (changed(lambda c: c["annotations"][0].update(keypoints=None)), "0 keypoint values: None"),
-    (
-        changed(lambda c: c["annotations"][0].update(keypoints=[9, 3, 7, 0, 0, 0])),
-        r"visibility \(0, 1 or 2\)",
-    ),
+    (changed(lambda c: c["annotations"][0].update(keypoints=[9, 3, 7, 0, 0, 0])), r"visibility \(0, 1 or 2\)"),
 ]
 
 
 @pytest.mark.parametrize(("content", "says"), WRONG, ids=[says for _, says in WRONG])
-def test_a_wrong_file_is_said_to_be_so_in_one_paragraph(
-    folder: Path, content: object, says: str
-) -> None:
+def test_a_wrong_file_is_said_to_be_so_in_one_paragraph(folder: Path, content: object, says: str) -> None:
     file = write(folder, content)
     with pytest.raises(UserError, match=says) as caught:
         check(file, folder, folder / "cache", classes=["cat", "dog"], num_keypoints=2)
@@ -114,9 +100,7 @@ def test_an_absent_file_and_a_damaged_image_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_an_image_that_is_cut_off_is_named_and_one_with_more_behind_it_passes(
-    tmp_path: Path, suffix: str
-) -> None:
+def test_an_image_that_is_cut_off_is_named_and_one_with_more_behind_it_passes(tmp_path: Path, suffix: str) -> None:
     image, path = dict(GOOD["images"][0], file_name=f"a.{suffix}"), tmp_path / f"a.{suffix}"
     file = write(tmp_path, {**GOOD, "images": [image]})
     Image.effect_noise((60, 40), 99).convert("RGB").save(path)

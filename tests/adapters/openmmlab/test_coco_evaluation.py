@@ -29,9 +29,7 @@ def write(path: Path, annotations: list[dict[str, Any]], **image: Any) -> str:
     content = {
         "images": [{"id": i, "width": 640, "height": 480, "file_name": "", **image} for i in ids],
         "categories": [{"id": 1, "name": "person"}],
-        "annotations": [
-            {"id": n, "iscrowd": 0, "category_id": 1, **a} for n, a in enumerate(annotations, 1)
-        ],
+        "annotations": [{"id": n, "iscrowd": 0, "category_id": 1, **a} for n, a in enumerate(annotations, 1)],
     }
     path.write_text(json.dumps(content))
     return str(path)
@@ -65,10 +63,7 @@ def box_annotation(image: int, box: np.ndarray) -> dict[str, Any]:
 
 
 def box_metric(
-    path: Path,
-    truth: dict[int, np.ndarray],
-    found: dict[int, tuple[np.ndarray, np.ndarray]],
-    kind: str,
+    path: Path, truth: dict[int, np.ndarray], found: dict[int, tuple[np.ndarray, np.ndarray]], kind: str
 ) -> dict[str, float]:
     file = write(path / "truth.json", [box_annotation(i, b) for i in truth for b in truth[i]])
     metric = mmdet.evaluation.CocoMetric(ann_file=file, metric=kind)
@@ -80,9 +75,7 @@ def box_metric(
             "labels": torch.zeros(len(boxes), dtype=torch.long),
             "masks": torch.as_tensor(np.stack([box_mask(b.astype(int)) for b in boxes])).bool(),
         }
-        metric.process(
-            {}, [{"img_id": image, "ori_shape": (480, 640), "pred_instances": instances}]
-        )
+        metric.process({}, [{"img_id": image, "ori_shape": (480, 640), "pred_instances": instances}])
     return metric.evaluate(len(found))
 
 
@@ -101,17 +94,11 @@ def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return shared / (float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2])) - shared)
 
 
-def slow_ap(
-    truth: dict[int, np.ndarray], found: dict[int, tuple[np.ndarray, np.ndarray]], threshold: float
-) -> float:
+def slow_ap(truth: dict[int, np.ndarray], found: dict[int, tuple[np.ndarray, np.ndarray]], threshold: float) -> float:
     """Average precision of one class at one overlap, as COCO defines it: 101 recalls, greedy matches."""
     free = {image: list(range(len(boxes))) for image, boxes in truth.items()}
     ranked = sorted(
-        (
-            (s, image, b)
-            for image, (boxes, scores) in found.items()
-            for b, s in zip(boxes, scores, strict=True)
-        ),
+        ((s, image, b) for image, (boxes, scores) in found.items() for b, s in zip(boxes, scores, strict=True)),
         key=lambda item: -item[0],
     )
     hits = []
@@ -123,9 +110,7 @@ def slow_ap(
             free[image].remove(best)
     total, right = sum(map(len, truth.values())), np.cumsum(hits)
     precision, recall = right / np.arange(1, len(hits) + 1), right / total
-    return float(
-        np.mean([max(precision[recall >= r], default=0.0) for r in np.linspace(0, 1, 101)])
-    )
+    return float(np.mean([max(precision[recall >= r], default=0.0) for r in np.linspace(0, 1, 101)]))
 
 
 def test_ap_of_imperfect_detections_equals_the_definition(tmp_path: Path) -> None:
@@ -150,11 +135,7 @@ def people(count: int) -> dict[int, np.ndarray]:
 
 
 def pose_metric(
-    path: Path,
-    truth: dict[int, np.ndarray],
-    found: dict[int, np.ndarray],
-    sigmas: np.ndarray,
-    **settings: Any,
+    path: Path, truth: dict[int, np.ndarray], found: dict[int, np.ndarray], sigmas: np.ndarray, **settings: Any
 ) -> dict[str, float]:
     annotations = [
         {
@@ -190,9 +171,7 @@ def test_ground_truth_as_keypoints_is_perfect(tmp_path: Path, kind: str) -> None
 
 @pytest.mark.parametrize("scale", [1.0, 1.5])
 @pytest.mark.parametrize("use_area", [True, False])
-def test_keypoint_ap_follows_from_the_similarity(
-    tmp_path: Path, use_area: bool, scale: float
-) -> None:
+def test_keypoint_ap_follows_from_the_similarity(tmp_path: Path, use_area: bool, scale: float) -> None:
     # Every point off by d: OKS = mean exp(-d^2 / (2 A (2 sigma)^2)), and with one person an image
     # AP is the part of the thresholds that OKS reaches. The area is 0.53 of the box without use_area.
     truth, sigmas = people(4), SIGMAS * scale

@@ -16,13 +16,7 @@ GOOD: dict[str, Any] = {
     "annotations": [
         {"id": 1, "image_id": 7, "segmentation": POLYGON, "area": 24.0, "iscrowd": 0},
         {"id": 2, "image_id": 7, "segmentation": RUNS, "area": 7, "iscrowd": 1},
-        {
-            "id": 3,
-            "image_id": 7,
-            "segmentation": {"size": [40, 60], "counts": "`T1"},
-            "area": 0,
-            "iscrowd": 1,
-        },
+        {"id": 3, "image_id": 7, "segmentation": {"size": [40, 60], "counts": "`T1"}, "area": 0, "iscrowd": 1},
     ],
 }
 FILE = Path("instances.json")
@@ -52,9 +46,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "says"), WRONG, ids=[str(change) for change, _ in WRONG])
-def test_what_is_no_shape_is_said_to_be_so_in_one_paragraph(
-    change: dict[str, Any], says: str
-) -> None:
+def test_what_is_no_shape_is_said_to_be_so_in_one_paragraph(change: dict[str, Any], says: str) -> None:
     content = copy.deepcopy(GOOD)
     content["annotations"][0] |= change
     with pytest.raises(UserError, match=says) as caught:

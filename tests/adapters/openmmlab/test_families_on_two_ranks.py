@@ -46,6 +46,4 @@ def test_two_ranks_find_what_one_process_finds(world: Path, tmp_path: Path) -> N
         assert shared[family][primary] == pytest.approx(metrics[primary], abs=1e-4), family
         # A pixel of 28,672 with two classes as good as equal may be of either.
         sure = {name: value for name, value in metrics.items() if name != "FPS"}
-        assert {name: shared[family][name] for name in sure} == pytest.approx(
-            sure, abs=5e-3, nan_ok=True
-        ), family
+        assert {name: shared[family][name] for name in sure} == pytest.approx(sure, abs=5e-3, nan_ok=True), family

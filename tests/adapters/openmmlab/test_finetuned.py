@@ -55,22 +55,8 @@ def test_from_fine_tuning_to_its_analysis(world: Path, tmp_path: Path) -> None:
     assert main([*asked, "classification/short", "--backbone", "test_vit", "--keep-weights"]) == 0
     (weights,) = (tmp_path / "runs").glob("classification/*/*/*/backbone.safetensors")
     assert not (weights.parent / "checkpoint.pth").exists()
-    assert (
-        main(
-            [
-                *asked,
-                "analysis/similarity-folder",
-                "--smoke",
-                "--backbone",
-                "test_vit",
-                str(weights),
-            ]
-        )
-        == 0
-    )
-    names = {
-        p.parent.name.partition("@")[0] for p in (tmp_path / "results").glob("analysis/*/*/*.json")
-    }
+    assert main([*asked, "analysis/similarity-folder", "--smoke", "--backbone", "test_vit", str(weights)]) == 0
+    names = {p.parent.name.partition("@")[0] for p in (tmp_path / "results").glob("analysis/*/*/*.json")}
     assert names == {"test_vit", "test_vit-classification-short-seed0"}
 
 

@@ -22,31 +22,13 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int, str, str]] = {
         "blocks.0.",
         "blocks.3.",
     ),
-    "Swin": (
-        "swin_tiny_patch4_window7_224",
-        SMALL_SWIN,
-        6,
-        "layers.0.blocks.0.",
-        "layers.3.blocks.0.",
-    ),
-    "SwinV2": (
-        "swinv2_tiny_window8_256",
-        SMALL_SWIN,
-        6,
-        "layers.0.blocks.0.",
-        "layers.3.blocks.0.",
-    ),
+    "Swin": ("swin_tiny_patch4_window7_224", SMALL_SWIN, 6, "layers.0.blocks.0.", "layers.3.blocks.0."),
+    "SwinV2": ("swinv2_tiny_window8_256", SMALL_SWIN, 6, "layers.0.blocks.0.", "layers.3.blocks.0."),
     "ConvNeXt": ("test_convnext", {}, 10, "stages.0.blocks.0.", "stages.3.blocks.1."),
     "ResNet": ("resnet18", {}, 9, "layer1.0.", "layer4.1."),
     "EfficientNet": ("tf_efficientnet_lite0", {}, 17, "blocks.0.0.", "blocks.6.0."),
     "Hiera": ("hiera_tiny_224", {**SMALL_HIERA, "img_size": 64}, 6, "blocks.0.", "blocks.4."),
-    "SAM 2": (
-        "sam2_hiera_tiny",
-        {**SMALL_HIERA, "global_att_blocks": (3,)},
-        6,
-        "blocks.0.",
-        "blocks.4.",
-    ),
+    "SAM 2": ("sam2_hiera_tiny", {**SMALL_HIERA, "global_att_blocks": (3,)}, 6, "blocks.0.", "blocks.4."),
 }
 LR, DECAY = 1e-3, 0.65
 
@@ -81,14 +63,10 @@ def family(request: pytest.FixtureRequest) -> Iterator[tuple[Segmentor, int, str
     return Segmentor(arch, timm_options=options), layers, first, last
 
 
-def test_each_layer_learns_at_its_power_of_the_decay(
-    family: tuple[Segmentor, int, str, str],
-) -> None:
+def test_each_layer_learns_at_its_power_of_the_decay(family: tuple[Segmentor, int, str, str]) -> None:
     model, layers, first, last = family
     found = rates(model)
-    assert sorted({round(r, 9) for r in found.values()}) == [
-        round(DECAY**k, 9) for k in range(layers, -1, -1)
-    ]
+    assert sorted({round(r, 9) for r in found.values()}) == [round(DECAY**k, 9) for k in range(layers, -1, -1)]
 
     def of(part: str) -> set[float]:
         return {round(r, 9) for name, r in found.items() if name.startswith(part)}
@@ -111,9 +89,7 @@ def test_a_vit_follows_maes_formula() -> None:
         assert found[f"backbone.model.{name}"] == pytest.approx(DECAY ** (depth + 1))
 
 
-def test_every_trainable_parameter_is_in_one_group(
-    family: tuple[Segmentor, int, str, str],
-) -> None:
+def test_every_trainable_parameter_is_in_one_group(family: tuple[Segmentor, int, str, str]) -> None:
     model = family[0]
     model.decode_head[0].bias.requires_grad_(False)
     grouped = [id(p) for g in groups(model) for p in g["params"]]
@@ -121,9 +97,7 @@ def test_every_trainable_parameter_is_in_one_group(
     assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
 
 
-def test_vectors_and_named_parameters_have_no_weight_decay(
-    family: tuple[Segmentor, int, str, str],
-) -> None:
+def test_vectors_and_named_parameters_have_no_weight_decay(family: tuple[Segmentor, int, str, str]) -> None:
     model = family[0]
     decay = {id(p): g["weight_decay"] for g in groups(model) for p in g["params"]}
     named = getattr(model.backbone.model, "no_weight_decay", set)()
@@ -136,9 +110,7 @@ def test_vectors_and_named_parameters_have_no_weight_decay(
 
 
 @pytest.mark.parametrize("layer_decay", [None, 1.0])
-def test_without_decay_all_learn_alike_even_a_frozen_backbones_head(
-    layer_decay: float | None,
-) -> None:
+def test_without_decay_all_learn_alike_even_a_frozen_backbones_head(layer_decay: float | None) -> None:
     assert set(rates(Segmentor("test_vit"), layer_decay).values()) == {1.0}
     frozen = Segmentor("test_vit", frozen=True)
     grouped = {id(p) for g in groups(frozen, layer_decay) for p in g["params"]}

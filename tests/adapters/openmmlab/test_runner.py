@@ -46,9 +46,7 @@ def test_leaves_config_and_log_and_no_checkpoint(data: Path, tmp_path: Path, cap
     assert capfd.readouterr().out == ""
 
 
-def test_seed_decides_and_workers_do_not(
-    data: Path, tmp_path: Path, undisturbed: dict[str, float]
-) -> None:
+def test_seed_decides_and_workers_do_not(data: Path, tmp_path: Path, undisturbed: dict[str, float]) -> None:
     two_workers = run(config(data), job(tmp_path / "a", workers=2)).metrics
     other_seed = run(config(data), job(tmp_path / "b", seed=1)).metrics
 
@@ -58,9 +56,7 @@ def test_seed_decides_and_workers_do_not(
 
 def start(data: Path, work_dir: Path, log: Path) -> multiprocessing.Process:
     """Run in a forked process: importing OpenMMLab anew takes many seconds."""
-    process = multiprocessing.get_context("fork").Process(
-        target=tell_and_run, args=(data, work_dir, log)
-    )
+    process = multiprocessing.get_context("fork").Process(target=tell_and_run, args=(data, work_dir, log))
     process.start()
     return process  # type: ignore[return-value]
 
@@ -117,9 +113,7 @@ def run_out_of_disk(data: Path, folder: Path) -> None:
     (folder / f".{hooks.NAME}").rmdir()
 
 
-def test_full_disk_keeps_the_checkpoint_before(
-    data: Path, tmp_path: Path, undisturbed: dict[str, float]
-) -> None:
+def test_full_disk_keeps_the_checkpoint_before(data: Path, tmp_path: Path, undisturbed: dict[str, float]) -> None:
     run_out_of_disk(data, tmp_path)
 
     assert torch.load(tmp_path / hooks.NAME, weights_only=False)["meta"]["epoch"] == 2
@@ -171,9 +165,7 @@ def test_binding_leaves_the_pure_config_alone(data: Path, tmp_path: Path) -> Non
     assert json.dumps(pure) == before
     assert bound.train_dataloader.num_workers == 3
     assert bound.model.data_preprocessor.mean == bound.model.data_preprocessor.std == [127.5] * 3
-    assert type(JobRunner.from_cfg(bound).build_optim_wrapper(bound.optim_wrapper)).__name__ == (
-        "OptimWrapper"
-    )
+    assert type(JobRunner.from_cfg(bound).build_optim_wrapper(bound.optim_wrapper)).__name__ == ("OptimWrapper")
 
 
 def register() -> None:

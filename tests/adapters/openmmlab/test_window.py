@@ -67,9 +67,7 @@ def test_equals_timms_vitdet_backbone(size: tuple[int, int], options: dict[str, 
     backbone = windowed(**options)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        found = backbone.model.forward_intermediates(
-            images, indices=[1, 3], norm=True, intermediates_only=True
-        )
+        found = backbone.model.forward_intermediates(images, indices=[1, 3], norm=True, intermediates_only=True)
         expected = maps(reference(backbone, (1, 3)), backbone.model.norm, images)
 
     for one, other in zip(found, expected, strict=True):
@@ -87,8 +85,7 @@ def test_relative_positions_start_at_zero_and_learn() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "expected"),
-    [("vit_tiny_patch16_224", [2, 5, 8, 11]), ("vit_large_patch16_224", [5, 11, 17, 23])],
+    ("arch", "expected"), [("vit_tiny_patch16_224", [2, 5, 8, 11]), ("vit_large_patch16_224", [5, 11, 17, 23])]
 )
 def test_global_blocks_are_vitdets(arch: str, expected: list[int]) -> None:
     with torch.device("meta"):
@@ -99,9 +96,7 @@ def test_global_blocks_are_vitdets(arch: str, expected: list[int]) -> None:
     assert {size for size in sizes if size} == {14}
 
 
-@pytest.mark.parametrize(
-    "arch", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_224", "deit3_small_patch16_224"]
-)
+@pytest.mark.parametrize("arch", ["vit_small_patch14_reg4_dinov2", "vit_small_patch16_224", "deit3_small_patch16_224"])
 def test_class_and_register_tokens_are_dropped(arch: str) -> None:
     with torch.device("meta"):
         backbone = TimmBackbone(arch, img_size=112, window_size=4)

@@ -12,10 +12,7 @@ from bench.errors import UserError
 
 POINTS = [5, 5, 2, 0, 0, 0, 9, 9, 1, *[0] * 42]
 ANNOTATIONS: dict[str, Any] = {
-    "images": [
-        {"id": i, "file_name": f"{i}.png", "width": 64, "height": 64, "crowdIndex": 0}
-        for i in (7, 3, 5, 9)
-    ],
+    "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 64, "crowdIndex": 0} for i in (7, 3, 5, 9)],
     "categories": [{"id": 1, "name": "person"}],
     "annotations": [
         {"id": n, "image_id": image, "category_id": 1, "bbox": [2, 2, 20, 20], "area": 9.0} | more
@@ -48,15 +45,11 @@ def dataset(file: Path, **settings: Any) -> Any:
     from mmpose.registry import DATASETS
 
     names = {"from_file": str(train.INSTALLED_NAMES / "coco.py")}
-    return DATASETS.get("CocoDataset")(
-        ann_file=str(file), metainfo=names, test_mode=True, **settings
-    )
+    return DATASETS.get("CocoDataset")(ann_file=str(file), metainfo=names, test_mode=True, **settings)
 
 
 @pytest.mark.parametrize(("limit", "images"), [(None, {7, 3, 9}), (2, {7, 3}), (1, {7})])
-def test_persons_of_the_first_images_are_mmposes_first_persons(
-    file: Path, limit: int | None, images: set[int]
-) -> None:
+def test_persons_of_the_first_images_are_mmposes_first_persons(file: Path, limit: int | None, images: set[int]) -> None:
     count = data.num_persons(data.read(file), limit, file)
     limited = dataset(file, indices=count)
 

@@ -44,13 +44,10 @@ def person(image: int, side: float, rng: np.random.Generator, joints: int = 17) 
 def write(file: Path, people: list[Person], images: Mapping[int, Mapping[str, Any]]) -> Path:
     content = {
         "images": [
-            {"id": i, "file_name": f"{i}.png", "width": 640, "height": 480, **more}
-            for i, more in images.items()
+            {"id": i, "file_name": f"{i}.png", "width": 640, "height": 480, **more} for i, more in images.items()
         ],
         "categories": [{"id": i, "name": f"kind {i}"} for i in (1, 2)],
-        "annotations": [
-            {"id": n, "iscrowd": 0, "category_id": 1, **a} for n, a in enumerate(people, 1)
-        ],
+        "annotations": [{"id": n, "iscrowd": 0, "category_id": 1, **a} for n, a in enumerate(people, 1)],
     }
     file.write_text(json.dumps(content))
     return file
@@ -64,10 +61,7 @@ def predicted(number: int, truth: Person, points: Any, score: float = 1.0) -> di
         "id": number,
         "img_id": truth["image_id"],
         "category_id": np.array(truth.get("category_id", 1)),
-        "pred_instances": {
-            "keypoints": np.asarray(points)[None, :, :2],
-            "keypoint_scores": np.ones((1, len(points))),
-        },
+        "pred_instances": {"keypoints": np.asarray(points)[None, :, :2], "keypoint_scores": np.ones((1, len(points)))},
         "gt_instances": {
             "bbox_scores": np.array([score]),
             "bbox_scales": box[None, 2:] * 1.25,
@@ -83,10 +77,7 @@ def points_of(truth: Person) -> np.ndarray:
 
 
 def measure(
-    file: Path,
-    samples: list[dict[str, Any]],
-    upstream: str = "CocoDataset",
-    **settings: Any,
+    file: Path, samples: list[dict[str, Any]], upstream: str = "CocoDataset", **settings: Any
 ) -> dict[str, float]:
     metric = KeypointAPMetric(ann_file=str(file), **settings)
     metric.dataset_meta = meta(upstream)
@@ -106,19 +97,14 @@ def test_ground_truth_fed_back_is_100(tmp_path: Path, upstream: str) -> None:
     """Small and large persons of two categories, a crowd region, and every level of crowding."""
     joints, settings = SETS[upstream]
     rng = np.random.default_rng(0)
-    people = [
-        {**person(i, (40, 120)[i % 2], rng, joints), "category_id": 1 + i // 2 % 2}
-        for i in range(6)
-    ]
+    people = [{**person(i, (40, 120)[i % 2], rng, joints), "category_id": 1 + i // 2 % 2} for i in range(6)]
     if upstream == "CrowdPoseDataset":
         people = [{k: v for k, v in a.items() if k != "area"} for a in people]
     crowd = {**person(0, 50, rng, joints), "iscrowd": 1}
     images = {i: {"crowdIndex": (0.1, 0.5, 0.9)[i % 3]} for i in range(7)}
     file = write(tmp_path / "truth.json", [*people, crowd], images)
 
-    scores = measure(
-        file, [predicted(n, a, points_of(a)) for n, a in enumerate(people)], upstream, **settings
-    )
+    scores = measure(file, [predicted(n, a, points_of(a)) for n, a in enumerate(people)], upstream, **settings)
     assert scores == pytest.approx(dict.fromkeys(scores, 100.0))
     assert len(scores) == (9 if settings else 10)
 
@@ -231,11 +217,7 @@ def test_only_the_first_images_count(tmp_path: Path) -> None:
 
 def test_pck_counts_what_is_nearer_than_a_tenth_of_the_box() -> None:
     """A box of 50x100: 9 pixels off is right, 11 wrong; unlabelled points do not count."""
-    truth = {
-        "image_id": 1,
-        "bbox": [0, 0, 50, 100],
-        "keypoints": [10, 10, 2, 20, 20, 1, 30, 30, 2, 0, 0, 0],
-    }
+    truth = {"image_id": 1, "bbox": [0, 0, 50, 100], "keypoints": [10, 10, 2, 20, 20, 1, 30, 30, 2, 0, 0, 0]}
     points = points_of(truth)[:, :2] + [[9, 0], [0, 11], [6, 6], [50, 50]]
     metric = PCKMetric(thr=0.1, norm_item="bbox")
     metric.process({}, [predicted(1, truth, points)])

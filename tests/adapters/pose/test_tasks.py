@@ -81,10 +81,7 @@ def test_transferred_joints_are_the_same_joints(name: str) -> None:
 
     def names(file: str) -> dict[int, str]:
         info = parse_pose_metainfo({"from_file": str(train.INSTALLED_NAMES / file)})
-        return {
-            i: n.lower().replace("left", "l").replace("right", "r")
-            for i, n in info["keypoint_id2name"].items()
-        }
+        return {i: n.lower().replace("left", "l").replace("right", "r") for i, n in info["keypoint_id2name"].items()}
 
     there, here = names("coco.py"), names(f"{name}.py")
     joints = BY_NAME[f"pose/{name}"].protocol("from-coco").transfer.joints
@@ -96,9 +93,7 @@ def test_transferred_joints_are_the_same_joints(name: str) -> None:
         side, _, joint = there[source].rpartition("_")
         assert here[target] == "_".join(filter(None, (side, SAME[name][joint])))
     untrained = set(here) - {target for _, target in joints}
-    assert {here[i] for i in untrained} == {
-        {"crowdpose": "top_head", "ap10k": "root of tail"}[name]
-    }
+    assert {here[i] for i in untrained} == {{"crowdpose": "top_head", "ap10k": "root of tail"}[name]}
     assert len(joints) == len(here) - 1
 
 
@@ -109,14 +104,10 @@ def test_transfer_trains_all_but_the_missing_joint_and_tests_the_targets(scenes:
     test = {"images": [], "categories": [{"id": 1, "name": "person"}], "annotations": []}
     content = json.loads((scenes / KEYPOINTS.format("val")).read_text())
     test["images"] = [image | {"crowdIndex": 0.5} for image in content["images"]]
-    test["annotations"] = [
-        a | {"keypoints": a["keypoints"][15:] + [0] * 6} for a in content["annotations"]
-    ]
+    test["annotations"] = [a | {"keypoints": a["keypoints"][15:] + [0] * 6} for a in content["annotations"]]
     (scenes / "annotations/mmpose_crowdpose_test.json").write_text(json.dumps(test))
     changes = {"rotation": 0.0, "scale": 0.0, "shift": 0.0, "half_body": 0.0, "limit": None}
-    work = job(
-        scenes, "test_vit", "finetune", transfer=transfer, train_on=EmbeddedWorld(), **changes
-    )
+    work = job(scenes, "test_vit", "finetune", transfer=transfer, train_on=EmbeddedWorld(), **changes)
     layout = dataclasses.replace(pose.CROWDPOSE_LAYOUT, images="images/val")
     work = dataclasses.replace(work, task=pose.task(pose.CROWDPOSE, layout, ()))
     built = build(work)
@@ -130,9 +121,7 @@ def test_transfer_trains_all_but_the_missing_joint_and_tests_the_targets(scenes:
         assert weights[12] == 0  # the top of the head
         assert weights[13] == weights[0] * weights[1]
         if weights[13]:
-            peaks = [
-                np.unravel_index(int(heatmaps[k].argmax()), heatmaps.shape[1:]) for k in (0, 1, 13)
-            ]
+            peaks = [np.unravel_index(int(heatmaps[k].argmax()), heatmaps.shape[1:]) for k in (0, 1, 13)]
             assert np.allclose(np.mean(peaks[:2], axis=0), peaks[2], atol=1.1)
             seen += 1
     assert seen > 3
@@ -143,8 +132,7 @@ def test_transfer_trains_all_but_the_missing_joint_and_tests_the_targets(scenes:
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    ("name", "protocol"),
-    [("coco", "frozen-small"), ("crowdpose", "from-coco"), ("ap10k", "from-coco")],
+    ("name", "protocol"), [("coco", "frozen-small"), ("crowdpose", "from-coco"), ("ap10k", "from-coco")]
 )
 def test_real_photographs(tmp_path: Path, name: str, protocol: str) -> None:
     root = real_data(pose.COCO.root)

@@ -50,13 +50,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize(("arch", "protocol", "stride", "deconvs", "crop", "size"), FAMILIES)
 def test_every_family_gives_heatmaps_and_a_loss_in_bf16(
-    scenes: Path,
-    arch: str,
-    protocol: str,
-    stride: int,
-    deconvs: int,
-    crop: tuple[int, int],
-    size: tuple[int, int],
+    scenes: Path, arch: str, protocol: str, stride: int, deconvs: int, crop: tuple[int, int], size: tuple[int, int]
 ) -> None:
     height, width = crop
     sizes = {"img_size": height, "img_width": width}
@@ -168,18 +162,12 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
         change("train", lambda c: first(c, keypoints=[200, 5, 2] + [0] * 48)),
         r"keypoint 0 of annotation \d+ lies at \(200, 5\), outside its image",
     ),
-    "count": (
-        change("val", lambda c: first(c, keypoints=[5, 5, 2] * 14)),
-        r"42 keypoint values: .* 51 finite numbers",
-    ),
+    "count": (change("val", lambda c: first(c, keypoints=[5, 5, 2] * 14)), r"42 keypoint values: .* 51 finite numbers"),
     "nobody": (
         change("train", lambda c: c.update(annotations=[])),
         r"person_keypoints_train.json holds no person to crop",
     ),
-    "no area": (
-        change("val", lambda c: c["annotations"][1].pop("area")),
-        r"1 of 'annotations' have no 'area'",
-    ),
+    "no area": (change("val", lambda c: c["annotations"][1].pop("area")), r"1 of 'annotations' have no 'area'"),
     "no file": (lambda f: (f / KEYPOINTS.format("val")).unlink(), r"no annotation file .*val.json"),
 }
 
@@ -202,8 +190,7 @@ def detected(scenes: Path) -> Job:
     """A detector that finds every puppet in the right place, and one that is not there."""
     content = json.loads((scenes / KEYPOINTS.format("val")).read_text())
     boxes = [
-        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.9}
-        for a in content["annotations"]
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.9} for a in content["annotations"]
     ]
     boxes.append({**boxes[0], "bbox": [0, 0, 9, 9], "score": 0.1})
     (scenes / "boxes.json").write_text(json.dumps(boxes))

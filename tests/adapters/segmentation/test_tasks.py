@@ -63,9 +63,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
-def test_every_family_trains_and_tests_on_images_that_are_not_square(
-    scenes: Path, arch: str, protocol: str
-) -> None:
+def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Path, arch: str, protocol: str) -> None:
     work = job(scenes, arch, protocol, batch_size=4, stride=43)
     outcome = work.task.evaluate(work)
 
@@ -239,9 +237,7 @@ def test_voc_takes_its_images_from_the_lists(tmp_path: Path) -> None:
     lists = folder / "ImageSets/Segmentation"
     lists.mkdir(parents=True)
     for i in range(4):
-        write_pair(
-            folder / f"JPEGImages/{i}.jpg", folder / f"SegmentationClass/{i}.png", i, (0, 255, 20)
-        )
+        write_pair(folder / f"JPEGImages/{i}.jpg", folder / f"SegmentationClass/{i}.png", i, (0, 255, 20))
     (lists / "train.txt").write_text("0\n1\n2\n")
     (lists / "val.txt").write_text("3\n")
     work = job(VOC.locate(tmp_path), "test_vit", "finetune", "voc", stride=43)

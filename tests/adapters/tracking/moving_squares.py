@@ -13,10 +13,7 @@ SIZE = (64, 48)  # width, height
 
 
 def write_lasot(
-    folder: Path,
-    names: tuple[str, ...] = ("ball-1", "box-1"),
-    frames: int = 6,
-    split: str = "testing",
+    folder: Path, names: tuple[str, ...] = ("ball-1", "box-1"), frames: int = 6, split: str = "testing"
 ) -> Path:
     """A square of 12 pixels moves by 2, 1 a frame; counted from 1, nowhere absent."""
     for seed, name in enumerate(names):

@@ -26,15 +26,7 @@ class OneSplit(Protocol):
 
 
 def job(folder: Path, baseline: str, dataset: Videos = LASOT, split: str = "test") -> Job:
-    protocol = OneSplit(
-        name="none",
-        frozen=True,
-        source="",
-        epochs=0,
-        batch_size=1,
-        img_size=64,
-        reported_on=split,
-    )
+    protocol = OneSplit(name="none", frozen=True, source="", epochs=0, batch_size=1, img_size=64, reported_on=split)
     task = Task(
         name=f"tracking/{dataset.name}",
         version=1,
@@ -102,10 +94,7 @@ def test_correlation_keeps_the_fraction_of_a_pixel_and_to_the_frame() -> None:
 
 @pytest.mark.parametrize("box", [(-5.5, -3, 20, 15), (70, 50, 30, 30), (-5, -5, 99, 99)])
 def test_boxes_over_the_border_and_flat_pictures_are_tracked(box: tuple[float, ...]) -> None:
-    for frame in (
-        np.zeros((60, 80, 3), np.uint8),
-        np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8),
-    ):
+    for frame in (np.zeros((60, 80, 3), np.uint8), np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)):
         tracker = CrossCorrelation()
         tracker.start(frame, np.array(box, float))
         found, confidence = tracker.track(frame)

@@ -62,14 +62,10 @@ def test_processes_find_what_one_finds(videos: Path, tmp_path: Path) -> None:
     for name, track in alone.tracks.items():
         np.testing.assert_array_equal(track.boxes, several.tracks[name].boxes)
         np.testing.assert_array_equal(track.confidences, several.tracks[name].confidences)
-    assert progress.read(tmp_path) == progress.Progress(
-        what="sequences", done=3, total=3, left=pytest.approx(0)
-    )
+    assert progress.read(tmp_path) == progress.Progress(what="sequences", done=3, total=3, left=pytest.approx(0))
 
 
-def test_predictions_of_other_weights_or_frames_are_made_again(
-    videos: Path, tmp_path: Path
-) -> None:
+def test_predictions_of_other_weights_or_frames_are_made_again(videos: Path, tmp_path: Path) -> None:
     out, sequences = tmp_path / "out", read_lasot(videos)
     first = evaluate(functools.partial(Constant, 0.25), sequences, out, 1, made_by="a")
     same = evaluate(functools.partial(Constant, 0.75), sequences, out, 1, made_by="a")
@@ -128,9 +124,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_evaluation_goes_on_with_what_is_missing(
-    videos: Path, tmp_path: Path, processes: int
-) -> None:
+def test_a_killed_evaluation_goes_on_with_what_is_missing(videos: Path, tmp_path: Path, processes: int) -> None:
     script, out = tmp_path / "evaluate_squares.py", tmp_path / "out"
     script.write_text(EVALUATE)
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{HERE}"}

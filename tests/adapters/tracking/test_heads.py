@@ -24,9 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def rows(cells: Tensor, grid: int) -> list[str]:
-    return [
-        "".join("x" if cell else "." for cell in row) for row in cells.view(grid, grid).tolist()
-    ]
+    return ["".join("x" if cell else "." for cell in row) for row in cells.view(grid, grid).tolist()]
 
 
 def test_cells_that_a_box_touches() -> None:
@@ -73,9 +71,7 @@ def test_scores_get_no_gradient_of_boxes_nor_boxes_of_scores() -> None:
     boxes = torch.full((1, 16, 4), 0.4).requires_grad_()
     losses = head.loss(logits, boxes, torch.tensor([[0.5, 0.5, 0.4, 0.3]]))
 
-    assert torch.autograd.grad(
-        losses["loss_score"], boxes, allow_unused=True, retain_graph=True
-    ) == (None,)
+    assert torch.autograd.grad(losses["loss_score"], boxes, allow_unused=True, retain_graph=True) == (None,)
     assert torch.autograd.grad(losses["loss_box"], logits, allow_unused=True) == (None,)
 
 
@@ -139,6 +135,4 @@ def test_fusion_depends_on_the_template_and_keeps_the_search_grid() -> None:
 
     assert seen[0].shape == (2, 16, 16)
     assert (seen[0] - seen[1]).abs().max() > 1e-3
-    assert [layer.drop_path.drop_prob for layer in (*fusion.encoder, fusion.decoder)] == (
-        pytest.approx([0, 0.05, 0.1])
-    )
+    assert [layer.drop_path.drop_prob for layer in (*fusion.encoder, fusion.decoder)] == (pytest.approx([0, 0.05, 0.1]))

@@ -14,16 +14,11 @@ from adapters.tracking.sequences import Sequence
 SIZE = (100, 80)
 
 
-def video(
-    name: str, truth: NDArray[np.float64], absent: list[int], **attributes: list[int] | bool
-) -> Sequence:
+def video(name: str, truth: NDArray[np.float64], absent: list[int], **attributes: list[int] | bool) -> Sequence:
     gone = np.isin(np.arange(len(truth)), absent)
     boxes = truth.copy()
     boxes[gone] = 0
-    told = {
-        k: v if isinstance(v, bool) else np.isin(np.arange(len(truth)), v)
-        for k, v in attributes.items()
-    }
+    told = {k: v if isinstance(v, bool) else np.isin(np.arange(len(truth)), v) for k, v in attributes.items()}
     frames = tuple(Path(f"{k}.jpg") for k in range(len(truth)))
     return Sequence(name=name, frames=frames, size=SIZE, boxes=boxes, absent=gone, attributes=told)
 
@@ -43,9 +38,7 @@ def case(request: pytest.FixtureRequest) -> tuple[list[Sequence], dict[str, NDAr
         video("b", truth["b"], [], dark=[], FM=False),
         video("c", truth["c"], [6], dark=[6], FM=True),
     ]
-    predicted = {
-        name: boxes + rng.normal(0, [6, 6, 2, 2], boxes.shape) for name, boxes in truth.items()
-    }
+    predicted = {name: boxes + rng.normal(0, [6, 6, 2, 2], boxes.shape) for name, boxes in truth.items()}
     predicted["a"][10:13] = 0  # empty
     predicted["b"][5] = truth["b"][5]  # perfect
     for boxes in predicted.values():
@@ -61,9 +54,7 @@ def iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return min(width * height / (a[2] * a[3] + b[2] * b[3] - width * height), 1.0)
 
 
-def lasot_by_loops(
-    videos: list[Sequence], predicted: dict[str, NDArray[np.float64]]
-) -> dict[str, float]:
+def lasot_by_loops(videos: list[Sequence], predicted: dict[str, NDArray[np.float64]]) -> dict[str, float]:
     each = []
     for one in videos:
         overlaps, pixels, parts = [], [], []
@@ -79,16 +70,9 @@ def lasot_by_loops(
             parts.append(math.hypot(dx / truth[2], dy / truth[3]))
         curve = [sum(o > k / 20 for o in overlaps) / len(overlaps) for k in range(21)]
         each.append(
-            (
-                sum(curve) / 21,
-                sum(p <= 20 for p in pixels) / len(pixels),
-                sum(p <= 0.2 for p in parts) / len(parts),
-            )
+            (sum(curve) / 21, sum(p <= 20 for p in pixels) / len(pixels), sum(p <= 0.2 for p in parts) / len(parts))
         )
-    return {
-        name: 100 * sum(one[k] for one in each) / len(each)
-        for k, name in enumerate(("SUC", "P", "Pnorm"))
-    }
+    return {name: 100 * sum(one[k] for one in each) / len(each) for k, name in enumerate(("SUC", "P", "Pnorm"))}
 
 
 def got10k_by_loops(
@@ -97,9 +81,7 @@ def got10k_by_loops(
     found = []
     for one in videos:
         for k in range(1, len(one.boxes)):
-            if one.absent[k] or (
-                having and not (np.zeros(len(one.boxes), bool) | one.attributes[having])[k]
-            ):
+            if one.absent[k] or (having and not (np.zeros(len(one.boxes), bool) | one.attributes[having])[k]):
                 continue
             cut = []
             for x, y, w, h in (predicted[one.name][k], one.boxes[k]):
@@ -113,9 +95,7 @@ def got10k_by_loops(
     }
 
 
-def trackingnet_by_loops(
-    videos: list[Sequence], predicted: dict[str, NDArray[np.float64]]
-) -> dict[str, float]:
+def trackingnet_by_loops(videos: list[Sequence], predicted: dict[str, NDArray[np.float64]]) -> dict[str, float]:
     total = np.zeros(3)
     for one in videos:
         curves = np.zeros((3, 21))
@@ -136,9 +116,7 @@ def overall(scores: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in scores.items() if "/" not in name}
 
 
-def test_lasot_on_random_boxes(
-    case: tuple[list[Sequence], dict[str, NDArray[np.float64]]],
-) -> None:
+def test_lasot_on_random_boxes(case: tuple[list[Sequence], dict[str, NDArray[np.float64]]]) -> None:
     scores = score(("lasot",), *case)
     assert overall(scores) == pytest.approx(lasot_by_loops(*case))
     dark = [one for one in case[0] if one.name != "b"]
@@ -146,29 +124,21 @@ def test_lasot_on_random_boxes(
     assert scores["SUC/FM"] == scores["SUC/dark"]
 
 
-def test_got10k_on_random_boxes(
-    case: tuple[list[Sequence], dict[str, NDArray[np.float64]]],
-) -> None:
+def test_got10k_on_random_boxes(case: tuple[list[Sequence], dict[str, NDArray[np.float64]]]) -> None:
     scores = score(("got10k",), *case)
     assert overall(scores) == pytest.approx(got10k_by_loops(*case))
     for name in ("dark", "FM"):
         assert scores[f"AO/{name}"] == pytest.approx(got10k_by_loops(*case, name)["AO"])
 
 
-def test_trackingnet_on_random_boxes(
-    case: tuple[list[Sequence], dict[str, NDArray[np.float64]]],
-) -> None:
+def test_trackingnet_on_random_boxes(case: tuple[list[Sequence], dict[str, NDArray[np.float64]]]) -> None:
     videos = [video(one.name, case[1][one.name] + 3, []) for one in case[0]]
     for one in videos:
         one.boxes[:, 2:] = one.boxes[:, 2:].clip(5)
-    assert score(("trackingnet",), videos, case[1]) == pytest.approx(
-        trackingnet_by_loops(videos, case[1])
-    )
+    assert score(("trackingnet",), videos, case[1]) == pytest.approx(trackingnet_by_loops(videos, case[1]))
 
 
-def test_otb_is_lasot_without_what_it_has_not(
-    case: tuple[list[Sequence], dict[str, NDArray[np.float64]]],
-) -> None:
+def test_otb_is_lasot_without_what_it_has_not(case: tuple[list[Sequence], dict[str, NDArray[np.float64]]]) -> None:
     lasot, otb = score(("lasot",), *case), score(("otb",), *case)
     assert "Pnorm" not in otb
     assert {**lasot, **otb} == lasot
@@ -206,9 +176,7 @@ def test_a_hand_worked_sequence() -> None:
     assert scores["AO"] == pytest.approx(100 / 6)
 
 
-def test_the_published_toolkit_agrees(
-    case: tuple[list[Sequence], dict[str, NDArray[np.float64]]],
-) -> None:
+def test_the_published_toolkit_agrees(case: tuple[list[Sequence], dict[str, NDArray[np.float64]]]) -> None:
     videos, predicted = case
     found = []
     for one in videos:

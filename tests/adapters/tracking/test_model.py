@@ -64,8 +64,7 @@ def test_every_backbone_is_located_with_and_trained(kind: str, arch: str, index:
 
 
 @pytest.mark.parametrize(
-    ("kind", "primed"),
-    [("FusionTracker", True), ("FusionTracker", False), ("OneStreamTracker", True)],
+    ("kind", "primed"), [("FusionTracker", True), ("FusionTracker", False), ("OneStreamTracker", True)]
 )
 def test_place_depends_on_the_template_which_is_encoded_once(kind: str, primed: bool) -> None:
     tracker = build(kind, "test_vit", primed=primed).eval()
@@ -111,9 +110,7 @@ def test_one_stream_without_a_template_is_the_vit_itself() -> None:
 
 @pytest.mark.parametrize("arch", ["test_resnet", "swinv2_tiny_window8_256"])
 def test_one_stream_refuses_what_is_no_plain_vit(arch: str) -> None:
-    with pytest.raises(
-        UserError, match=rf"^The one-stream protocol cannot take {arch}: .* plain ViT"
-    ):
+    with pytest.raises(UserError, match=rf"^The one-stream protocol cannot take {arch}: .* plain ViT"):
         build("OneStreamTracker", arch)
 
 

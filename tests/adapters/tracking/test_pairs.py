@@ -27,14 +27,7 @@ def settings(*folders: Path, **changes: Any) -> dict[str, Any]:
     """Without augmentation, but for what changes."""
     plain = {"scale": 0.0, "translation": 0.0, "grey": 0.0, "colour": 0.0, "gap": 100}
     sources = [{"layout": "lasot", "folder": str(f), "split": "train"} for f in folders]
-    return {
-        "sources": sources,
-        "pairs": 8,
-        "template_size": 32,
-        "img_size": 64,
-        **plain,
-        **changes,
-    }
+    return {"sources": sources, "pairs": 8, "template_size": 32, "img_size": 64, **plain, **changes}
 
 
 def draw(dataset: Pairs, count: int) -> list[dict[str, torch.Tensor]]:
@@ -137,9 +130,7 @@ def test_source_without_a_usable_sequence_is_said(tmp_path: Path) -> None:
         Pairs(**settings(tmp_path))
 
 
-def test_boxes_of_the_worlds_scenes_are_stills_read_once(
-    world: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_boxes_of_the_worlds_scenes_are_stills_read_once(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     videos, stills = SCENES.sources(world, "train")
     assert (videos["layout"], stills["layout"]) == ("scenes", "scenes-stills")
     assert [source["layout"] for source in SCENES.sources(world, "test")] == ["scenes"]

@@ -122,10 +122,7 @@ def test_coco_boxes_are_stills(tmp_path: Path) -> None:
         {"id": 2, "image_id": 7, "iscrowd": 1, "bbox": [1, 2, 3, 4]},
         {"id": 3, "image_id": 7, "iscrowd": 0, "bbox": [1, 2, 0, 4]},
     ]
-    told = {
-        "images": [{"id": 7, "file_name": "7.jpg", "width": 9, "height": 8}],
-        "annotations": things,
-    }
+    told = {"images": [{"id": 7, "file_name": "7.jpg", "width": 9, "height": 8}], "annotations": things}
     (tmp_path / "annotations/instances_train2017.json").write_text(json.dumps(told))
     found = load("coco", tmp_path, "train")
     (one,) = found.sequences
@@ -193,17 +190,13 @@ def test_missing_frames_files_and_folders_are_named(tmp_path: Path) -> None:
     assert [one.name for one in found.sequences] == ["whole-1"]
     said = [found.problems[name] for name in names]
     for text, words in zip(
-        said,
-        ("1 are missing in .*: 3", "5 frames", "no .*groundtruth", "no ", "no image", "1 frame,"),
-        strict=True,
+        said, ("1 are missing in .*: 3", "5 frames", "no .*groundtruth", "no ", "no image", "1 frame,"), strict=True
     ):
         with pytest.raises(UserError, match=words):
             raise UserError(text)
 
 
-def test_frames_without_a_box_are_not_trained_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_frames_without_a_box_are_not_trained_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_lasot(tmp_path, split="training")
     text = "\n".join(["99,9,5,5", "nan,nan,nan,nan", "9,9,0,5", *_lines(",")[3:]])
     (folder / "ball/ball-1/groundtruth.txt").write_text(text)
@@ -264,9 +257,7 @@ def test_several_data_sets_are_trained_on_at_once(tmp_path: Path) -> None:
     got10k(tmp_path / "got10k", "train")
     both = joint(LASOT, GOT10K)
     folder = both.locate(tmp_path)
-    found = [
-        load(s["layout"], Path(s["folder"]), s["split"]) for s in both.sources(folder, "train")
-    ]
+    found = [load(s["layout"], Path(s["folder"]), s["split"]) for s in both.sources(folder, "train")]
     assert [len(one.sequences) for one in found] == [2, 1]
     before = both.fingerprint(folder)
     (tmp_path / "got10k/train/GOT-10k_1/cover.label").write_text("8\n" * 6)

@@ -18,9 +18,7 @@ NAMES = ("GOT-10k_Test_000001", "GOT-10k_Test_000002")
 def videos() -> tuple[Sequence, ...]:
     frames = tuple(Path(f"{k:08d}.jpg") for k in range(1, 6))
     first, seen = np.array([[3.0, 4, 10, 11]]), np.zeros(1, bool)
-    return tuple(
-        Sequence(name=n, frames=frames, size=(64, 48), boxes=first, absent=seen) for n in NAMES
-    )
+    return tuple(Sequence(name=n, frames=frames, size=(64, 48), boxes=first, absent=seen) for n in NAMES)
 
 
 def tracks(videos: tuple[Sequence, ...]) -> dict[str, Track]:
@@ -42,9 +40,7 @@ def table(file: Path, name: str) -> list[list[float]]:
     return [[float(word) for word in line.split(",")] for line in text.splitlines()]
 
 
-def test_got10k_counts_from_one_and_tells_times(
-    tmp_path: Path, videos: tuple[Sequence, ...]
-) -> None:
+def test_got10k_counts_from_one_and_tells_times(tmp_path: Path, videos: tuple[Sequence, ...]) -> None:
     found = tracks(videos)
     file = write("got10k", tmp_path / "got10k.zip", videos, found)
     for name in NAMES:
@@ -88,9 +84,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, videos: tuple[Sequence, ...], wh
         raise UserError(problem)
 
 
-def test_negative_times_and_files_that_are_no_zip(
-    tmp_path: Path, videos: tuple[Sequence, ...]
-) -> None:
+def test_negative_times_and_files_that_are_no_zip(tmp_path: Path, videos: tuple[Sequence, ...]) -> None:
     found = tracks(videos)
     found[NAMES[1]].seconds[2] = -1
     with pytest.raises(UserError, match=rf"Line 3 of {NAMES[1]}/{NAMES[1]}_time.txt"):
@@ -99,16 +93,12 @@ def test_negative_times_and_files_that_are_no_zip(
     assert "no zip file" in validate("got10k", tmp_path / "no.zip", videos)[0]
 
 
-def test_a_sequence_that_could_not_be_tracked_spoils_a_submission(
-    tmp_path: Path, videos: tuple[Sequence, ...]
-) -> None:
+def test_a_sequence_that_could_not_be_tracked_spoils_a_submission(tmp_path: Path, videos: tuple[Sequence, ...]) -> None:
     with pytest.raises(UserError, match="is not one that its server takes: clip-3 is left out"):
         write("got10k", tmp_path / "a.zip", videos, tracks(videos), missing="clip-3 is left out.")
 
 
-def test_the_command_line(
-    tmp_path: Path, videos: tuple[Sequence, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line(tmp_path: Path, videos: tuple[Sequence, ...], capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 
     for name in NAMES:

@@ -65,9 +65,7 @@ FAMILIES = [
 
 
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
-def test_every_family_trains_and_follows_frames_that_are_not_square(
-    folder: Path, arch: str, protocol: str
-) -> None:
+def test_every_family_trains_and_follows_frames_that_are_not_square(folder: Path, arch: str, protocol: str) -> None:
     work = job(folder, arch, protocol)
     outcome = work.task.evaluate(work)
 
@@ -82,9 +80,7 @@ def test_trained_on_red_it_follows_red(folder: Path) -> None:
     """Of the same kind but other videos; standing still scores below 30."""
     plain = {"scale": 0.1, "translation": 2.0, "grey": 0.0, "colour": 0.1}
     work = job(folder, "test_vit", "finetune", pairs=1200, batch_size=8, **plain)
-    still = dataclasses.replace(
-        work, backbone=Backbone(name="constant-position", arch="", method="baseline")
-    )
+    still = dataclasses.replace(work, backbone=Backbone(name="constant-position", arch="", method="baseline"))
     found, baseline = (j.task.evaluate(j).metrics for j in (work, still))
 
     assert baseline["AO"] < 30
@@ -102,9 +98,7 @@ def test_backbone_learns_at_a_part_of_the_heads_rate(folder: Path, factor: float
 
     assert of["head.box.0.weight"] == of["fusion.decoder.out.bias"] == 1e-2
     assert of["backbone.model.norm.weight"] == pytest.approx(1e-2 * factor / 2)
-    assert of["backbone.model.patch_embed.proj.weight"] == pytest.approx(
-        1e-2 * factor / 2 ** (depth + 1)
-    )
+    assert of["backbone.model.patch_embed.proj.weight"] == pytest.approx(1e-2 * factor / 2 ** (depth + 1))
     decays = {g["weight_decay"] for g in optimizer.param_groups}
     assert decays == {0.0, work.protocol.weight_decay}
 
@@ -160,9 +154,7 @@ def test_full_scale_trains_on_four_data_sets_and_got10k_on_itself() -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(
-    ("dataset", "folder", "primary"), [("otb", "otb100", "SUC"), ("got10k", "got10k", "AO")]
-)
+@pytest.mark.parametrize(("dataset", "folder", "primary"), [("otb", "otb100", "SUC"), ("got10k", "got10k", "AO")])
 def test_trained_on_scenes_it_follows_real_videos(
     world: Path, tmp_path: Path, dataset: str, folder: str, primary: str
 ) -> None:

@@ -48,9 +48,7 @@ class RedFinder(nn.Module):
         assert template.shape == (1, 3, 64, 64)
         rows, columns = torch.where(search[0, 0] - search[0, 1] > 100)
         if not len(rows):
-            return torch.full((1, GRID**2), -5.0), torch.tensor([-3.0, -3, 0.1, 0.1]).expand(
-                1, 64, 4
-            )
+            return torch.full((1, GRID**2), -5.0), torch.tensor([-3.0, -3, 0.1, 0.1]).expand(1, 64, 4)
         edges = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / SIZE
         middle, side = (edges[:2] + edges[2:]) / 2, edges[2:] - edges[:2]
         logits = torch.full((1, GRID, GRID), -5.0)
@@ -108,9 +106,7 @@ class Cells(RedFinder):
 
 
 @pytest.mark.parametrize(("window", "cell", "score"), [(0.0, 1, 2.0), (0.49, 3, 0.0)])
-def test_window_prefers_what_is_near_and_confidence_leaves_it_out(
-    window: float, cell: int, score: float
-) -> None:
+def test_window_prefers_what_is_near_and_confidence_leaves_it_out(window: float, cell: int, score: float) -> None:
     tracked = follow(Cells(), window)
     frame = np.zeros((200, 300, 3), np.uint8)
     tracked.start(frame, np.array([130.0, 90, 20, 20]))
@@ -134,9 +130,7 @@ def config(**changes: Any) -> dict[str, Any]:
     }
 
 
-def test_saved_tracker_is_the_same_and_its_name_is_its_weights(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_saved_tracker_is_the_same_and_its_name_is_its_weights(folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     built = MODELS.build(config())
     key, path = tracker.save(built, config(weights="gone.pth"), tmp_path)

@@ -45,9 +45,7 @@ def test_boxes_lie_where_they_were_found_and_confidences_below(run: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["box.gif", "new/box.mp4"])
-def test_gif_and_mp4_have_every_frame(
-    run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_gif_and_mp4_have_every_frame(run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / name
     assert main([str(run), "--sequence", "box-1", "--out", str(out)]) == 0
     assert "box-1, 6 frames" in capsys.readouterr().out
@@ -59,13 +57,8 @@ def test_gif_and_mp4_have_every_frame(
         assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 6
 
 
-def test_what_is_not_there_is_said(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = {
-        ("box-2",): "Did you mean box-1",
-        ("box-1", "--out", str(tmp_path / "box.avi")): "ends with .gif or .mp4",
-    }
+def test_what_is_not_there_is_said(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = {("box-2",): "Did you mean box-1", ("box-1", "--out", str(tmp_path / "box.avi")): "ends with .gif or .mp4"}
     for words, said in wrong.items():
         assert main([str(run), "--sequence", *words]) == 2
         assert said in capsys.readouterr().err

@@ -111,9 +111,7 @@ def geometric(old: int, new: int) -> np.ndarray:
     return np.concatenate([-distances[::-1], [0.0], distances])
 
 
-def interpolated(
-    grid: np.ndarray, y: np.ndarray, x: np.ndarray, size: tuple[int, int]
-) -> np.ndarray:
+def interpolated(grid: np.ndarray, y: np.ndarray, x: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Linear along columns, then along rows."""
     targets = [np.arange(n) - n // 2 for n in size]
     lines = np.stack([np.interp(targets[1], x, row) for row in grid])
@@ -150,9 +148,7 @@ def test_a_window_of_as_many_offsets_and_other_sides_is_resampled() -> None:
 
 @pytest.mark.parametrize("shape", [(169, 5), (170, 3), (168, 3), (64, 3)])
 def test_a_table_of_no_window_is_left_as_it_is(shape: tuple[int, int]) -> None:
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224", embed_dim=24, window_size=4, img_size=128
-    )
+    model = timm.create_model("swin_tiny_patch4_window7_224", embed_dim=24, window_size=4, img_size=128)
     table = torch.randn(shape)
     assert adapted("layers.0.blocks.0.attn.relative_position_bias_table", table, model) is table
 
@@ -183,12 +179,8 @@ def test_a_smaller_patch_gives_the_least_squares_solution() -> None:
 
 
 @pytest.mark.parametrize("number", [1, 2, 4, 6])
-@pytest.mark.parametrize(
-    ("arch", "key"), [("test_vit", "patch_embed.proj"), ("test_convnext", "stem.0")]
-)
-def test_a_gray_image_gives_what_it_gave_whatever_the_number_of_channels(
-    number: int, arch: str, key: str
-) -> None:
+@pytest.mark.parametrize(("arch", "key"), [("test_vit", "patch_embed.proj"), ("test_convnext", "stem.0")])
+def test_a_gray_image_gives_what_it_gave_whatever_the_number_of_channels(number: int, arch: str, key: str) -> None:
     model = timm.create_model(arch, in_chans=number, num_classes=0)
     own = model.state_dict()[f"{key}.weight"]
     weight = torch.randn(len(own), 3, *own.shape[2:])
@@ -226,8 +218,7 @@ def test_sam_s_offsets_are_resampled_linearly() -> None:
 
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize(
-    ("arch", "trained"),
-    [("swinv2_tiny_window8_256", 8), ("swinv2_base_window12to16_192to256", 12)],
+    ("arch", "trained"), [("swinv2_tiny_window8_256", 8), ("swinv2_base_window12to16_192to256", 12)]
 )
 def test_swin_v2_divides_its_coordinates_by_the_window_of_the_pretraining(
     arch: str, trained: int, weights: bool, tmp_path: Path

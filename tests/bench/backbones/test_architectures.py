@@ -64,12 +64,7 @@ def test_the_page_is_the_tables_and_names_every_architecture_once() -> None:
         ("swin_base_patch4_window7_224", {}, "swin_base_patch4_window12_384", {}),
         ("convnext_tiny", {}, "convnext_tiny", {"num_classes": 7}),
         ("tiny_vit_21m_224", {}, "tiny_vit_21m_384", {}),
-        (
-            "deit_tiny_distilled_patch16_224",
-            {},
-            "deit_tiny_distilled_patch16_224",
-            {"img_size": 64},
-        ),
+        ("deit_tiny_distilled_patch16_224", {}, "deit_tiny_distilled_patch16_224", {"img_size": 64}),
     ],
 )
 def test_neither_input_size_nor_classifier_nor_place_of_the_norm_counts(
@@ -98,13 +93,7 @@ def test_every_other_tensor_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "arch",
-    [
-        "vit_small_patch14_dinov2",
-        "vit_small_patch14_reg4_dinov2",
-        "convnext_tiny",
-        "hiera_tiny_224",
-    ],
+    "arch", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2", "convnext_tiny", "hiera_tiny_224"]
 )
 def test_an_architecture_of_its_own_shapes_is_found(arch: str) -> None:
     assert matching(shapes_of(arch)) == (arch,)

@@ -191,19 +191,11 @@ def test_layer_groups_go_from_the_stem_to_the_last_block(family: Family) -> None
     ("backbone", "expected"),
     [
         ({"name": "vit_base_patch16_224", "arch": "vit_base_patch16_224"}, (0.5, 0.5, 0.5)),
-        (
-            {"name": "vit_base_patch16_224.mae", "arch": "vit_base_patch16_224", "tag": "mae"},
-            (0.485, 0.456, 0.406),
-        ),
-        (
-            {"name": "mine", "arch": "test_vit", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)},
-            (0.1, 0.2, 0.3),
-        ),
+        ({"name": "vit_base_patch16_224.mae", "arch": "vit_base_patch16_224", "tag": "mae"}, (0.485, 0.456, 0.406)),
+        ({"name": "mine", "arch": "test_vit", "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}, (0.1, 0.2, 0.3)),
     ],
 )
-def test_images_are_normalised_as_the_weights_ask(
-    backbone: dict[str, Any], expected: tuple[float, ...]
-) -> None:
+def test_images_are_normalised_as_the_weights_ask(backbone: dict[str, Any], expected: tuple[float, ...]) -> None:
     entry = Backbone(**backbone)
     with torch.device("meta"):
         extractor = load_backbone(entry)
@@ -224,9 +216,7 @@ def test_a_class_token_is_appended_to_every_pixel() -> None:
     assert not load(FAMILIES["ViT, pooled"], class_token=True).class_token  # a register, no class
 
 
-@pytest.mark.parametrize(
-    ("depth", "taps"), [(12, (3, 5, 7, 11)), (24, (7, 11, 15, 23)), (4, (0, 1, 2, 3)), (1, (0,))]
-)
+@pytest.mark.parametrize(("depth", "taps"), [(12, (3, 5, 7, 11)), (24, (7, 11, 15, 23)), (4, (0, 1, 2, 3)), (1, (0,))])
 def test_default_taps_of_a_plain_vit(depth: int, taps: tuple[int, ...]) -> None:
     assert vit(timm_options={"depth": depth}).out_indices == taps
 

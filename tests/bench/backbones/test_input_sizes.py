@@ -85,9 +85,7 @@ SIZES = {
 
 
 @torch.no_grad()
-def test_a_new_input_size_leaves_what_needs_no_resampling_as_it_was(
-    family: Family, family_name: str
-) -> None:
+def test_a_new_input_size_leaves_what_needs_no_resampling_as_it_was(family: Family, family_name: str) -> None:
     extractor = load(family).eval()
     lively(extractor.model)
     height, width = SIZES.get(family_name, (128, 192))
@@ -104,9 +102,7 @@ def test_a_new_input_size_leaves_what_needs_no_resampling_as_it_was(
     extractor.set_input_size(height, width)
     after = extractor(x)
     assert {n for n, p in extractor.named_parameters() if p.requires_grad} == trainable
-    assert [m.shape[2:] for m in after] == [
-        (ceil(height / s), ceil(width / s)) for s in extractor.strides
-    ]
+    assert [m.shape[2:] for m in after] == [(ceil(height / s), ceil(width / s)) for s in extractor.strides]
     for m, was in zip(after, before, strict=False):
         torch.testing.assert_close(m, was, rtol=1e-4, atol=1e-4)
     if getattr(extractor.model, "pos_embed", None) is None and family_name != "BEiT":

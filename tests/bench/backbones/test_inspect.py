@@ -30,14 +30,7 @@ def save(arch: str, path: Path, **arguments: object) -> Path:
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize(
-    "arch",
-    [
-        "resnet26d",
-        "test_efficientnet",
-        "convnext_atto",
-        "hiera_tiny_224",
-        "vit_pe_core_tiny_patch16_384",
-    ],
+    "arch", ["resnet26d", "test_efficientnet", "convnext_atto", "hiera_tiny_224", "vit_pe_core_tiny_patch16_384"]
 )
 def test_timms_own_names_tell_the_architecture(tmp_path: Path, arch: str, suffix: str) -> None:
     found = inspect(save(arch, tmp_path / f"w{suffix}"))
@@ -63,9 +56,7 @@ def test_an_encoders_own_head_counts_and_its_classifier_does_not(tmp_path: Path)
     """EfficientNet's `conv_head` is a layer like others."""
     found = inspect(save("test_efficientnet", tmp_path / "mine.pth"))
     bare = timm.create_model("test_efficientnet", num_classes=0)
-    assert found.parameters == sum(
-        v.numel() for v in bare.state_dict().values() if v.is_floating_point()
-    )
+    assert found.parameters == sum(v.numel() for v in bare.state_dict().values() if v.is_floating_point())
 
 
 def test_several_architectures_of_the_same_shapes_are_named(tmp_path: Path) -> None:

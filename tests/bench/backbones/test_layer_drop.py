@@ -107,21 +107,14 @@ def test_a_protocol_is_derived_by_its_name() -> None:
 
     assert (short.name, short.drop_blocks, short.frozen) == ("frozen-drop2", 2, True)
     assert short == dataclasses.replace(
-        whole,
-        name=short.name,
-        source=short.source,
-        expected=short.expected,
-        command="",
-        drop_blocks=2,
+        whole, name=short.name, source=short.source, expected=short.expected, command="", drop_blocks=2
     )
     assert "last 2 block" in short.source
     digests = {task.digest(p, "data") for p in (whole, short, task.protocol("frozen-drop1"))}
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize(
-    "name", ["frozen-drop0", "frozen-drop", "frozn-drop1", "frozen-drop1-drop1"]
-)
+@pytest.mark.parametrize("name", ["frozen-drop0", "frozen-drop", "frozn-drop1", "frozen-drop1-drop1"])
 def test_other_names_are_unknown(name: str) -> None:
     (task,) = find(["depth"])
     with pytest.raises(UserError, match=f"Unknown protocol of depth/scenes '{name}'. Did you mean"):

@@ -101,9 +101,7 @@ def test_what_is_allowed_to_be_partial_is_and_stays_in_the_report(tmp_path: Path
         build("test_vit", weights=path, num_classes=0, allow_partial=allowed[:1])
     model, report = build("test_vit", weights=path, num_classes=0, allow_partial=allowed)
 
-    assert set(report.missing) == {
-        *("blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc1.bias", "blocks.0.mlp.fc2.bias")
-    }
+    assert set(report.missing) == {*("blocks.1.mlp.fc1.weight", "blocks.1.mlp.fc1.bias", "blocks.0.mlp.fc2.bias")}
     assert report.unexpected == ("blocks.1.extra",)
     assert report.matched == len(whole) - 3
     found = model.state_dict()
@@ -127,9 +125,7 @@ def test_the_report_is_one_line_with_counts_and_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "model"), [("token", "avg"), ("avg", "token")])
-def test_a_norm_lands_where_the_pooling_of_its_file_has_it(
-    tmp_path: Path, file: str, model: str
-) -> None:
+def test_a_norm_lands_where_the_pooling_of_its_file_has_it(tmp_path: Path, file: str, model: str) -> None:
     """A ViT that averages has `fc_norm` behind the pooling, one that reads its class token `norm`."""
     torch.manual_seed(0)
     kwargs = {"depth": 2, "num_classes": 0}
@@ -157,9 +153,7 @@ def test_buffers_survive_a_load(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, depths=(1, 1, 2, 1))
     path = save({k: v.contiguous() for k, v in source.state_dict().items()}, tmp_path)
-    built, _ = build(
-        "swin_tiny_patch4_window7_224", weights=path, num_classes=0, depths=(1, 1, 2, 1)
-    )
+    built, _ = build("swin_tiny_patch4_window7_224", weights=path, num_classes=0, depths=(1, 1, 2, 1))
     images = torch.randn(1, 3, 224, 224)
     with torch.inference_mode():
         assert torch.equal(built.eval()(images), source.eval()(images))

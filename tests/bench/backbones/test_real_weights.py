@@ -62,13 +62,7 @@ def five_nn(features: torch.Tensor) -> float:
     ("arch", "file", "layer", "missing", "stated"),
     [
         ("tf_efficientnet_lite0", "tf_efficientnet_lite0.timm.safetensors", POOLED, (), 71.1),
-        (
-            "sam2_hiera_tiny",
-            "sam2_hiera_tiny.timm.fp16.safetensors",
-            2,
-            ("head.norm.weight", "head.norm.bias"),
-            37.7,
-        ),
+        ("sam2_hiera_tiny", "sam2_hiera_tiny.timm.fp16.safetensors", 2, ("head.norm.weight", "head.norm.bias"), 37.7),
     ],
 )
 def test_real_weights_load_whole_and_reach_their_stated_accuracy(

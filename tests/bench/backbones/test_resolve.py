@@ -62,9 +62,7 @@ def test_entries_are_named_and_their_hash_is_held_to(tmp_path: Path) -> None:
         resolve("mine", {"mine": wrong})
 
 
-def test_a_relative_path_is_looked_up_in_bench_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_looked_up_in_bench_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(vit(), tmp_path / "a.safetensors")
     monkeypatch.setenv("BENCH_WEIGHTS", str(tmp_path))
     assert resolve("test_vit@a.safetensors").weights == (tmp_path / "a.safetensors").resolve()
@@ -223,9 +221,7 @@ def hub(tmp_path: Path, repository: str, **files: str) -> Path:
     return snapshot
 
 
-def test_a_repository_of_the_hub_is_a_backbone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_repository_of_the_hub_is_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = '{"architecture": "test_vit", "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [1, 1, 1]}}'

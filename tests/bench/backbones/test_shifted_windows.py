@@ -14,20 +14,14 @@ from bench.backbones.timm_models import create
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SMALL = {"embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)}
-SIZES = [
-    (168, 168),
-    (160, 160),
-    (136, 176),
-]  # maps of 42, 40, 34 x 44: whole windows of 7 in the first
+SIZES = [(168, 168), (160, 160), (136, 176)]  # maps of 42, 40, 34 x 44: whole windows of 7 in the first
 
 
 def transformers_swin(model: nn.Module) -> nn.Module:
     """The same weights in transformers."""
     from transformers import SwinConfig, SwinModel
 
-    config = SwinConfig(
-        embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=7, drop_path_rate=0.0
-    )
+    config = SwinConfig(embed_dim=24, depths=[2, 2], num_heads=[2, 4], window_size=7, drop_path_rate=0.0)
     swin = SwinModel(config, add_pooling_layer=False).eval()
     names = {
         "patch_embed.proj.": "embeddings.patch_embeddings.projection.",
@@ -35,8 +29,7 @@ def transformers_swin(model: nn.Module) -> nn.Module:
         ".norm1.": ".layernorm_before.",
         ".norm2.": ".layernorm_after.",
         ".attn.proj.": ".attention.o_proj.",
-        ".attn.relative_position_bias_table": ".attention.relative_position_bias."
-        "relative_position_bias_table",
+        ".attn.relative_position_bias_table": ".attention.relative_position_bias.relative_position_bias_table",
         "layers.1.downsample.": "layers.0.downsample.",  # timm merges at the head of a stage
     }
     renamed: dict[str, Tensor] = {}
@@ -66,9 +59,7 @@ def test_equals_the_official_order_of_padding_and_shifting(size: tuple[int, int]
     torch.testing.assert_close(found.flatten(1, 2), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "arch", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224"]
-)
+@pytest.mark.parametrize("arch", ["swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "swinv2_cr_tiny_ns_224"])
 @torch.no_grad()
 def test_opposite_edges_do_not_see_each_other(arch: str) -> None:
     model, _ = create(arch, seed=0, timm_options=SMALL)
@@ -80,8 +71,7 @@ def test_opposite_edges_do_not_see_each_other(arch: str) -> None:
 
     def changed() -> list[int]:
         maps = [
-            model.eval().forward_intermediates(image, indices=[0], intermediates_only=True)[0]
-            for image in (x, marked)
+            model.eval().forward_intermediates(image, indices=[0], intermediates_only=True)[0] for image in (x, marked)
         ]
         rows = (maps[0] - maps[1]).abs().amax((0, 1, 3))
         return rows.nonzero().flatten().tolist()

@@ -12,21 +12,14 @@ Datasets = Callable[..., tuple[int, str]]
 ROOT = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[4] / "shared/data"))
 
 
-def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(
-    datasets: Datasets, tmp_path: Path
-) -> None:
+def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(datasets: Datasets, tmp_path: Path) -> None:
     for folder in ("leftImg8bit", "gtFine"):
         for split in ("train", "val"):
             (tmp_path / "cityscapes" / folder / split).mkdir(parents=True)
     status, said = datasets("list", "--data-root", tmp_path)
     assert status == 0
     row = next(line for line in said.splitlines() if line.strip().startswith("cityscapes"))
-    for expected in (
-        "segmentation/cityscapes",
-        "non-commercial",
-        "11.2 GB",
-        "train 2,975, val 500",
-    ):
+    for expected in ("segmentation/cityscapes", "non-commercial", "11.2 GB", "train 2,975, val 500"):
         assert expected in row
     assert "train, val" in row
     known = {entry.dataset.name for entry in catalogue.entries()}

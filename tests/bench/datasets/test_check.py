@@ -40,9 +40,7 @@ SUBSETS = {
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", SUBSETS)
-def test_every_real_data_set_at_hand_is_checked_and_drawn(
-    datasets: Datasets, tmp_path: Path, name: str
-) -> None:
+def test_every_real_data_set_at_hand_is_checked_and_drawn(datasets: Datasets, tmp_path: Path, name: str) -> None:
     if not ROOT.is_dir():
         pytest.skip(f"no real images: {ROOT} does not exist (set BENCH_DATA)")
     status, said = datasets("check", name, "--data-root", ROOT)
@@ -151,23 +149,15 @@ def test_a_folder_too_deep_is_found(datasets: Datasets, tmp_path: Path) -> None:
     (tmp_path / "inner").rename(tmp_path / "cityscapes/inner")
     status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 2
-    assert (
-        f"expected {tmp_path}/cityscapes/leftImg8bit/train; nearest there: {tmp_path}/cityscapes/inner"
-        in said
-    )
+    assert f"expected {tmp_path}/cityscapes/leftImg8bit/train; nearest there: {tmp_path}/cityscapes/inner" in said
 
 
 def test_a_wrong_request_says_what_is_meant(datasets: Datasets, tmp_path: Path) -> None:
     status, said = datasets("check", "citiscapes")
     assert status == 2
-    assert said.startswith(
-        "bench.datasets: Unknown data set 'citiscapes'. Did you mean cityscapes or "
-    )
+    assert said.startswith("bench.datasets: Unknown data set 'citiscapes'. Did you mean cityscapes or ")
     status, said = datasets("check", "qqq")
-    assert (status, said) == (
-        2,
-        "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n",
-    )
+    assert (status, said) == (2, "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n")
     status, said = datasets("check", "cityscapes", "--data-root", tmp_path / "nowhere")
     assert status == 2
     assert "is no folder" in said

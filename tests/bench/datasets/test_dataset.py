@@ -58,14 +58,11 @@ def test_a_file_has_the_hash_that_sha256sum_gives(root: Path) -> None:
     file = root / "pets-37/notes.txt"
     assert content_sha256(file.parent, [file]) == os.popen(f"sha256sum {file}").read().split()[0]
     listing = "".join(
-        os.popen(f"cd {root} && sha256sum {name}").read()
-        for name in ("pets-37/lists/train.txt", "pets-37/notes.txt")
+        os.popen(f"cd {root} && sha256sum {name}").read() for name in ("pets-37/lists/train.txt", "pets-37/notes.txt")
     )
     (root / "listing").write_text(listing)
     files = [root / "pets-37/notes.txt", root / "pets-37/lists/train.txt"]
-    assert (
-        content_sha256(root, files) == os.popen(f"sha256sum {root / 'listing'}").read().split()[0]
-    )
+    assert content_sha256(root, files) == os.popen(f"sha256sum {root / 'listing'}").read().split()[0]
 
 
 def test_only_the_splits_that_are_read_must_be_there(root: Path) -> None:

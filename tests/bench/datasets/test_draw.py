@@ -15,9 +15,7 @@ def test_labels_are_drawn_where_they_are() -> None:
     assert boxed.getpixel((100, 180)) == boxed.getpixel((160, 180)) != (128, 128, 128)
     regions = np.zeros((300, 300), int)
     regions[:, 150:] = 3
-    masked = tile(
-        Example(image=grey, caption="", regions=regions, names={0: "background", 3: "sky"})
-    )
+    masked = tile(Example(image=grey, caption="", regions=regions, names={0: "background", 3: "sky"}))
     assert masked.getpixel((20, 280)) == (128, 128, 128)
     assert masked.getpixel((290, 290)) != (128, 128, 128)
     depth = np.tile(np.linspace(1.0, 10.0, 300), (300, 1))

@@ -68,9 +68,7 @@ def test_images_are_made_small_and_keep_their_classes(tmp_path: Path) -> None:
     assert "24 of them converted now" in said[0]
     found = list(members(tmp_path / "out/train"))
     assert [name for name, _ in found] == [
-        f"{label:05d}-{name}/{8 * label + k:08d}.jpg"
-        for label, name in enumerate(CLASSES)
-        for k in range(8)
+        f"{label:05d}-{name}/{8 * label + k:08d}.jpg" for label, name in enumerate(CLASSES) for k in range(8)
     ]
     sizes = []
     for k, (_, content) in enumerate(found):
@@ -82,9 +80,7 @@ def test_images_are_made_small_and_keep_their_classes(tmp_path: Path) -> None:
     assert found[0][1] == (folder / "train/n01440764/n01440764_0.JPEG").read_bytes()
 
 
-def test_pretraining_reads_what_was_prepared(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pretraining_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     write_imagenet(tmp_path)
     run(tmp_path, tmp_path / "out")

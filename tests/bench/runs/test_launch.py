@@ -34,9 +34,7 @@ def test_cuda_works_in_a_run_where_there_is_a_gpu(tmp_path, gpus, told):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": gpus}
-    done = subprocess.run(
-        [sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == told, done.stderr
 
 
@@ -56,9 +54,7 @@ def test_slots_are_gpus_or_as_many_as_were_asked_for(monkeypatch, visible, jobs,
     assert launch.slots(jobs, size) == expected
 
 
-@pytest.mark.parametrize(
-    ("visible", "cluster", "jobs"), [("", "inline", 2), ("", "local", 0), ("0", "local", 2)]
-)
+@pytest.mark.parametrize(("visible", "cluster", "jobs"), [("", "inline", 2), ("", "local", 0), ("0", "local", 2)])
 def test_jobs_are_of_the_local_cluster_without_a_gpu(monkeypatch, visible, cluster, jobs):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     with pytest.raises(UserError, match=f"--jobs {jobs} is how many runs share the cores"):

@@ -17,14 +17,10 @@ def request_of_toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> plan.Req
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "line").mkdir()
     (tmp_path / "line/points.txt").write_text("0 0")
-    return plan.Request(
-        backbones=("test_vit", "mean"), tasks=("toy/line",), data_root=tmp_path, include=(ENTRIES,)
-    )
+    return plan.Request(backbones=("test_vit", "mean"), tasks=("toy/line",), data_root=tmp_path, include=(ENTRIES,))
 
 
-def test_two_families_read_different_files_of_one_data_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_families_read_different_files_of_one_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     for name in ("boxes.json", "persons.json"):
         (tmp_path / name).write_text(name)
@@ -35,9 +31,7 @@ def test_two_families_read_different_files_of_one_data_set(
     assert of(boxes) != of(persons)
 
 
-def test_a_baseline_is_compared_with_backbones_under_one_digest(
-    request_of_toys: plan.Request,
-) -> None:
+def test_a_baseline_is_compared_with_backbones_under_one_digest(request_of_toys: plan.Request) -> None:
     vit, mean = plan.runs(request_of_toys)
     assert mean.digest == vit.digest
     assert (mean.backbone.name, mean.backbone.method) == ("mean", "baseline")
@@ -46,18 +40,12 @@ def test_a_baseline_is_compared_with_backbones_under_one_digest(
 
 
 @pytest.mark.parametrize("tasks", [("toy/line", "depth"), ("depth", "toy/line")])
-def test_a_baseline_that_a_task_does_not_have_is_refused(
-    request_of_toys: plan.Request, tasks: tuple[str, ...]
-) -> None:
-    with pytest.raises(
-        UserError, match=r"mean is .* a baseline of toy/line; depth/scenes has none"
-    ):
+def test_a_baseline_that_a_task_does_not_have_is_refused(request_of_toys: plan.Request, tasks: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"mean is .* a baseline of toy/line; depth/scenes has none"):
         plan.runs(replace(request_of_toys, tasks=tasks))
 
 
-def test_a_baseline_of_another_family_is_told_from_a_misspelt_backbone(
-    request_of_toys: plan.Request,
-) -> None:
+def test_a_baseline_of_another_family_is_told_from_a_misspelt_backbone(request_of_toys: plan.Request) -> None:
     others = replace(request_of_toys, tasks=("depth",), backbones=("mean",))
     with pytest.raises(UserError, match=r"a baseline of toy/line; depth/scenes has none\. "):
         plan.runs(others)
@@ -65,9 +53,7 @@ def test_a_baseline_of_another_family_is_told_from_a_misspelt_backbone(
         plan.runs(replace(others, backbones=("maen",)))
 
 
-def test_weights_of_a_backbone_that_stays_as_it_is_are_not_kept(
-    request_of_toys: plan.Request,
-) -> None:
+def test_weights_of_a_backbone_that_stays_as_it_is_are_not_kept(request_of_toys: plan.Request) -> None:
     kept = replace(request_of_toys, keep_weights=True)
     with pytest.raises(UserError, match=r"frozen of toy/line leaves the backbone as it is"):
         plan.runs(kept)

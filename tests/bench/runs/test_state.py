@@ -34,10 +34,7 @@ class Place:
         (folder / "results").mkdir()
 
     def submit(self, array: int, seeds: int, when: float = 1000.0) -> None:
-        runs = [
-            {"job": f"{array}_{i}", "key": self.key(i), "title": f"toy seed {i}"}
-            for i in range(seeds)
-        ]
+        runs = [{"job": f"{array}_{i}", "key": self.key(i), "title": f"toy seed {i}"} for i in range(seeds)]
         told = {"when": when, "resources": "", "runs": runs, "cancelled": []}
         (self.work_dir / "slurm" / f"{array}.json").write_text(json.dumps(told))
 
@@ -57,9 +54,7 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     for name in ("squeue", "scancel"):
         script = tmp_path / name
-        script.write_text(
-            f'#!/bin/sh\necho {name} "$@" >> {tmp_path / "calls"}\ncat {tmp_path / "answer"}\n'
-        )
+        script.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path / "calls"}\ncat {tmp_path / "answer"}\n')
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
@@ -95,9 +90,7 @@ def test_every_state_and_what_is_said_of_it(place: Place) -> None:
 def test_a_failure_of_an_earlier_try_is_not_this_job_s(place: Place) -> None:
     place.submit(7, seeds=1, when=time.time() - 1000)
     place.queue()
-    place.store.write(
-        replace(KEY, seed=0), result(seed=0, metrics={}, status="failed", error="old")
-    )
+    place.store.write(replace(KEY, seed=0), result(seed=0, metrics={}, status="failed", error="old"))
     assert place.rows()["toy seed 0"][0] == "lost"
     place.submit(8, seeds=1, when=time.time())
     assert place.rows()["toy seed 0"] == ("queued", "job 8_0")
@@ -169,28 +162,16 @@ def test_cancellation_is_of_what_lives_and_matches(place: Place) -> None:
 @pytest.mark.parametrize(
     ("log", "says"),
     [
-        (
-            "slurmstepd: error: Exceeded job memory limit\nsrun: error: n1: task 0: Killed",
-            "out of memory",
-        ),
+        ("slurmstepd: error: Exceeded job memory limit\nsrun: error: n1: task 0: Killed", "out of memory"),
         ("slurmstepd: error: Detected 1 oom-kill event(s) in StepId=3.0.", "out of memory"),
-        (
-            "slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-20T15:58:50 DUE TO TIME LIMIT ***",
-            "time was up",
-        ),
-        (
-            "slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-20T15:58:50 ***",
-            "it was cancelled",
-        ),
+        ("slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-20T15:58:50 DUE TO TIME LIMIT ***", "time was up"),
+        ("slurmstepd-n1: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-20T15:58:50 ***", "it was cancelled"),
         (
             "srun: error: n2: task 1: Killed\nsrun: launch/slurm: _step_signal: Terminating StepId=4.0\n"
             "srun: error: n1: task 0: Killed",
             "killed, or crashed (srun: error: n2: task 1: Killed | srun: error: n1: task 0: Killed)",
         ),
-        (
-            "Traceback\n  File x\nRuntimeError: odd\n",
-            "last words were: Traceback | File x | RuntimeError: odd",
-        ),
+        ("Traceback\n  File x\nRuntimeError: odd\n", "last words were: Traceback | File x | RuntimeError: odd"),
         ("", "no word of an error"),
     ],
 )

@@ -164,9 +164,7 @@ def test_what_the_data_root_lacks_is_left_out_and_said(replicated, tmp_path):
 
 
 def test_the_hours_of_pretraining_are_those_that_the_file_states(replicated):
-    assert suite.told(replicated.pretrainings) == (
-        "5 backbones to pretrain: about 0.3 hours and 1 of unknown cost\n"
-    )
+    assert suite.told(replicated.pretrainings) == ("5 backbones to pretrain: about 0.3 hours and 1 of unknown cost\n")
     assert suite.told([]) == ""
 
 
@@ -200,9 +198,7 @@ def test_an_unknown_suite_names_the_nearest():
 
 
 @pytest.mark.parametrize("where", [(), ("--cluster", "local", "--jobs", "2")])
-def test_a_suite_makes_backbones_evaluates_them_and_goes_on_where_one_failed(
-    small, tmp_path, where
-):
+def test_a_suite_makes_backbones_evaluates_them_and_goes_on_where_one_failed(small, tmp_path, where):
     def run(*words):
         return subprocess.run(
             [sys.executable, "-m", "bench.run", "--suite", str(small), "--smoke", *where, *words],
@@ -218,9 +214,7 @@ def test_a_suite_makes_backbones_evaluates_them_and_goes_on_where_one_failed(
     assert plan.stdout.count("to do    pretraining") == 3
     first = run()
     assert first.returncode == 1, first.stderr
-    cost, work = (
-        first.stderr.index(words) for words in ("3 backbones to pret", "pretraining mae-1")
-    )
+    cost, work = (first.stderr.index(words) for words in ("3 backbones to pret", "pretraining mae-1"))
     assert cost < work
     assert "mae-3: pretraining ended with exit status 2" in first.stderr
     logs = "".join(path.read_text() for path in tmp_path.glob("runs/pretraining/*/*/log.txt"))

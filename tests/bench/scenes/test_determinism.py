@@ -23,9 +23,7 @@ GOLDEN = (4, "94ff9614d3ee5400a0bd3eb57d91d035074d60fd0d8c607b94980c1a2dd4f892")
 
 def _digest(pictures) -> list[str]:
     return [
-        hashlib.sha256(
-            b"".join(np.ascontiguousarray(a).tobytes() for a in vars(p).values())
-        ).hexdigest()
+        hashlib.sha256(b"".join(np.ascontiguousarray(a).tobytes() for a in vars(p).values())).hexdigest()
         for p in pictures
     ]
 

@@ -162,9 +162,7 @@ def test_depth_in_millimetres_is_rounded_and_zero_beyond_the_range():
     assert millimetres(depth).tolist() == [[0, 1234, 1235, 65535, 0, 0]]
 
 
-@pytest.mark.parametrize(
-    "box", [(0, 0, 10, 100), (100, 5, 28, 30), (3, 100, 20, 28), (0, 0, 128, 9)]
-)
+@pytest.mark.parametrize("box", [(0, 0, 10, 100), (100, 5, 28, 30), (3, 100, 20, 28), (0, 0, 128, 9)])
 def test_a_crop_is_a_square_in_the_image_that_holds_the_box(box):
     x, y, side = crop_window(box, SIZE)
     assert 0 <= x <= box[0]

@@ -82,9 +82,7 @@ def test_species_crops_are_balanced_and_cut_from_the_named_subject(small_world):
         whole = _pixels(small_world / "images/train" / name)
         assert np.array_equal(crop, whole[y : y + side, x : x + side])
     for split, count in (("train", 2), ("val", 1)):
-        folders = {
-            f.name: len(list(f.iterdir())) for f in (small_world / "species" / split).iterdir()
-        }
+        folders = {f.name: len(list(f.iterdir())) for f in (small_world / "species" / split).iterdir()}
         assert folders == dict.fromkeys(SPECIES, count)
 
 
@@ -99,10 +97,7 @@ def test_tracking_folders_follow_lasot(small_world):
             frames = sorted(p.name for p in (home / "img").iterdir())
             assert frames == [f"{k:08d}.jpg" for k in range(1, SMALL.frames + 1)]
             boxes = np.loadtxt(home / "groundtruth.txt", delimiter=",", ndmin=2)
-            flags = [
-                np.loadtxt(home / f, delimiter=",")
-                for f in ("full_occlusion.txt", "out_of_view.txt")
-            ]
+            flags = [np.loadtxt(home / f, delimiter=",") for f in ("full_occlusion.txt", "out_of_view.txt")]
             absent = (flags[0] + flags[1]) > 0
             assert boxes.shape == (SMALL.frames, 4)
             assert ((boxes[:, 2:] > 0).all(1) == ~absent).all()
@@ -178,9 +173,7 @@ def test_two_processes_make_one_world_and_leave_nothing_behind(tmp_path):
 
 
 def test_a_killed_run_leaves_what_the_next_one_completes(tmp_path):
-    arguments = (
-        f"--out {tmp_path}/w --size 10 --videos 4 --frames 2 --swaps 1 --image-size 64 --workers 1"
-    )
+    arguments = f"--out {tmp_path}/w --size 10 --videos 4 --frames 2 --swaps 1 --image-size 64 --workers 1"
     command = [sys.executable, "-m", "bench.scenes", *arguments.split()]
     run = subprocess.Popen(command)
     while not list(tmp_path.glob(".w.*.partial/*/*/*")) and run.poll() is None:

@@ -72,8 +72,6 @@ def test_an_old_answer_is_asked_again(calls: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_silence_is_no_empty_queue(calls: Path) -> None:
-    (calls.parent / "squeue").write_text(
-        "#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n"
-    )
+    (calls.parent / "squeue").write_text("#!/bin/sh\necho Unable to contact slurm controller >&2\nexit 1\n")
     with pytest.raises(UserError, match="Unable to contact slurm controller"):
         queues.queue()

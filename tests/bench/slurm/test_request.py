@@ -14,20 +14,14 @@ from bench.slurm.request import Resources, minutes, resources
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "site.json"
     monkeypatch.setenv("BENCH_SLURM", str(path))
-    path.write_text(
-        json.dumps({"partition": "main", "time": "8:00:00", "nodes": 2, "mail-type": "END"})
-    )
+    path.write_text(json.dumps({"partition": "main", "time": "8:00:00", "nodes": 2, "mail-type": "END"}))
     return path
 
 
 def test_the_command_line_is_read_over_the_site_s_file(site: Path) -> None:
     asked = resources(["time=2:00:00", "gpus_per_node=4", "qos=long"])
     assert asked == Resources(
-        partition="main",
-        time=120,
-        nodes=2,
-        gpus_per_node=4,
-        options={"mail-type": "END", "qos": "long"},
+        partition="main", time=120, nodes=2, gpus_per_node=4, options={"mail-type": "END", "qos": "long"}
     )
     assert asked.world_size == 8
     assert str(asked).split() == [
@@ -101,6 +95,4 @@ def test_sinfo_s_lines() -> None:
 
 
 def test_memory_in_megabytes() -> None:
-    assert [megabytes(m) for m in ("1500M", "2G", "2GB", "1T", "500", None)] == [
-        *(1500, 2048, 2048, 1024**2, 500, 0)
-    ]
+    assert [megabytes(m) for m in ("1500M", "2G", "2GB", "1T", "500", None)] == [*(1500, 2048, 2048, 1024**2, 500, 0)]

@@ -96,9 +96,7 @@ class Chromium:
 
     def run(self, script: str) -> Any:
         """Return the value of a script, a promise's when it is settled."""
-        told = self.call(
-            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
-        )
+        told = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in told, told["exceptionDetails"]
         return told["result"].get("value")
 
@@ -124,9 +122,7 @@ class Chromium:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
 
-    def look(
-        self, *, width: int = 1280, height: int = 900, scheme: str = "light", media: str = ""
-    ) -> None:
+    def look(self, *, width: int = 1280, height: int = 900, scheme: str = "light", media: str = "") -> None:
         """Set the window's size and the reader's preferences."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", media=media, features=features)
@@ -180,23 +176,14 @@ def standings(result: Callable[..., Result]) -> list[Section]:
         primary = changes.get("primary", "top1")
         return [result(seed=i, metrics={primary: v}, **changes) for i, v in enumerate(values)]
 
-    tuned = {
-        "protocol": "finetune",
-        "digest": "e2" * 32,
-        "task": "segmentation/voc",
-        "primary": "mIoU",
-    }
+    tuned = {"protocol": "finetune", "digest": "e2" * 32, "task": "segmentation/voc", "primary": "mIoU"}
     records = seeds(80.0, 80.2, 80.4, backbone="best", cost=cost(1.0))
     slow = {"device_hours": 10.0, "device": "CPU, 2 cores"}
     records += seeds(80.3, 79.8, 80.35, backbone="tied", method="simmim", cost=slow)
     records += seeds(50.0, 50.1, 50.2, backbone="worst", method="", weights=None, cost=cost(0.1))
     records += seeds(79.0, backbone="single", method="moco", cost=cost(100.0))
-    records += [
-        result(backbone="worst", seed=3, status="failed", error="out of memory", weights=None)
-    ]
-    records += seeds(
-        90.0, 90.0, backbone="best", digest="0d" * 32, finished="2025-01-01T00:00:00+00:00"
-    )
+    records += [result(backbone="worst", seed=3, status="failed", error="out of memory", weights=None)]
+    records += seeds(90.0, 90.0, backbone="best", digest="0d" * 32, finished="2025-01-01T00:00:00+00:00")
     records += seeds(60.0, 60.1, 60.2, backbone="best", **tuned)
     records += seeds(40.0, 40.1, 40.1, backbone="tied", method="simmim", **tuned)
     return sections(records)

@@ -62,11 +62,7 @@ def test_every_text_stands_out_from_its_background(page, scheme):
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     texts = page.run(TEXTS)
     assert len(texts) > 100
-    faint = {
-        (text, round(contrast(ink, paper), 2))
-        for text, ink, paper in texts
-        if contrast(ink, paper) < 4.5
-    }
+    faint = {(text, round(contrast(ink, paper), 2)) for text, ink, paper in texts if contrast(ink, paper) < 4.5}
     assert not faint
 
 
@@ -153,9 +149,7 @@ def test_controls_tables_and_marks_have_names_when_read_aloud(page):
 
 
 def test_headings_descend_by_one_and_the_page_says_what_it_is(page):
-    levels = page.run(
-        "Array.from(document.querySelectorAll('h1, h2, h3, h4'), (one) => Number(one.tagName[1]))"
-    )
+    levels = page.run("Array.from(document.querySelectorAll('h1, h2, h3, h4'), (one) => Number(one.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
@@ -166,9 +160,7 @@ def test_headings_descend_by_one_and_the_page_says_what_it_is(page):
     assert page.run("Array.from(document.querySelectorAll('th')).every((one) => one.scope)")
     ids = page.run("Array.from(document.querySelectorAll('[id]'), (one) => one.id)")
     assert len(ids) == len(set(ids))
-    targets = page.run(
-        "Array.from(document.querySelectorAll('a[href^=\"#\"]'), (one) => one.hash.slice(1))"
-    )
+    targets = page.run("Array.from(document.querySelectorAll('a[href^=\"#\"]'), (one) => one.hash.slice(1))")
     assert set(targets) <= set(ids)
 
 
@@ -176,11 +168,7 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
     page.click("th button")
     page.click("#log")
     page.type("#text", "mae")
-    requests = [
-        e["params"]["request"]["url"]
-        for e in page.events
-        if e["method"] == "Network.requestWillBeSent"
-    ]
+    requests = [e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
     assert len(requests) == 1
     assert requests[0].startswith("file:")
     said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
@@ -199,7 +187,5 @@ def test_a_picture_beside_a_record_is_shown_with_its_words(chromium, result, tmp
     assert chromium.run(f"{size}(document.querySelector('img'))") == [30, 20]
     text = "attention distance of vit on classification/scenes, frozen, seed 0"
     nodes = chromium.call("Accessibility.getFullAXTree")["nodes"]
-    assert text in [
-        node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "image"
-    ]
+    assert text in [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "image"]
     assert chromium.run("document.querySelector('figcaption').innerText") == text

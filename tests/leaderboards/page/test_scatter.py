@@ -94,9 +94,7 @@ def test_bars_are_the_intervals_and_a_single_seed_has_none(page):
 
 def test_a_point_says_its_name_and_both_values(page):
     (told,) = [point["told"] for point in page.run(POINTS) if point["name"] == "best"]
-    assert told.startswith(
-        "best, mae: top1 (%), higher is better: classification/scenes, frozen 80.20 ± 0.50; "
-    )
+    assert told.startswith("best, mae: top1 (%), higher is better: classification/scenes, frozen 80.20 ± 0.50; ")
     assert told.endswith("cost of a run (device-hours): classification/scenes, frozen 1")
 
 

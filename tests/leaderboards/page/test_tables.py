@@ -52,22 +52,12 @@ def test_failed_runs_and_stale_digests_are_listed(page):
     assert "failed: worst@scratch seed 3: out of memory" in text
     assert "classification/scenes, frozen, digest d1d1d1d1: 1 failed" in text
     assert "classification/scenes, frozen, digest 0d0d0d0d: 1 backbone, by d1d1d1d1" in text
-    assert column(page.table("classification/scenes, frozen, digest 0d"), "top1") == [
-        "90.00 ± 0.00"
-    ]
+    assert column(page.table("classification/scenes, frozen, digest 0d"), "top1") == ["90.00 ± 0.00"]
 
 
 def test_published_numbers_stand_apart_with_source_and_protocol_and_without_rank(page):
     table = page.table("segmentation/voc, published")
-    assert table[1] == [
-        "ViT-B/16",
-        "mae",
-        "ImageNet-1k",
-        "mIoU",
-        "99.9",
-        "UPerNet",
-        "a paper, table 1",
-    ]
+    assert table[1] == ["ViT-B/16", "mae", "ImageNet-1k", "mIoU", "99.9", "UPerNet", "a paper, table 1"]
     assert not [name for name in table[0] if "rank" in name]
     assert "ViT-B/16" not in str(page.table(TUNED))
     assert "ViT-B/16" not in page.run("document.getElementById('data').textContent")
@@ -81,20 +71,12 @@ def test_a_click_sorts_and_the_next_reverses(page):
     page.click(BUTTON)
     assert column(page.table(TASK), "backbone") == ["single", "tied", "best", "worst"]
     assert page.run(SORT) == "descending"
-    assert (
-        page.run(
-            "document.querySelectorAll('#classification-scenes-frozen-d1d1d1d1 + * [aria-sort]').length"
-        )
-        == 1
-    )
+    assert page.run("document.querySelectorAll('#classification-scenes-frozen-d1d1d1d1 + * [aria-sort]').length") == 1
 
 
 def test_the_keyboard_sorts_too(page):
     page.run(head(TASK, "backbone"))
-    for key, names in (
-        ("Enter", ["best", "single", "tied", "worst"]),
-        (" ", ["worst", "tied", "single", "best"]),
-    ):
+    for key, names in (("Enter", ["best", "single", "tied", "worst"]), (" ", ["worst", "tied", "single", "best"])):
         page.run(f"document.querySelector('{BUTTON}').focus()")
         page.press(key)
         assert column(page.table(TASK), "backbone") == names

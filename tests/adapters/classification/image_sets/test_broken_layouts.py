@@ -47,9 +47,7 @@ LISTS = {
 
 @pytest.mark.parametrize("change", [windows, unsorted])
 @pytest.mark.parametrize("name", LISTS)
-def test_line_ends_and_order_of_lists_change_nothing(
-    tmp_path: Path, name: str, change: Callable[[str], str]
-) -> None:
+def test_line_ends_and_order_of_lists_change_nothing(tmp_path: Path, name: str, change: Callable[[str], str]) -> None:
     entry, write = MINIATURES[name]
     write(tmp_path / entry.root)
     folder = entry.locate(tmp_path)
@@ -123,11 +121,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         edited("image_class_labels.txt", "2 1\n", ""),
         r"image_class_labels\.txt says nothing of 2, which another list",
     ),
-    "an image listed twice": (
-        "cub",
-        appended("images.txt", "3 001.Ant_Bird/x.jpg\n"),
-        r"images\.txt lists 3 twice",
-    ),
+    "an image listed twice": ("cub", appended("images.txt", "3 001.Ant_Bird/x.jpg\n"), r"images\.txt lists 3 twice"),
     "half a line": (
         "cub",
         appended("train_test_split.txt", "22\n"),
@@ -181,11 +175,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         class_folder,
         r"classes of imagenet/train \(4\) and imagenet/val \(3\) differ; only in train: n09999999",
     ),
-    "a class folder without an image": (
-        "imagenet",
-        empty_class,
-        r"class folder .*val/n01443537 holds no image",
-    ),
+    "a class folder without an image": ("imagenet", empty_class, r"class folder .*val/n01443537 holds no image"),
     "an image to train on and to test on": (
         "aircraft",
         appended("data/images_variant_test.txt", "0300001 707-320\n"),
@@ -200,9 +190,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_what_is_broken_is_one_paragraph(
-    tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_broken_is_one_paragraph(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
     name, breaks, said = BROKEN[case]
     entry, write = MINIATURES[name]
     write(tmp_path / entry.root)
@@ -215,16 +203,12 @@ def test_what_is_broken_is_one_paragraph(
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_a_missing_list_and_a_layout_one_folder_too_deep_are_named(
-    tmp_path: Path, name: str
-) -> None:
+def test_a_missing_list_and_a_layout_one_folder_too_deep_are_named(tmp_path: Path, name: str) -> None:
     entry, write = MINIATURES[name]
     write(tmp_path / entry.root)
     first = entry.paths[0]
     (tmp_path / entry.root / first).rename(tmp_path / entry.root / f"{first}.bak")
-    with pytest.raises(
-        UserError, match=re.escape(f"expected {tmp_path / entry.root / first}; nea")
-    ):
+    with pytest.raises(UserError, match=re.escape(f"expected {tmp_path / entry.root / first}; nea")):
         entry.locate(tmp_path)
     (tmp_path / entry.root / f"{first}.bak").rename(tmp_path / entry.root / first)
     (tmp_path / entry.root).rename(tmp_path / "inner")
@@ -236,15 +220,11 @@ def test_a_missing_list_and_a_layout_one_folder_too_deep_are_named(
     assert "\n" not in str(caught.value)
 
 
-def test_files_that_are_not_the_published_ones_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     for name in ("cifar10", "flowers", "places365"):
         entry, write = MINIATURES[name]
         write(tmp_path / entry.root)
-        with pytest.raises(
-            UserError, match=rf"split of {name} cannot be read from .*RuntimeError: .*corrupted"
-        ):
+        with pytest.raises(UserError, match=rf"split of {name} cannot be read from .*RuntimeError: .*corrupted"):
             entry.listed(entry.locate(tmp_path), "train")

@@ -69,9 +69,7 @@ def test_two_splits_never_share_a_fingerprint(tmp_path: Path) -> None:
         for part in ("train", "val", "test"):
             shutil.copy(labels / f"{part}1.txt", labels / f"{part}{split}.txt")
     alike = [transfer.dtd(split) for split in range(1, 11)] + [large.cog(k) for k in range(1, 6)]
-    swapped = dataclasses.replace(
-        alike[0], splits={"train": alike[0].splits["val"], "val": alike[0].splits["train"]}
-    )
+    swapped = dataclasses.replace(alike[0], splits={"train": alike[0].splits["val"], "val": alike[0].splits["train"]})
     parts = [entry.only([split]) for entry in alike[:2] for split in entry.splits]
     entries = [*alike, swapped, *parts]
     prints = [entry.fingerprint(tmp_path / entry.root) for entry in entries]
@@ -97,9 +95,7 @@ def test_a_million_paths_are_kept_by_their_names_alone(tmp_path: Path) -> None:
 
 
 def test_no_images_no_split() -> None:
-    none = dataclasses.replace(
-        transfer.CUB, read=lambda folder, split: Lists(images=[], labels=[], classes=["a"])
-    )
+    none = dataclasses.replace(transfer.CUB, read=lambda folder, split: Lists(images=[], labels=[], classes=["a"]))
     with pytest.raises(UserError, match="The test split of cub lists 0 images and 0 labels"):
         none.listed(Path("nowhere"), "test")
 
@@ -154,9 +150,7 @@ def test_the_shared_tiny_imagenet_is_read_as_it_is() -> None:
     [(transfer.CUB, 180, 114, set(range(10))), (transfer.PETS, 300, 298, {0, 1, 5})],
     ids=["cub", "pets"],
 )
-def test_the_shared_data_is_read_as_it_is(
-    entry: LabelledImages, train: int, test: int, labels: set[int]
-) -> None:
+def test_the_shared_data_is_read_as_it_is(entry: LabelledImages, train: int, test: int, labels: set[int]) -> None:
     folder = entry.locate(real_data(entry.root))
     seen, unseen = splits_of(entry, folder)
     assert (len(seen.labels), len(unseen.labels)) == (train, test)

@@ -27,9 +27,7 @@ NAMES = [name for name in MINIATURES if name not in OTHER_LABELS]
 pytestmark = pytest.mark.usefixtures("unpublished")
 
 
-def prepared(
-    tmp_path: Path, name: str, recipe: Recipe = SMALL, where: str = "fast"
-) -> LabelledImages:
+def prepared(tmp_path: Path, name: str, recipe: Recipe = SMALL, where: str = "fast") -> LabelledImages:
     """The entry, whose miniature is below `slow`, and its tar files below `where`."""
     entry, write = MINIATURES[name]
     if not (tmp_path / "slow" / entry.root).exists():
@@ -99,9 +97,7 @@ def record(tmp_path: Path, root: str, protocol: str) -> Result:
 
 
 @pytest.mark.parametrize("protocol", ["frozen", "finetune"])
-def test_a_run_gives_the_numbers_of_the_original_under_another_digest(
-    tmp_path: Path, protocol: str
-) -> None:
+def test_a_run_gives_the_numbers_of_the_original_under_another_digest(tmp_path: Path, protocol: str) -> None:
     """The miniatures' JPEGs are smaller than 256 pixels and so kept byte by byte: nothing may differ."""
     prepared(tmp_path, "dtd")
     slow, fast = (record(tmp_path, root, protocol) for root in ("slow", "fast"))
@@ -117,15 +113,10 @@ def test_the_recipe_and_the_splits_are_in_the_fingerprint(tmp_path: Path) -> Non
     entry = prepared(tmp_path, "cub")
     prepared(tmp_path, "cub", dataclasses.replace(SMALL, quality=80), where="other")
     prepared(tmp_path, "cub", where="again")
-    found = {
-        root: entry.planned_fingerprint(tmp_path / root)
-        for root in ("slow", "fast", "other", "again")
-    }
+    found = {root: entry.planned_fingerprint(tmp_path / root) for root in ("slow", "fast", "other", "again")}
     assert found["again"] == found["fast"]
     assert len(set(found.values())) == 3
-    parts = {
-        entry.only([split]).planned_fingerprint(tmp_path / "fast") for split in ("train", "test")
-    }
+    parts = {entry.only([split]).planned_fingerprint(tmp_path / "fast") for split in ("train", "test")}
     assert len({*parts, found["fast"]}) == 3
 
 
@@ -142,9 +133,7 @@ def test_half_of_it_is_refused(tmp_path: Path) -> None:
     told = json.loads((train / "manifest.json").read_text())["tars"]
     last = (train / "000002.tar").read_bytes()
     edited(train, tars={name: told[name] for name in sorted(told)[:-1]})
-    with pytest.raises(
-        UserError, match=r"train holds 10 of 12 images: .*datasets prepare was stopped"
-    ):
+    with pytest.raises(UserError, match=r"train holds 10 of 12 images: .*datasets prepare was stopped"):
         entry.locate(tmp_path / "fast")
     edited(train, tars=told)
     (train / "000002.tar").write_bytes(last[:700])
@@ -159,16 +148,12 @@ def test_half_of_it_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["imagenet", "cub"])
-def test_a_split_that_was_not_prepared_is_named(
-    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_split_that_was_not_prepared_is_named(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     entry = prepared(tmp_path, name)
     folder = tmp_path / "fast" / name
     (folder / "train/manifest.json").rename(folder / "train/manifest")
     (folder / "train").rename(folder / "elsewhere")
-    with pytest.raises(
-        UserError, match=r"prepared in .* without its split train: expected .*train"
-    ):
+    with pytest.raises(UserError, match=r"prepared in .* without its split train: expected .*train"):
         entry.locate(tmp_path / "fast")
     assert main(["check", name, "--data-root", str(tmp_path / "fast")]) == 0
     said = capsys.readouterr().out
@@ -186,9 +171,7 @@ def test_what_is_no_copy_of_it_is_refused(tmp_path: Path) -> None:
         entry.locate(tmp_path / "fast")
 
 
-def test_an_image_damaged_within_its_tar_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_damaged_within_its_tar_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepared(tmp_path, "cub")
     tar = tmp_path / "fast/cub/test/000001.tar"
     content = bytearray(tar.read_bytes())

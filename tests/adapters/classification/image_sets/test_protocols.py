@@ -20,14 +20,7 @@ from bench.tasks import Job, Outcome
 
 TASK = {task.name: task for task in TASKS}
 GRID = {"lrs": (1.0, 10.0), "weight_decays": (0.0, 1e-4), "epochs": 10, **SHORT}
-PROBE = {
-    **SHORT,
-    "batch_size": 6,
-    "epochs": 8,
-    "warmup_epochs": 1,
-    "blr": 10.0,
-    "trust_coefficient": 1.0,
-}
+PROBE = {**SHORT, "batch_size": 6, "epochs": 8, "warmup_epochs": 1, "blr": 10.0, "trust_coefficient": 1.0}
 CHANGES = {
     "frozen": GRID,
     "frozen-few-shot-2": GRID,
@@ -46,15 +39,7 @@ CHANGES = {
 pytestmark = pytest.mark.usefixtures("unpublished")
 
 
-def run(
-    tmp_path: Path,
-    name: str,
-    protocol: str,
-    *,
-    seed: int = 0,
-    world_size: int = 1,
-    **changes: object,
-) -> Outcome:
+def run(tmp_path: Path, name: str, protocol: str, *, seed: int = 0, world_size: int = 1, **changes: object) -> Outcome:
     entry, write = MINIATURES[name]
     if not (tmp_path / entry.root).exists():
         write(tmp_path / entry.root)
@@ -81,16 +66,12 @@ def on_rank(tmp_path: Path, world_size: int, rank: int) -> Outcome:
     return run(tmp_path, "imagenet", "frozen-linear-probe", world_size=world_size)
 
 
-def test_there_is_no_official_validation_split_so_a_part_of_train_is_held_out(
-    tmp_path: Path,
-) -> None:
+def test_there_is_no_official_validation_split_so_a_part_of_train_is_held_out(tmp_path: Path) -> None:
     outcome = run(tmp_path, "cub", "frozen")
     assert outcome.metrics == {"top1": 100.0, "mean_class_accuracy": 100.0}
     assert outcome.selection.selected_on == "train (20 % held out)"
     assert outcome.selection.reported_on == "test"
-    assert [sorted(t) for t in outcome.selection.trials] == [
-        ["loss", "lr", "top1", "weight_decay"]
-    ] * 4
+    assert [sorted(t) for t in outcome.selection.trials] == [["loss", "lr", "top1", "weight_decay"]] * 4
 
 
 def test_the_official_validation_split_selects_and_test_is_reported(tmp_path: Path) -> None:
@@ -107,9 +88,7 @@ def test_the_official_validation_split_selects_and_test_is_reported(tmp_path: Pa
         text = (folder / f"labels/{part}1.txt").read_text()
         for old in set(text.split()):
             (a, name) = old.split("/")
-            (folder / "images" / turned[a] / f"x{name}").write_bytes(
-                (folder / "images" / old).read_bytes()
-            )
+            (folder / "images" / turned[a] / f"x{name}").write_bytes((folder / "images" / old).read_bytes())
         rows = [line.split("/") for line in text.split()]
         moved = "".join(f"{turned[a]}/x{name}\n" for a, name in rows)
         (folder / f"labels/{part}1.txt").write_text(moved)
@@ -160,10 +139,7 @@ def test_few_of_each_are_so_many(shots: int) -> None:
 
 def test_another_seed_draws_other_images() -> None:
     labels, among = torch.arange(40) % 4, torch.ones(40, dtype=torch.bool)
-    drawn = {
-        tuple(few_of_each(labels, among, shots=1, seed=s).nonzero()[:, 0].tolist())
-        for s in range(9)
-    }
+    drawn = {tuple(few_of_each(labels, among, shots=1, seed=s).nonzero()[:, 0].tolist()) for s in range(9)}
     assert len(drawn) > 5
 
 
@@ -198,13 +174,7 @@ def test_the_probe_s_head_alone_is_trained_by_lars() -> None:
     model = AugmentedProbe(backbone, num_classes=3).train()
     assert not any(m.training for m in model.backbone.modules())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    settings = {
-        "type": "Lars",
-        "lr": 2.0,
-        "momentum": 0.9,
-        "weight_decay": 0.0,
-        "trust_coeff": 0.001,
-    }
+    settings = {"type": "Lars", "lr": 2.0, "momentum": 0.9, "weight_decay": 0.0, "trust_coeff": 0.001}
     optimizer = LarsConstructor({"optimizer": settings})(model).optimizer
     loss = model.loss(torch.rand(6, 3, 32, 32), torch.arange(6) % 3)["loss"]
     loss.backward()

@@ -142,11 +142,7 @@ def some(*names: str) -> State:
 
 def as_mae(state: State) -> object:
     decoder = some(
-        *(
-            "decoder_embed.weight",
-            "decoder_blocks.0.norm1.weight",
-            "decoder_blocks.0.attn.qkv.weight",
-        ),
+        *("decoder_embed.weight", "decoder_blocks.0.norm1.weight", "decoder_blocks.0.attn.qkv.weight"),
         *("decoder_norm.weight", "decoder_pred.weight", "mask_token", "decoder_pos_embed"),
     )
     optimizer = {"state": {0: {"exp_avg": torch.zeros(2)}}, "param_groups": [{"lr": 1e-3}]}
@@ -215,9 +211,7 @@ def as_dinov2_training(state: State) -> object:
         else key: value
         for key, value in state.items()
     }
-    heads = some(
-        "dino_head.mlp.0.weight", "dino_head.last_layer.weight_g", "ibot_head.mlp.0.weight"
-    )
+    heads = some("dino_head.mlp.0.weight", "dino_head.last_layer.weight_g", "ibot_head.mlp.0.weight")
     return {"teacher": under("backbone.", chunked | {"mask_token": torch.randn(1, 48)}) | heads}
 
 

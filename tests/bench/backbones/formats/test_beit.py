@@ -145,15 +145,11 @@ PRETRAINED = {
 
 
 @pytest.mark.parametrize("kind", PRETRAINED)
-def test_pretraining_with_one_table_for_all_blocks(
-    kind: str, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_pretraining_with_one_table_for_all_blocks(kind: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     wrap, name, method, normalisation, found, leftover = PRETRAINED[kind]
     reference = disturb(Beit(shared=True))
     torch.save(wrap(reference.state_dict()), tmp_path / "beit.pth")
-    _, report = agrees(
-        reference, reference.blocks, "beit_base_patch16_224", tmp_path / "beit.pth", **SMALL
-    )
+    _, report = agrees(reference, reference.blocks, "beit_base_patch16_224", tmp_path / "beit.pth", **SMALL)
     assert (report.format, report.missing, report.unexpected) == (name, (), ())
     assert len(report.leftover) == leftover  # mask token, head or decoder, position index
 
@@ -178,14 +174,10 @@ def full(**how: Any) -> State:
 
 
 @pytest.mark.parametrize("mean", [True, False])
-def test_finetuned_with_a_table_for_each_block(
-    mean: bool, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_finetuned_with_a_table_for_each_block(mean: bool, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     reference = disturb(Beit(mean=mean))
     torch.save(as_finetuned(reference.state_dict()), tmp_path / "beit.pth")
-    _, report = agrees(
-        reference, reference.blocks, "beit_base_patch16_224", tmp_path / "beit.pth", **SMALL
-    )
+    _, report = agrees(reference, reference.blocks, "beit_base_patch16_224", tmp_path / "beit.pth", **SMALL)
     assert report.format == "BEiT or SimMIM, fine-tuned ViT"
     assert (report.missing, report.unexpected) == ((), ())
     encoder = recognise(full(mean=mean), lambda _: False)

@@ -106,9 +106,7 @@ def recognised(state: State) -> Encoder:
 
 
 @pytest.mark.parametrize("arch", [*ARCHS.values(), "vit_base_patch16_224"])
-def test_openai_s_own_file_has_quick_gelu_under_any_name(
-    arch: str, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_openai_s_own_file_has_quick_gelu_under_any_name(arch: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     reference = disturb(Tower()).half().float()  # at the numbers that the file holds
     torch.save(as_openai(reference.state_dict()), tmp_path / "ViT-B-16.pt")
     _, report = agrees(reference, reference.outputs, arch, tmp_path / "ViT-B-16.pt", **SMALL)

@@ -93,9 +93,7 @@ def resnet_blocks(model: Any) -> list[nn.Module]:
     return [block for stage in stages for block in stage]
 
 
-@pytest.mark.parametrize(
-    "wrapper", ["", "module.", "model.", "backbone.", "model.backbone.", "module.encoder_q."]
-)
+@pytest.mark.parametrize("wrapper", ["", "module.", "model.", "backbone.", "model.backbone.", "module.encoder_q."])
 def test_resnet_of_torchvision(wrapper: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     model = disturb(torchvision.models.resnet18(num_classes=7))
     state = {wrapper + key: value for key, value in model.state_dict().items()}
@@ -105,18 +103,14 @@ def test_resnet_of_torchvision(wrapper: str, tmp_path: Path, disturb: Any, agree
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     blocks = resnet_blocks(model)
     model.fc = nn.Identity()
-    _, report = agrees(
-        model, blocks, "resnet18", tmp_path / "w.pth", size=64, our_blocks=resnet_blocks
-    )
+    _, report = agrees(model, blocks, "resnet18", tmp_path / "w.pth", size=64, our_blocks=resnet_blocks)
     assert report.format == "ResNet"
     assert {f"{wrapper}fc.weight", f"{wrapper}fc.bias"} <= set(report.leftover)
     assert inspect(tmp_path / "w.pth").archs[0] == "resnet18"
 
 
 @pytest.mark.parametrize("project", ["torchvision", "Hugging Face"])
-def test_no_damage_to_a_single_key_is_swallowed(
-    project: str, tmp_path: Path, swallowed: Any
-) -> None:
+def test_no_damage_to_a_single_key_is_swallowed(project: str, tmp_path: Path, swallowed: Any) -> None:
     if project == "torchvision":
         state = torchvision.models.resnet18().state_dict()
         assert swallowed({k: v for k, v in state.items() if "fc." not in k}, "resnet18") == []

@@ -164,9 +164,7 @@ def write(model: Any, folder: Path, file: str) -> Path:
     return folder / file
 
 
-def test_beit_s_pretraining_keeps_its_norm_outside(
-    tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_beit_s_pretraining_keeps_its_norm_outside(tmp_path: Path, disturb: Any, agrees: Any) -> None:
     sizes = {**WIDE, "vocab_size": 32, "use_mask_token": True}
     bias = {"use_shared_relative_position_bias": True}
     model = disturb(of("BeitForMaskedImageModeling", "BeitConfig", **sizes, **bias)())

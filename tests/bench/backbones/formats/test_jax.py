@@ -45,10 +45,7 @@ def arrays(style: str) -> Arrays:
             name = f"{block}MlpBlock_{mlp}/Dense_{layer}/"
             shapes |= {f"{name}kernel": (wide, out), f"{name}bias": (out,)}
     rng = np.random.default_rng(5)
-    return {
-        key: (0.15 * rng.normal(size=shape) + ("scale" in key)).astype(np.float32)
-        for key, shape in shapes.items()
-    }
+    return {key: (0.15 * rng.normal(size=shape) + ("scale" in key)).astype(np.float32) for key, shape in shapes.items()}
 
 
 class Output(nn.Module):
@@ -97,9 +94,7 @@ class Jax(nn.Module):
             block = f"Transformer/encoderblock_{i}"
             name = f"{block}/MultiHeadDotProductAttention_{attention}"
             x = x + self.attention(self.norm(x, f"{block}/LayerNorm_0"), name)
-            y = self.dense(
-                self.norm(x, f"{block}/LayerNorm_{norm2}"), f"{block}/MlpBlock_{mlp}/Dense_0"
-            )
+            y = self.dense(self.norm(x, f"{block}/LayerNorm_{norm2}"), f"{block}/MlpBlock_{mlp}/Dense_0")
             y = nn.functional.gelu(y, approximate="tanh")
             x = output(x + self.dense(y, f"{block}/MlpBlock_{mlp}/Dense_1"))
         return self.norm(x, "Transformer/encoder_norm")[:, 0]
@@ -107,15 +102,11 @@ class Jax(nn.Module):
 
 @pytest.mark.parametrize("style", ["vit", "big_vision"])
 @pytest.mark.parametrize("top", ["", "opt/target/", "params/"])
-def test_every_block_gives_what_jax_gives(
-    style: str, top: str, tmp_path: Path, agrees: Any
-) -> None:
+def test_every_block_gives_what_jax_gives(style: str, top: str, tmp_path: Path, agrees: Any) -> None:
     file = arrays(style)
     np.savez(tmp_path / "Ti_16.npz", **{top + key: value for key, value in file.items()})
     reference = Jax(file, style)
-    model, report = agrees(
-        reference, reference.outputs, "vit_tiny_patch16_224", tmp_path / "Ti_16.npz", **SMALL
-    )
+    model, report = agrees(reference, reference.outputs, "vit_tiny_patch16_224", tmp_path / "Ti_16.npz", **SMALL)
     assert model.blocks[0].attn.num_heads == HEADS
     assert report.format == "ViT of JAX"
     assert (report.missing, report.unexpected, report.resampled) == ((), (), ())
@@ -131,10 +122,7 @@ def test_the_file_alone_tells_architecture_and_normalisation() -> None:
         for i in range(12)
     }
     sizes = {48: 192, 6: 3, 8: 64, 17: 577, 192: 768}
-    state = {
-        key: torch.empty([sizes.get(n, n) for n in value.shape], device="meta")
-        for key, value in blocks.items()
-    }
+    state = {key: torch.empty([sizes.get(n, n) for n in value.shape], device="meta") for key, value in blocks.items()}
     state["embedding/kernel"] = torch.empty(16, 16, 3, 192, device="meta")
     encoder = recognise(state, lambda _: False)
     assert encoder is not None
@@ -146,10 +134,7 @@ def test_the_file_alone_tells_architecture_and_normalisation() -> None:
 @pytest.mark.parametrize(
     ("key", "named"),
     [
-        (
-            "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/key/kernel",
-            "blocks.1.attn.qkv",
-        ),
+        ("Transformer/encoderblock_1/MultiHeadDotProductAttention_1/key/kernel", "blocks.1.attn.qkv"),
         ("Transformer/encoderblock_2/MlpBlock_3/Dense_0/kernel", r"blocks.2.mlp.fc1.weight"),
         ("embedding/kernel", "patch_embed.proj.weight|embedding/kernel"),
         ("Transformer/posembed_input/pos_embedding", "pos_embed"),

@@ -143,13 +143,7 @@ def test_vit_of_mmsegmentation(tmp_path: Path, disturb: Any, agrees: Any) -> Non
     """Its attention is torch's own; a norm behind the last block is asked for in its configurations."""
     from mmseg.models.backbones import VisionTransformer
 
-    sizes = {
-        "embed_dims": 48,
-        "num_layers": 2,
-        "num_heads": 4,
-        "mlp_ratio": 2,
-        "img_size": (64, 64),
-    }
+    sizes = {"embed_dims": 48, "num_layers": 2, "num_heads": 4, "mlp_ratio": 2, "img_size": (64, 64)}
     norm = {"norm_cfg": {"type": "LN", "eps": 1e-6}, "final_norm": True, "patch_bias": True}
     model = made(VisionTransformer(**sizes, **norm, out_indices=1), disturb)
     path = saved(model, tmp_path / "vit.pth", **{"decode_head.conv_seg.weight": torch.zeros(2)})
@@ -214,9 +208,7 @@ def test_resnet(kind: str, arch: str, name: str, tmp_path: Path, disturb: Any, a
     from mmseg.models import backbones as mmseg_backbones
 
     model = made(
-        getattr(mmseg_backbones, kind)(
-            depth=50 if "50" in arch else 18, out_indices=(3,), norm_cfg={"type": "BN"}
-        ),
+        getattr(mmseg_backbones, kind)(depth=50 if "50" in arch else 18, out_indices=(3,), norm_cfg={"type": "BN"}),
         disturb,
     )
     path = saved(model, tmp_path / "resnet.pth")

@@ -56,9 +56,7 @@ OFFICIAL = (
 def hugging_face(version: int, kind: str = "Model", **more: Any) -> Any:
     options = {"image_size": SIZE, "embed_dim": WIDTH, "depths": DEPTHS, "num_heads": HEADS, **more}
     family = {1: "Swin", 2: "Swinv2"}[version]
-    config = getattr(transformers, f"{family}Config")(
-        window_size=WINDOW, encoder_stride=32, **options
-    )
+    config = getattr(transformers, f"{family}Config")(window_size=WINDOW, encoder_stride=32, **options)
     return getattr(transformers, f"{family}{kind}")(config)
 
 
@@ -85,10 +83,7 @@ def official(state: State, trained: tuple[int, ...] = PRETRAINED) -> State:
         state[f"{attn}.qkv.weight"] = torch.cat([state.pop(f"{part}.weight") for part in (q, k, v)])
         state[f"{attn}.relative_position_index"] = torch.zeros(16, 16, dtype=torch.long)
         if f"{attn}.logit_scale" in state:
-            state[f"{attn}.q_bias"], state[f"{attn}.v_bias"] = (
-                state.pop(f"{q}.bias"),
-                state.pop(f"{v}.bias"),
-            )
+            state[f"{attn}.q_bias"], state[f"{attn}.v_bias"] = (state.pop(f"{q}.bias"), state.pop(f"{v}.bias"))
             stage = int(block.split(".")[1])
             state[f"{attn}.relative_coords_table"] = coordinates(WINDOW, trained[stage])
         else:
@@ -115,9 +110,7 @@ def blocks_of(model: Any) -> list[nn.Module]:
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("written", ["save_pretrained", "pytorch_model.bin"])
-def test_hugging_face(
-    version: int, written: str, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_hugging_face(version: int, written: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     model = disturb(hugging_face(version))
     path = tmp_path / "model.safetensors"
     model.save_pretrained(tmp_path)
@@ -133,9 +126,7 @@ def test_hugging_face(
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", ["ForImageClassification", "ForMaskedImageModeling"])
-def test_hugging_face_with_a_head(
-    version: int, kind: str, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_hugging_face_with_a_head(version: int, kind: str, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     model = disturb(hugging_face(version, kind))
     model.save_pretrained(tmp_path)
     trained = {"pretrained_window_sizes": (WINDOW,) * 4} if version == 2 else {}
@@ -157,12 +148,7 @@ def test_official(version: int, wrapper: str, tmp_path: Path, disturb: Any, agre
     options = {**MAPS, "our_blocks": our_blocks, "size": SIZE}
     ours, report = agrees(model.base_model, blocks_of(model), ARCH[version], path, **options)
     assert report.format == f"Swin{'V2' if version == 2 else ''}, official"
-    buffers = (
-        *("head.weight", "head.bias"),
-        "relative_position_index",
-        "relative_coords_table",
-        "attn_mask",
-    )
+    buffers = (*("head.weight", "head.bias"), "relative_position_index", "relative_coords_table", "attn_mask")
     assert all(key.endswith(buffers) for key in report.leftover)
     assert report.missing == ()
     if version == 2:
@@ -186,14 +172,8 @@ def test_simmim(version: int, tmp_path: Path, disturb: Any, agrees: Any) -> None
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_torchvision(version: int, tmp_path: Path, disturb: Any, agrees: Any) -> None:
-    v2 = (
-        {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2}
-        if version == 2
-        else {}
-    )
-    model = disturb(
-        SwinTransformer([4, 4], WIDTH, [*DEPTHS], [*HEADS], [4, 4], num_classes=7, **v2)
-    )
+    v2 = {"block": SwinTransformerBlockV2, "downsample_layer": PatchMergingV2} if version == 2 else {}
+    model = disturb(SwinTransformer([4, 4], WIDTH, [*DEPTHS], [*HEADS], [4, 4], num_classes=7, **v2))
     path = tmp_path / "swin.pth"
     torch.save(model.state_dict(), path)
     model.head = nn.Identity()
@@ -230,9 +210,7 @@ def test_the_architecture_is_told_by_the_file(arch: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("project", ["official", "Hugging Face"])
-def test_no_damage_to_a_single_key_is_swallowed(
-    project: str, tmp_path: Path, swallowed: Any
-) -> None:
+def test_no_damage_to_a_single_key_is_swallowed(project: str, tmp_path: Path, swallowed: Any) -> None:
     state = saved(hugging_face(1, "ForImageClassification", depths=(1, 1, 1, 1)), tmp_path)
     state = official(state) if project == "official" else state
     assert swallowed(state, ARCH[1], **{**SMALL, "depths": (1, 1, 1, 1)}) == []
@@ -242,9 +220,4 @@ def test_the_wrong_number_of_heads_is_refused(tmp_path: Path, disturb: Callable[
     model = disturb(hugging_face(1))
     torch.save(model.state_dict(), tmp_path / "w.pth")
     with pytest.raises(UserError, match="relative_position_bias_table"):
-        build(
-            ARCH[1],
-            weights=tmp_path / "w.pth",
-            num_classes=0,
-            **{**SMALL, "num_heads": (3, 6, 12, 24)},
-        )
+        build(ARCH[1], weights=tmp_path / "w.pth", num_classes=0, **{**SMALL, "num_heads": (3, 6, 12, 24)})

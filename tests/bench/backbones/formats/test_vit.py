@@ -136,9 +136,7 @@ SMALL = {"embed_dim": 48, "depth": 3, "num_heads": 3, "patch_size": 8, "img_size
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_block_gives_what_the_authors_code_gives(
-    case: Case, tmp_path: Path, disturb: Any, agrees: Any
-) -> None:
+def test_every_block_gives_what_the_authors_code_gives(case: Case, tmp_path: Path, disturb: Any, agrees: Any) -> None:
     reference = disturb(ViT(**case.model))
     path = tmp_path / "checkpoint.pth"
     torch.save(case.wrap(case.state(reference)), path)
@@ -166,12 +164,7 @@ def sines(rows: int, dim: int) -> Tensor:
     table = np.zeros((rows, rows, dim))
     for i, j, k in np.ndindex(rows, rows, dim // 4):
         by_row, by_column = i / 10000 ** (k / (dim // 4)), j / 10000 ** (k / (dim // 4))
-        table[i, j, k :: dim // 4] = (
-            np.sin(by_row),
-            np.cos(by_row),
-            np.sin(by_column),
-            np.cos(by_column),
-        )
+        table[i, j, k :: dim // 4] = (np.sin(by_row), np.cos(by_row), np.sin(by_column), np.cos(by_column))
     flat = torch.from_numpy(table.reshape(1, rows * rows, dim)).float()
     return torch.cat([torch.zeros(1, 1, dim), flat], 1)
 
@@ -217,9 +210,7 @@ def test_student_and_teacher_are_told_apart(tmp_path: Path, disturb: Any, agrees
     teacher, student = disturb(ViT()), ViT()
     content = as_dino(teacher.state_dict())
     assert isinstance(content, dict)
-    content["student"] = under("module.backbone.", student.state_dict()) | under(
-        "module.", some(*DINO_HEAD)
-    )
+    content["student"] = under("module.backbone.", student.state_dict()) | under("module.", some(*DINO_HEAD))
     torch.save(content, tmp_path / "checkpoint.pth")
     for part, reference in (("teacher", teacher), ("student", student), (None, teacher)):
         agrees(
