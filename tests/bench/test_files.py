@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 TURNS = """
 import sys, time
 from pathlib import Path
-from bench import lease
+from bench import files as lease
 lease.HEARTBEAT, lease.EXPIRES = 0.2, 2.0
 folder = Path(sys.argv[1])
 with lease.held(folder):

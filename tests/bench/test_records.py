@@ -112,7 +112,7 @@ def test_sigkill_at_any_moment_leaves_whole_records_only(tmp_path: Path) -> None
         import sys
         sys.path[:0] = {[str(Path(__file__).parent), str(Path.cwd())]!r}
         from pathlib import Path
-        from test_results import KEY, result
+        from test_records import KEY, result
         from bench.records import Store
         store = Store(Path({str(tmp_path)!r}))
         store.write(KEY, result())

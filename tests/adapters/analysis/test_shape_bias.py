@@ -75,7 +75,7 @@ def test_the_mapping_is_of_207_classes_each_once() -> None:
 
 def test_probabilities_are_averaged_or_summed() -> None:
     """One dog class of 0.3 beats 109 of 0.004 on average, not in sum, where a knife of 0.2 loses to them."""
-    from adapters.analysis.shape_bias_tasks import CLASSES, decide
+    from adapters.analysis.shape_bias import CLASSES, decide
 
     probabilities = torch.full((1, 1000), 1e-9)
     probabilities[0, shape_bias.indices("dog")] = 0.4 / 109

@@ -111,7 +111,8 @@ def test_of_several_the_one_of_that_size_comes_first_then_the_most_published() -
 def test_neither_the_table_nor_the_list_of_names_needs_torch(python: Callable[[str], Any]) -> None:
     done = python(
         "import sys\n"
-        "from bench import architectures, run\n"
+        "from bench import run\n"
+        "from bench.backbones import architectures\n"
         "assert architectures.matching({}) == ()\n"
         "run.main(['--list', 'backbones'])\n"
         "heavy = {'torch', 'timm', 'bench.backbones.extract'} & set(sys.modules)\n"

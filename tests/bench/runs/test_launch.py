@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 # A run that needs mmengine, which asks for CUDA when it is imported, tells whether CUDA may still be used.
 SCRIPT = """
 from types import SimpleNamespace
-from bench import launch
+from bench.runs import launch
 from bench.errors import UserError
 
 def tell():

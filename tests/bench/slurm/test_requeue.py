@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[3]
 # `requeue` stands for submitit's handler, which Survivor finds in place.
 HEAD = """
 import os, signal, sys, time
-from bench.slurm import survivor
+from bench.slurm import requeue as survivor
 
 def requeue(number, frame):
     print("requeue", signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, flush=True)

@@ -1,0 +1,1 @@
+"""Data sets: their folders, items and labels; checked, drawn and prepared."""

@@ -1,0 +1,1 @@
+"""One run from its names to its record: planned, launched in a process, executed, recorded."""
