@@ -90,7 +90,7 @@ def test_sixteen_writers_lose_nothing_and_show_no_half_record(tmp_path: Path) ->
         import sys
         from dataclasses import replace
         from pathlib import Path
-        from test_results import KEY, result
+        from test_records import KEY, result
         from bench.records import Store
         store, seed = Store(Path(sys.argv[1])), int(sys.argv[2])
         for turn in range(10):
