@@ -124,6 +124,12 @@ def page(standings: Sequence[Section], records: Path | None = None) -> str | Non
     return "\n".join(parts)
 
 
+def summary(page: str) -> str:
+    """Return a page's table of all verdicts, which is before its chapters."""
+    lines = page.partition("\n## ")[0].splitlines(keepends=True)
+    return "".join(line for line in lines if line.startswith("|"))
+
+
 def _judged(scale: Scale, standings: Sequence[Section], records: Path | None) -> tuple[Replicates, list[Verdict]]:
     replicates = Replicates(scale, standings, curves_of(records))
     told = claims(covered(scale), replicates.blocks)

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from statistics import fmean
 
@@ -18,9 +18,11 @@ from leaderboards.tables import (
     MARK,
     MISSING,
     arrow,
+    decimals,
     escape_cell,
     fingerprint,
     name_cells,
+    number,
     page_name,
     primary_cell,
     table,
@@ -198,3 +200,54 @@ def superseded(section: Section) -> str:
         f"- [{section.task}]({page_name(section.task)}) {escape_cell(section.protocol['name'])}: digest "
         f"`{section.digest[:8]}`, {len(section.rows)} backbones, by `{new}`\n"
     )
+
+
+# The small table of a README: families by backbones, all fine-tuned on the embedded world.
+
+WIDEST = 120  # characters in a line of it
+SHORT = 8  # rows of it
+
+
+def extract(standings: Sequence[Section], link: str) -> str:
+    """Return a small table of the backbones that have every family's `finetune` result on the embedded world.
+
+    Only backbones that have a card are in it, the best mean place first. `link` leads to the overview.
+    """
+    found = [s for s in standings if s.task.endswith("/scenes") and s.protocol["name"] == "finetune"]
+    found = [s for s in found if s.rows and s.ranked and not s.superseded_by]
+    by_name = [{_name(row): row for row in s.rows if row.has_card} for s in found]
+    complete = set.intersection(*map(set, by_name)) if by_name else set()
+    if not complete:
+        return f"No backbone has been fine-tuned in every family of the embedded world yet. All results: {link}.\n"
+    places = {name: sum([*rows].index(name) for rows in by_name) for name in complete}
+    names = sorted(complete, key=lambda name: (places[name], name))[:SHORT]
+    head = ["backbone", *(s.task.partition("/")[0] for s in found)]
+    text = _short_table(head, names, found, by_name, intervals=True)
+    if len(text.partition("\n")[0]) > WIDEST:
+        text = _short_table(head, names, found, by_name, intervals=False)
+    return (
+        f"{text}\nFine-tuned on the embedded world; the columns are {', '.join(map(arrow, found))}.\n"
+        "**Bold** is the best mean of the column; ± is the 95 % interval over seeds (none for a single seed).\n"
+        f"All results: {link}.\n"
+    )
+
+
+def _short_table(
+    head: Sequence[str],
+    names: Sequence[Name],
+    found: Sequence[Section],
+    by_name: Sequence[Mapping[Name, Row]],
+    *,
+    intervals: bool,
+) -> str:
+    lines = []
+    for name in names:
+        cells = [escape_cell(name[0])]
+        for section, rows in zip(found, by_name, strict=True):
+            interval = rows[name].metrics[section.primary]
+            shown = interval if intervals else replace(interval, half_width=None)
+            text = number(shown, decimals(section, section.primary))
+            best = next(other for other in rows if other in names)
+            cells.append(f"**{text}**" if name == best else text)
+        lines.append(cells)
+    return table(head, lines, left=1)

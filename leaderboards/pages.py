@@ -141,7 +141,7 @@ def cards(standings: Sequence[Section]) -> dict[str, str]:
     """Return the cards as file name -> markdown."""
     found: dict[tuple[str, str], list[tuple[Section, Row]]] = defaultdict(list)
     for section in standings:
-        for row in section.rows:
+        for row in filter(lambda row: row.has_card, section.rows):
             found[row.backbone, row.weights8].append((section, row))
     return {card_name(numbers[0][1]): _card(numbers) for _, numbers in sorted(found.items())}
 

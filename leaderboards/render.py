@@ -6,9 +6,8 @@ python -m leaderboards.render [--results DIR] [--out DIR] [--extract README.md] 
 import argparse
 import gc
 import os
-import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,14 +18,14 @@ from bench.processes import keep_memory
 from bench.records import Result
 from leaderboards import analyses, claims_page, export, published, web_page
 from leaderboards import pages as few_images
-from leaderboards.overview import overview
+from leaderboards.overview import extract, overview
 from leaderboards.pages import cards, task_pages
 from leaderboards.published import Published
-from leaderboards.replicates import compared
 from leaderboards.standings import MANY, Section, read
-from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW, card_name, table
+from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW
 
 HERE = Path(__file__).parent
+BOARDS = HERE / "boards"
 PUBLISHED = HERE / "published.toml"
 
 
@@ -48,8 +47,8 @@ def _render(args: argparse.Namespace) -> int:
     found, numbers = read(args.results), published.load(args.published)
     pages = all_pages(found.standings, numbers, found.pictures, args.out, args.results)
     stale = stale_pages(pages, args.out)
-    without = {card_name(row) for row in compared(found.standings)} if args.extract else set()
-    extracts = {path: put(path, pages, args.out, without) for path in args.extract}
+    verdicts = claims_page.summary(pages.get(CLAIMS, ""))
+    extracts = {path: put(path, found.standings, args.out, verdicts) for path in args.extract}
     old = [path for path, text in extracts.items() if path.read_text("utf-8") != text]
     if args.check:
         lines = [f"stale: {path}" for path in [*(args.out / name for name in stale), *old]]
@@ -77,7 +76,7 @@ def all_pages(
     standings: Sequence[Section],
     numbers: Sequence[Published] = (),
     pictures: Mapping[Path, Result] = MappingProxyType({}),
-    out: Path = HERE,
+    out: Path = BOARDS,
     records: Path | None = None,
 ) -> dict[str, str]:
     """Return every page as file name -> markdown: the overview, one a task, one a backbone, and what else there is.
@@ -140,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m leaderboards.render", description="Markdown tables from records.")
     add = parser.add_argument
     add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
-    add("--out", type=Path, default=HERE, metavar="DIR", help="folder of the pages")
+    add("--out", type=Path, default=BOARDS, metavar="DIR", help="folder of the pages")
     add("--published", type=Path, default=PUBLISHED, metavar="FILE", help="numbers of others")
     add(
         "--extract",
@@ -148,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE.md",
-        help="also put the overview's tables, without the backbones that the claims compare, between its marks, "
-        "<!-- tables --> and <!-- /tables -->, and the claims' verdicts between <!-- claims --> and <!-- /claims -->",
+        help="also replace the text between the marks <!-- tables --> and <!-- /tables --> of this file by a small "
+        "table of fine-tuned backbones on the embedded world, and the text between <!-- claims --> and <!-- /claims "
+        "-->, where these marks exist, by the verdicts on the claims; may be repeated",
     )
     add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
     add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")
@@ -159,26 +159,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# The overview's tables and the claims' verdicts inside another file, a README, between marks.
+# One small table and the claims' verdicts inside another file, a README, between marks.
 
 TABLES, VERDICTS = ("tables", "claims")  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
-CARD = re.compile(r"\]\((backbone-[^)]+\.md)\)")
 
 
-def put(path: Path, pages: Mapping[str, str], out: Path, without: Collection[str] = ()) -> str:
-    """Return the file's text with what belongs between its marks, links leading from the file to `out`.
+def put(path: Path, standings: Sequence[Section], out: Path, verdicts: str = "") -> str:
+    """Return the file's text with the extract between its marks, linked to the overview in `out`.
 
-    Rows of the backbones whose pages are in `without` are left out, and how many they are is said. Marks of the
-    claims may be left out. Raises UserError where the file has not each mark of the tables once.
+    `verdicts` goes between the marks of the claims, which are optional. Raises UserError unless the file has each
+    mark of the tables once.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--extract {path} cannot be read: {error}. Give a markdown file.") from None
     folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
-    text = _replaced(path, text, TABLES, _tables(pages[OVERVIEW], folder, without))
+    text = _replaced(path, text, TABLES, extract(standings, f"[{folder}/]({folder}/{OVERVIEW})"))
     if any(mark in text for mark in _marks(VERDICTS)):
-        text = _replaced(path, text, VERDICTS, _verdicts(pages.get(CLAIMS, "")))
+        text = _replaced(path, text, VERDICTS, verdicts)
     return text
 
 
@@ -190,40 +189,11 @@ def _replaced(path: Path, text: str, name: str, by: str) -> str:
     start, end = _marks(name)
     if text.count(start) != 1 or text.count(end) != 1:
         raise UserError(
-            f"--extract {path} must have the lines {start.strip()} and {end.strip()} once each: what is between them "
-            f"is replaced by the {name}. Add them where the {name} belong."
+            f"--extract {path} must contain the lines {start.strip()} and {end.strip()} exactly once: the text between "
+            f"them is replaced by the {name}. Add both lines where the {name} belong."
         )
     before, _, rest = text.partition(start)
     return f"{before}{start}{by}{end}{rest.partition(end)[2]}"
-
-
-def _verdicts(page: str) -> str:
-    """The table of all claims, which stands before the chapters."""
-    lines = page.partition("\n## ")[0].splitlines(keepends=True)
-    return "".join(line for line in lines if line.startswith("|"))
-
-
-def _tables(overview: str, folder: str, without: Collection[str]) -> str:
-    """The sections that hold tables, with their titles in bold."""
-    parts, left_out = [], set()
-    for section in overview.split("\n## ")[1:]:
-        title, _, body = section.partition("\n")
-        lines = [line for line in body.splitlines() if line.startswith("|")]
-        pages = {line: found[1] for line in lines if (found := CARD.search(line))}
-        left_out |= set(pages.values()) & set(without)
-        if kept := [line for line in lines if pages.get(line) not in without]:
-            parts.append(f"**{title}**\n\n{_moved(kept, folder)}")
-    if left_out:
-        whole = f"[the overview]({folder}/{OVERVIEW})"
-        parts.append(f"Of the backbones whose methods are compared, {len(left_out)} are in {whole} alone.\n")
-    return "\n".join(parts)
-
-
-def _moved(lines: Sequence[str], folder: str) -> str:
-    """A table with its links led to the folder, aligned again."""
-    led = [re.sub(r"\]\((?=[^)]+\.md\))", f"]({folder}/", line) for line in lines]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in led]
-    return table(cells[0], cells[2:], left=3)
 
 
 if __name__ == "__main__":

@@ -139,14 +139,6 @@ def scales(standings: Sequence[Section]) -> list[Scale]:
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
 
 
-def compared(standings: Sequence[Section]) -> list[Row]:
-    """A row of each backbone that was pretrained at one of the scales."""
-    known = set(scales(standings))
-    each = {(row.backbone, row.weights8): row for row in _rows(standings)}
-    told = [(row, _pretraining(row)) for row in each.values()]
-    return [row for row, header in told if header and _scale(header) in known]
-
-
 def _rows(standings: Sequence[Section]) -> Iterator[Row]:
     return (row for section in shown(standings) for row in section.rows)
 

@@ -18,6 +18,8 @@ from bench.errors import UserError
 from bench.records import Json, Result, Store, weights8
 from leaderboards.statistics import Interval, mean_interval, rank_intervals, tie
 
+PRETRAINED = "backbone.safetensors"  # the file that every `pretrain.run` exports
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
@@ -40,6 +42,11 @@ class Row:
     def pretraining(self) -> Json:
         """What the weights say of how `pretrain.run` made them; {} for others."""
         return _parsed(self.results[0].backbone["pretraining"].get("pretraining", "{}"))
+
+    @property
+    def has_card(self) -> bool:
+        """Whether a page describes it; the output file of a pretraining run, one seed of many, has none."""
+        return not (self.pretraining and self.results[0].backbone["weights"] == PRETRAINED)
 
     @property
     def made_by(self) -> str:

@@ -42,9 +42,9 @@ def arrow(section: Section) -> str:
 
 
 def name_cells(row: Row) -> list[str]:
-    """Return what identifies a row: backbone, linked to its card; pretraining method; weights."""
-    link = f"[{escape_cell(row.backbone)}]({card_name(row)})"
-    return [link, escape_cell(row.method) or MISSING, row.weights8]
+    """Return what identifies a row: backbone, linked to its card where it has one; pretraining method; weights."""
+    name = escape_cell(row.backbone)
+    return [f"[{name}]({card_name(row)})" if row.has_card else name, escape_cell(row.method) or MISSING, row.weights8]
 
 
 def primary_cell(section: Section, row: Row) -> str:
