@@ -24,7 +24,6 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from bench import files as lease
 from bench.datasets import tar_files
 from bench.datasets.catalogue import Entry, missing
 from bench.datasets.dataset import Dataset
@@ -32,7 +31,7 @@ from bench.datasets.images import as_rgb
 from bench.datasets.items import Items
 from bench.datasets.tar_files import MANIFEST
 from bench.errors import UserError
-from bench.files import digest, file_sha256, write_atomic
+from bench.files import digest, file_sha256, locked_folder, write_atomic
 from bench.processes import spread
 
 
@@ -150,7 +149,7 @@ def prepare(entries: Sequence[Entry], data_root: Path | None, out: Path, recipe:
 def _split(source: Source, out: Path, recipe: Recipe) -> str:
     """Write what is missing of a split's tars, and verify each; one process at a time."""
     out.mkdir(parents=True, exist_ok=True)
-    with lease.held(out):
+    with locked_folder(out):
         return _held(source, out, recipe)
 
 

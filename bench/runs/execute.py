@@ -46,7 +46,7 @@ def execute(run: Run) -> Result | None:
 
 def _make(run: Run) -> Result:
     run.folder.mkdir(parents=True, exist_ok=True)
-    with files.held(run.folder):
+    with files.locked_folder(run.folder):
         there = Store(run.results).load(run.key)
         done = there if there is not None and there.status == "done" else None
         earlier = kept(run)

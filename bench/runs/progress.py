@@ -6,6 +6,8 @@ import json
 import time
 from pathlib import Path
 
+from bench.files import write_atomic
+
 NAME, SECONDS = "progress.json", 5.0
 
 
@@ -35,10 +37,8 @@ class ProgressFile:
         left = (now - self.began) / (done - self.first) * (self.total - done) if done > self.first else None
         progress = Progress(what=self.what, done=done, total=self.total, left=left)
         self.written = now
-        temporary = self.path.with_name(f".{NAME}")
-        with contextlib.suppress(OSError):  # a full disk must stop no training for this
-            temporary.write_text(json.dumps(dataclasses.asdict(progress)))
-            temporary.replace(self.path)  # whole for any reader; not worth an fsync
+        with contextlib.suppress(OSError):  # a full disk must not stop a training for this
+            write_atomic(self.path, json.dumps(dataclasses.asdict(progress)), sync=False)
 
 
 def read(folder: Path) -> Progress | None:

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from bench.files import OWNER_FILE
 from bench.runs import execute
 from bench.runs.plan import Run
 from bench.slurm.jobs import Submitted
@@ -41,7 +42,7 @@ def reap(submitted: Submitted, state: str) -> bool:
     run = next((a for a in getattr(call, "args", ()) if isinstance(a, Run)), None)
     if run is None or words is None:
         return False
-    (run.folder / "lease").unlink(missing_ok=True)  # squeue says that nobody is left to keep it
+    (run.folder / OWNER_FILE).unlink(missing_ok=True)  # squeue reports the job as ended: nobody holds the lock
     how = f" ({state})" if state else ""
     execute.bury(run, f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}")
     return True

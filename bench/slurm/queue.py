@@ -6,7 +6,6 @@ in its own log.
 """
 
 import dataclasses
-import fcntl
 import getpass
 import hashlib
 import json
@@ -16,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.files import cache_dir, write_atomic
+from bench.files import cache_dir, locked, write_atomic
 from bench.slurm.cluster import ask
 
 INTERVAL = 10.0  # seconds
@@ -60,8 +59,7 @@ def queue() -> Queue:
     """
     path = _shared()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
+    with locked(path.with_suffix(".lock")):
         known = _read(path)
         if known and 0 <= time.time() - known.asked < INTERVAL:
             return known

@@ -1,12 +1,11 @@
 """Runs to Slurm: what is neither done nor queued is checked, and submitted."""
 
-import fcntl
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from bench.files import locked
 from bench.records import Store
 from bench.runs.execute import execute
 from bench.runs.launch import check_weights
@@ -47,7 +46,9 @@ def submit_missing(
     """
     cluster.check(resources)
     work_dir = watch.work_dir
-    with _one_submitter(work_dir):
+    folder = work_dir / jobs.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "lock"):  # two commands at once do not submit a run twice
         live = {row.key for row in watch.rows() if row.state in LIVE}
         fresh = [name for name in calls if name not in live]
         if not fresh:
@@ -82,13 +83,3 @@ def _read(runs: Sequence[Run]) -> list[Path]:
     weights = {run.backbone.weights.resolve() for run in runs if run.backbone.weights}
     included = {file for run in runs for file in run.include}
     return sorted({*roots, *weights, *included})
-
-
-@contextmanager
-def _one_submitter(work_dir: Path) -> Iterator[None]:
-    """Two commands at once do not submit a run twice; the lock ends with its process."""
-    folder = work_dir / jobs.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        fcntl.lockf(lock, fcntl.LOCK_EX)
-        yield

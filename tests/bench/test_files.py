@@ -1,4 +1,4 @@
-"""Folders and stores that many processes want at once: real processes, real kills."""
+"""Folders and stores that many processes use at once: real processes, real kills."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[2]
 TURNS = """
 import sys, time
 from pathlib import Path
-from bench import files as lease
-lease.HEARTBEAT, lease.EXPIRES = 0.2, 2.0
+from bench import files
+files.HEARTBEAT, files.EXPIRES = 0.2, 2.0
 folder = Path(sys.argv[1])
-with lease.held(folder):
+with files.locked_folder(folder):
     with (folder / "turns").open("a") as file:
         file.write("in\\n"); file.flush()
         time.sleep(float(sys.argv[2]))
@@ -47,7 +47,7 @@ def test_one_at_a_time_and_nothing_left_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "lease").exists()
 
 
-def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path: Path) -> None:
+def test_a_killed_process_of_this_machine_frees_its_lock_at_once(tmp_path: Path) -> None:
     holder = start(TURNS, tmp_path, 60)
     await_turns(tmp_path, 1)
     holder.kill()
@@ -57,7 +57,7 @@ def test_a_killed_holder_of_this_machine_is_followed_at_once(tmp_path: Path) -> 
     assert time.monotonic() - began < 2
 
 
-def test_without_shared_locks_a_beating_lease_is_waited_for_and_a_silent_one_expires(
+def test_without_shared_locks_a_heartbeat_is_waited_for_and_a_silent_owner_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another machine's, as this one sees it where locks are not shared: the file and its beats alone."""
@@ -69,7 +69,7 @@ def test_without_shared_locks_a_beating_lease_is_waited_for_and_a_silent_one_exp
     beats = 10
     beating = subprocess.Popen(["sh", "-c", f"for i in $(seq {beats}); do sleep 0.2; touch -c {other}; done"])
     began = time.monotonic()
-    with files.held(tmp_path):
+    with files.locked_folder(tmp_path):
         waited = time.monotonic() - began
         assert other.read_text() != "host elsewhere"
     beating.wait()
@@ -80,7 +80,7 @@ def test_a_job_that_starts_again_does_not_wait_for_itself(tmp_path: Path, monkey
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     (tmp_path / "lease").write_text("job 12")
     began = time.monotonic()
-    with files.held(tmp_path):
+    with files.locked_folder(tmp_path):
         assert time.monotonic() - began < 1
 
 
@@ -137,3 +137,33 @@ def test_the_same_run_started_twice_runs_once(tmp_path: Path) -> None:
         assert "1 of 1 done" in command.communicate(timeout=60)[0]
     (started,) = tmp_path.glob("runs/**/started")
     assert started.read_text() == "x"
+
+
+def test_a_busy_lock_calls_back_before_it_is_waited_for(tmp_path: Path) -> None:
+    """The callback may refuse to wait; a free lock does not call it."""
+    owner = start(TURNS, tmp_path, 60)
+    await_turns(tmp_path, 1)
+
+    def refuse() -> None:
+        raise RuntimeError("busy")
+
+    with pytest.raises(RuntimeError, match="busy"), files.locked(tmp_path / "lock", on_busy=refuse):
+        pass
+    owner.kill()
+    owner.wait()
+    with files.locked(tmp_path / "lock", on_busy=refuse):
+        pass
+
+
+def test_a_failed_replacement_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    files.write_atomic(path, "old")
+
+    def fail() -> None:
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise ValueError("full")
+
+    with pytest.raises(ValueError, match="full"):
+        fail()
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]

@@ -12,14 +12,14 @@ RUN = """
 import os, sys, time
 from pathlib import Path
 from torch.utils.data import DataLoader
-from bench.files import held
+from bench.files import locked_folder
 from bench.processes import worker_ends_with_run
 
 class Large:  # a pipe holds 64 KiB
     def __len__(self): return 10
     def __getitem__(self, index): return {"pid": os.getpid(), "mask": bytes(300_000)}
 
-with held(Path(sys.argv[1])):
+with locked_folder(Path(sys.argv[1])):
     loader = DataLoader(Large(), batch_size=None, num_workers=1, worker_init_fn=worker_ends_with_run,
                         multiprocessing_context="fork")
     batches = iter(loader)
@@ -29,8 +29,8 @@ with held(Path(sys.argv[1])):
 LOCK = """
 import sys
 from pathlib import Path
-from bench.files import held
-with held(Path(sys.argv[1])):
+from bench.files import locked_folder
+with locked_folder(Path(sys.argv[1])):
     print("mine")
 """
 
