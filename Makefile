@@ -1,10 +1,10 @@
-# Two commands do everything on a fresh machine: make run, make test.
+# On a fresh machine, `make run` and `make test` do all the set-up.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(shell command -v uv || echo .uv/bin/uv)
 SMALL := test_resnet test_vit
 
-.PHONY: run test test-slurm check bench install constraints
+.PHONY: run test test-long test-slurm check bench install constraints
 install: .venv/installed
 
 # uv resolves in seconds and, unlike pip, can override the pins of mmpose that cannot be met.
@@ -20,8 +20,13 @@ run: install
 	$(BIN)/python -m bench.run --backbone $(SMALL) --task all
 	$(BIN)/python -m leaderboards.render --results results --out runs/leaderboard --print
 
+# Everything that guards a promise and takes no minutes. One thread a process: two processes fill two cores.
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "not long"
+
+# Kill and resume, two ranks, overfitting, real weights, a real browser, fuzzing.
+test-long: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m long
 
 # On the machine's Slurm, or a private one (docs/cluster.md); fails where there is neither.
 test-slurm: install
@@ -32,6 +37,7 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/test_imports.py
 	$(BIN)/python -m leaderboards.render --check --extract README.md
 
 # Paired timings: command line, training step, COCO's metric, loading of weights, frozen features, analyses,
