@@ -18,7 +18,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from desk import CONTENDED, FAILING, ROOT, Desk
+from desk import CONTENDED, FAILING, PATIENCE, ROOT, Desk
 
 BASE = Path(tempfile.gettempdir()) / "slurm-bench-tests"
 STARTED, USERS = BASE.with_suffix(".started"), BASE.with_suffix(".users")
@@ -81,7 +81,7 @@ def _start() -> None:
         env={**os.environ, **private},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=300 * PATIENCE,
     )
     if started.returncode:
         pytest.fail(f"{UP} could not start a Slurm: {started.stderr}", pytrace=False)

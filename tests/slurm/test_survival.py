@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desk import CONTENDED, FAILING, Desk, ask, until
+from desk import CONTENDED, FAILING, PATIENCE, Desk, ask, until
 from PIL import Image
 from slurm_entries import norm
 
@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_the_table_and_the_same_command_joins_again(desk: Desk) ->
     )
     desk.await_step(1)
     waiting.send_signal(signal.SIGINT)
-    _, said = waiting.communicate(timeout=30)
+    _, said = waiting.communicate(timeout=30 * PATIENCE)
     assert waiting.returncode == 130
     assert "The jobs go on" in said
     again = desk.run("--protocol", "long", "--wait")
