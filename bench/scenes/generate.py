@@ -25,9 +25,9 @@ from bench.scenes import layout, videos
 from bench.scenes.labels import coco_annotations, crop_window, millimetres, tight_box, visible_fraction
 from bench.scenes.layout import Scene
 from bench.scenes.puppets import KEYPOINTS, SKELETON
+from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash
 from bench.scenes.rng import Draw
 from bench.scenes.things import CATEGORIES, SEMANTIC
-from bench.scenes.world import GENERATOR_VERSION, World, combined_hash
 
 JOB = 16  # scenes
 BATCH = 8  # scenes rendered at once

@@ -12,9 +12,10 @@ from scenes_by_hand import SMALL, TINY
 from bench.scenes.generate import generate
 from bench.scenes.geometry import square_root
 from bench.scenes.layout import scene
+from bench.scenes.recipe import GENERATOR_VERSION, combined_hash
 from bench.scenes.render import render
 from bench.scenes.rng import Draw, cos_sin
-from bench.scenes.world import GENERATOR_VERSION, combined_hash, read_manifest
+from bench.scenes.world import read_manifest
 
 # Over the pixels before encoding and the JSON texts, so no codec has a say. When it changes, the
 # generator made another world: raise GENERATOR_VERSION, then write the new pair here.
