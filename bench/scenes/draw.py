@@ -17,10 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from bench.scenes import layout, videos
 from bench.scenes.labels import crop_window, keypoint_triplets, tight_box, visible_fraction
 from bench.scenes.layout import Scene
-from bench.scenes.puppets import SKELETON, SPECIES
 from bench.scenes.render import Picture, render
 from bench.scenes.rng import Draw
-from bench.scenes.things import CATEGORIES, SEMANTIC
+from bench.scenes.things import CATEGORIES, SEMANTIC, SKELETON, SPECIES
 
 Colour: TypeAlias = tuple[int, int, int]
 

@@ -22,9 +22,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from bench.processes import end_with_parent
 from bench.scenes import layout, videos
-from bench.scenes.labels import coco_annotations, crop_window, millimetres, tight_box, visible_fraction
+from bench.scenes.labels import (
+    coco_annotations,
+    coco_files,
+    crop_window,
+    millimetres,
+    run_lengths,
+    tight_box,
+    visible_fraction,
+)
 from bench.scenes.layout import Scene
-from bench.scenes.puppets import KEYPOINTS, SKELETON
 from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash
 from bench.scenes.rng import Draw
 from bench.scenes.things import CATEGORIES, SEMANTIC
@@ -319,36 +326,3 @@ class Folder:
         """Write text as UTF-8."""
         data = content.encode()
         self._write(path, data, data)
-
-
-def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    """Return a mask as COCO's compressed run lengths."""
-    from faster_coco_eval.core import mask as coco_mask
-
-    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode()}
-
-
-def coco_files(records: list[dict[str, Any]], seed: int) -> dict[str, str]:
-    """Return the JSON texts of the instances and the person_keypoints file of one split.
-
-    Args:
-        records: one a scene: {"image": {...}, "annotations": [...]}, in order of index.
-    """
-    images = [{"id": k, **record["image"]} for k, record in enumerate(records)]
-    instances: list[dict[str, Any]] = []
-    for k, record in enumerate(records):
-        for annotation in record["annotations"]:
-            instances.append({"id": len(instances) + 1, "image_id": k, **annotation})
-    people = [a for a in instances if "keypoints" in a]
-    bare = [{k: v for k, v in a.items() if not k.endswith("keypoints")} for a in instances]
-    categories = [{"id": k + 1, "name": name, "supercategory": "object"} for k, name in enumerate(CATEGORIES)]
-    puppet = {**categories[0], "keypoints": list(KEYPOINTS), "skeleton": [*map(list, SKELETON)]}
-    info = {"description": "embedded world: scenes", "seed": seed}
-    return {
-        name: json.dumps({"info": info, "licenses": [], "images": images, "annotations": found,
-                          "categories": kinds}, separators=(",", ":"))
-        for name, found, kinds in (
-            ("instances", bare, categories), ("person_keypoints", people, [puppet]),
-        )
-    }  # fmt: skip

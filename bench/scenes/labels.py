@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.scenes.layout import Camera, Scene
 from bench.scenes.solids import rotate
-from bench.scenes.things import CATEGORIES, Thing
+from bench.scenes.things import CATEGORIES, KEYPOINTS, SKELETON, Thing
 
 if TYPE_CHECKING:
     from bench.scenes.render import Picture
@@ -114,3 +115,36 @@ def millimetres(depth: NDArray[np.float32]) -> NDArray[np.uint16]:
     """Return depth as uint16 millimetres; 0 means none: sky, or farther than 65.535 m."""
     whole = np.floor(depth.astype(np.float64) * 1000.0 + 0.5)
     return np.where(whole > 65535, 0, whole).astype(np.uint16)
+
+
+def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask as COCO's compressed run lengths."""
+    from faster_coco_eval.core import mask as coco_mask
+
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": [int(n) for n in code["size"]], "counts": code["counts"].decode()}
+
+
+def coco_files(records: list[dict[str, Any]], seed: int) -> dict[str, str]:
+    """Return the JSON texts of the instances and the person_keypoints file of one split.
+
+    Args:
+        records: one a scene: {"image": {...}, "annotations": [...]}, in order of index.
+    """
+    images = [{"id": k, **record["image"]} for k, record in enumerate(records)]
+    instances: list[dict[str, Any]] = []
+    for k, record in enumerate(records):
+        for annotation in record["annotations"]:
+            instances.append({"id": len(instances) + 1, "image_id": k, **annotation})
+    people = [a for a in instances if "keypoints" in a]
+    bare = [{k: v for k, v in a.items() if not k.endswith("keypoints")} for a in instances]
+    categories = [{"id": k + 1, "name": name, "supercategory": "object"} for k, name in enumerate(CATEGORIES)]
+    puppet = {**categories[0], "keypoints": list(KEYPOINTS), "skeleton": [*map(list, SKELETON)]}
+    info = {"description": "embedded world: scenes", "seed": seed}
+    return {
+        name: json.dumps({"info": info, "licenses": [], "images": images, "annotations": found,
+                          "categories": kinds}, separators=(",", ":"))
+        for name, found, kinds in (
+            ("instances", bare, categories), ("person_keypoints", people, [puppet]),
+        )
+    }  # fmt: skip

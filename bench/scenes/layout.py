@@ -8,11 +8,21 @@ from math import sqrt
 
 import numpy as np
 
-from bench.scenes.puppets import SPECIES, drawn_outfit, drawn_pose
 from bench.scenes.rng import Draw
 from bench.scenes.solids import Array, Assembly, Solid, Vector, about, add, cross, turn, unit
 from bench.scenes.textures import Colour, colour, material
-from bench.scenes.things import CATEGORIES, GROUND, WALL, Thing, drawn_thing, stand, stand_puppet
+from bench.scenes.things import (
+    CATEGORIES,
+    GROUND,
+    SPECIES,
+    WALL,
+    Thing,
+    drawn_outfit,
+    drawn_pose,
+    drawn_thing,
+    stand,
+    stand_puppet,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

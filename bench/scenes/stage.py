@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.scenes.geometry import rectangles, to_camera
 from bench.scenes.layout import Scene
 from bench.scenes.solids import BOX, CAPSULE, SPHERE, Array, Solid, Vector, cross, joined, rotate, unit
 
 Integers: TypeAlias = NDArray[np.int64]
 
 PLANES = 6  # at most, a scene
+NEAR = 0.05  # metres; nothing is seen nearer than this
 ORIGIN, FRAME, SIZE, MATERIAL = slice(0, 3), slice(3, 12), slice(12, 15), slice(15, 26)
 
 
@@ -223,3 +223,70 @@ def _slot_table(placed: list[_Placed]) -> Integers:
         table[: len(p.members), b] = total + np.arange(len(p.members))
         total += len(p.members)
     return table
+
+
+# The screen rectangle that each primitive can touch.
+
+
+def to_camera(solid: Solid, rotation: Array, eye: Array) -> Solid:
+    """Move from the world to a camera's axes: x right, y down, z along the optical axis."""
+    shift = -rotate(rotation, eye)
+    return solid.moved(rotation, shift)
+
+
+def rectangles(solid: Solid, focal: float, size: int) -> Integers:
+    """Return the pixels each primitive may touch: (n, 4) as x0, y0, width, height; 0 when none."""
+    pixels = np.floor(np.clip(extents(solid), -1e5, 1e5) * focal + 0.5 * size)
+    low = np.clip(pixels[:, :2], 0, size)
+    high = np.clip(pixels[:, 2:], -1, size - 1)
+    return np.concatenate([low, np.maximum(high - low + 1, 0)], axis=1).astype(np.int64)
+
+
+def extents(solid: Solid) -> Array:
+    """Return the slopes x/z and y/z that bound each primitive: (n, 4) as x0, y0, x1, y1.
+
+    Exact for spheres, capsules (the hull of two spheres) and boxes (the hull of eight corners). A
+    primitive that reaches behind the eye is unbounded: slopes of -1e6 and 1e6.
+    """
+    n = len(solid.kind)
+    bounds = np.tile(np.array([1e6, 1e6, -1e6, -1e6]), (n, 1))
+    half = np.where(solid.kind == CAPSULE, solid.size[:, 1], 0.0)
+    for sign in (-1.0, 1.0):
+        end = solid.centre + (sign * half)[:, None] * solid.frame[:, 1]
+        for axis in (0, 1):
+            low, high = _sphere_extent(end[:, axis], end[:, 2], solid.size[:, 0])
+            bounds[:, axis] = np.minimum(bounds[:, axis], low)
+            bounds[:, axis + 2] = np.maximum(bounds[:, axis + 2], high)
+    boxes = np.flatnonzero(solid.kind == BOX)
+    if len(boxes):
+        bounds[boxes] = _box_extents(solid, boxes)
+    return bounds
+
+
+def _sphere_extent(across: Array, ahead: Array, radius: Array) -> tuple[Array, Array]:
+    """Return the slopes of the two tangents from the origin to circles at (across, ahead)."""
+    below = ahead * ahead - radius * radius
+    root = np.sqrt(np.maximum(across * across + below, 0.0))
+    safe = np.where(below > 0.0, below, 1.0)
+    low = (across * ahead - radius * root) / safe
+    high = (across * ahead + radius * root) / safe
+    seen = (below > 0.0) & (ahead > radius)
+    return np.where(seen, low, -1e6), np.where(seen, high, 1e6)
+
+
+def _box_extents(solid: Solid, boxes: NDArray[np.intp]) -> Array:
+    """Return the extents of the boxes alone, from their corners."""
+    bounds = np.tile(np.array([1e6, 1e6, -1e6, -1e6]), (len(boxes), 1))
+    centre, frame, half = solid.centre[boxes], solid.frame[boxes], solid.size[boxes]
+    behind = np.zeros(len(boxes), dtype=bool)
+    for corner in range(8):
+        point = centre
+        for axis in range(3):
+            sign = 1.0 if corner >> axis & 1 else -1.0
+            point = point + sign * half[:, axis : axis + 1] * frame[:, axis]
+        behind |= point[:, 2] < NEAR
+        slopes = point[:, :2] / np.maximum(point[:, 2:], NEAR)
+        bounds[:, :2] = np.minimum(bounds[:, :2], slopes)
+        bounds[:, 2:] = np.maximum(bounds[:, 2:], slopes)
+    bounds[behind] = [-1e6, -1e6, 1e6, 1e6]
+    return bounds

@@ -15,11 +15,10 @@ from bench.scenes.layout import (
     look_at,
     posters,
 )  # fmt: skip
-from bench.scenes.puppets import SPECIES, drawn_outfit, walking_pose
 from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.solids import Assembly
 from bench.scenes.textures import material
-from bench.scenes.things import CATEGORIES, Thing, model, stand, stand_puppet
+from bench.scenes.things import CATEGORIES, SPECIES, Thing, drawn_outfit, model, stand, stand_puppet, walking_pose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -170,7 +170,7 @@ def test_real_photographs_are_all_usable(name, images, classes):
 
 
 def thing(box: tuple[int, int, int, int], distance: float, visible: float) -> dict[str, object]:
-    from bench.scenes.generate import run_lengths
+    from bench.scenes.labels import run_lengths
 
     x, y, width, height = box
     mask = np.zeros((20, 20), bool)

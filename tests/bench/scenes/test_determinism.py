@@ -10,10 +10,9 @@ import torch
 from scenes_by_hand import SMALL, TINY
 
 from bench.scenes.generate import generate
-from bench.scenes.geometry import square_root
 from bench.scenes.layout import scene
 from bench.scenes.recipe import GENERATOR_VERSION, combined_hash
-from bench.scenes.render import render
+from bench.scenes.render import render, square_root
 from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.world import read_manifest
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scenes_by_hand import PLAIN, rays, scene_of, thing
 
-from bench.scenes.geometry import INFINITY, hit_box, hit_capsule, hit_sphere, rectangles
-from bench.scenes.render import render
+from bench.scenes.render import INFINITY, hit_box, hit_capsule, hit_sphere, render
 from bench.scenes.solids import Assembly
+from bench.scenes.stage import rectangles
 
 SIZE = 64
 

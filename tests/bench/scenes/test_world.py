@@ -17,8 +17,7 @@ from scenes_by_hand import SMALL, TINY
 
 from bench.errors import UserError
 from bench.scenes.__main__ import main
-from bench.scenes.puppets import SPECIES
-from bench.scenes.things import CATEGORIES, SEMANTIC
+from bench.scenes.things import CATEGORIES, SEMANTIC, SPECIES
 from bench.scenes.world import check, ensure, make
 
 
