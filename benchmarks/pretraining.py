@@ -29,7 +29,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.augment import Augment, augmentation
-from pretrain.data import Batch, Batches, loader, source
+from pretrain.data import Batch, CropBatches, loader, source
 from pretrain.encoder import choose_attention
 from pretrain.methods import method
 from pretrain.siamese import Siamese, build
@@ -112,7 +112,7 @@ def from_files(folder: Path, batch_size: int, step: Callable[[Batch], float]) ->
     chosen = augmentation("mae")
     augment = Augment(chosen, mean=MEAN, std=STD).to(DEVICE)
     found = source(str(folder))
-    crops = Batches(found, batch_size=batch_size, img_size=224, seed=0, scale=chosen.scale)
+    crops = CropBatches(found, batch_size=batch_size, img_size=224, seed=0, scale=chosen.scale)
     raw = loader(crops, iterations=STEPS + 1, num_workers=1)
     batches = (augment(b.to(DEVICE), (0, iteration)) for iteration, b in enumerate(raw))
     first = next(batches)

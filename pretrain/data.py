@@ -123,14 +123,14 @@ def _cropped_mask(mask: NDArray[np.bool_] | None, box: Box, size: int) -> NDArra
     return np.asarray(grey.resize((size, size), Image.Resampling.BILINEAR, box=box)) >= 128
 
 
-# Batches of images for pretraining: which image and which crop, decoded in workers.
+# CropBatches of images for pretraining: which image and which crop, decoded in workers.
 #
 #
 # Which images a batch has, and where they are cropped, follows from (seed, iteration, slot) alone, a slot
 # being an image's place in the batch. So a resumed run replays nothing, and workers and processes
 # change nothing. Flips, colours and normalisation are drawn and done on the device: `pretrain.augment`.
 
-__all__ = ["Batch", "Batches", "ImageSource", "RawBatch", "loader", "source"]
+__all__ = ["Batch", "CropBatches", "ImageSource", "RawBatch", "loader", "source"]
 
 ORDER, CROP = 6, 7  # streams of random numbers, see bench.training.seeding
 ALLOWED = 0.01  # the part of a source's images that may be unusable
@@ -189,7 +189,7 @@ class RawBatch:
 
 
 @dataclasses.dataclass
-class Batches(Dataset):  # type: ignore[misc]  # torch is not followed
+class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
     """A source's batches by iteration, made in the process that asks.
 
     Args:
@@ -297,7 +297,7 @@ def refuse(source: ImageSource, unusable: int, last: tuple[str, str]) -> None:
 
 
 class BatchLoader(DataLoader):  # type: ignore[misc]  # torch is not followed
-    """torch's loader over `Batches`: raises a worker's UserError, and tells of skipped images once."""
+    """torch's loader over `CropBatches`: raises a worker's UserError, and tells of skipped images once."""
 
     def __iter__(self) -> Iterator[RawBatch]:
         """The batches, iteration after iteration."""
@@ -319,7 +319,7 @@ def note(source: ImageSource, skipped: Sequence[tuple[str, str]]) -> None:
 
 
 def loader(
-    batches: Batches,
+    batches: CropBatches,
     *,
     start_iteration: int = 0,
     iterations: int | None = None,

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.errors import UserError
-from pretrain.hooks import settle
+from bench.training.hooks import replace_durably
 
 NAME = "backbone.safetensors"
 REQUIRED = ("arch", "method", "recipe", "data", "epochs", "mean", "std", "img_size", "commit")
@@ -45,7 +45,7 @@ def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token
     temporary = path.with_name(f".{path.name}")
     try:
         save_file(state, temporary, metadata=dict(header))
-        settle(temporary, path)
+        replace_durably(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"The backbone {path} cannot be written ({error}). Training is done and its last checkpoint lies beside "

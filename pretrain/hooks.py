@@ -1,230 +1,137 @@
-"""The last checkpoints of a run, each whole or absent: SIGKILL at any moment leaves one to go on from."""
+"""mmengine hooks of pretraining: numbered checkpoints, divergence, progress, pictures and snapshots.
 
-import contextlib
+What evaluation shares with them is in `bench.training.hooks`.
+"""
+
+import dataclasses
 import datetime
-import logging
-import os
 import sys
 import time
-import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.hooks import Hook
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from PIL import Image
 from torch import Tensor
 
 from bench.errors import UserError
-from bench.runs.progress import ProgressFile
+from bench.training.hooks import FiniteLossHook, ProgressHook, newest_checkpoint, write_checkpoint
+from pretrain.data import Batch
+from pretrain.export import export
+from pretrain.training import CHECKPOINTS, trained
 
-PATTERN = "checkpoint-*.pth"
+GAP = 2  # pixels between the images of a picture
+SNAPSHOTS = "snapshots"  # folder
 
-logger = logging.getLogger(__name__)
 
+class NumberedCheckpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Writes the training state every `interval` seconds and at the end; deletes all but the last `keep` files.
 
-class Checkpoints(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Writes the training state every `interval` seconds and at the end, and keeps the last `keep`.
-
-    Since resuming is exact, when it writes changes no number. Written is after an update of the weights
-    only. Raises UserError when it cannot write.
+    It writes only after an update of the weights. Resuming is exact, so the time of writing changes no number.
     """
 
-    priority = "VERY_LOW"  # after all that an iteration does
+    priority = "VERY_LOW"  # after everything else that an iteration does
 
     def __init__(self, interval: float, keep: int = 2) -> None:
-        """Count the `interval` from now."""
-        assert keep >= 2, "a torn newest checkpoint needs one before it"
+        """Start counting the `interval` now."""
+        assert keep >= 2, "if the newest file is damaged, training resumes from the one before"
         self.interval, self.keep = interval, keep
         self.written = time.monotonic()
 
     def before_train(self, runner: Any) -> None:
-        """Remove what a process left that was killed while it wrote."""
+        """Delete the partial file of a process that was killed while it wrote."""
         if runner.rank == 0:
-            for path in Path(runner.work_dir).glob(f".{PATTERN}"):
+            for path in Path(runner.work_dir).glob(f".{CHECKPOINTS}"):
                 path.unlink()
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Write when it is time."""
+        """Write when the interval has passed. Raises UserError when the file cannot be written."""
         done, loop = runner.iter + 1, runner.train_loop
         if runner.rank or done % loop.schedule.accumulate:
             return
         if done == loop.max_iters or time.monotonic() - self.written >= self.interval:
-            write(runner, Path(runner.work_dir) / f"checkpoint-{done:09d}.pth")
-            for old in _newest_first(Path(runner.work_dir))[self.keep :]:
+            folder = Path(runner.work_dir)
+            path = folder / CHECKPOINTS.replace("*", f"{done:09d}")
+            write_checkpoint(runner, path, f"iteration {done}", by_epoch=False, save_param_scheduler=False)
+            for old in sorted(folder.glob(CHECKPOINTS), reverse=True)[self.keep :]:
                 old.unlink()
             self.written = time.monotonic()
 
 
-def write(runner: Any, path: Path) -> None:
-    """The runner's state after its current iteration, into a temporary file first."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        runner.save_checkpoint(str(path.parent), temporary.name, by_epoch=False, save_param_scheduler=False)
-        settle(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's writer says RuntimeError on a full disk
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(
-            f"The checkpoint {path} cannot be written ({error}): training stopped after iteration {runner.iter + 1}. "
-            f"Free space or mend the folder, and run the same command again: it continues from the checkpoint before."
-        ) from None
-
-
-def settle(temporary: Path, path: Path) -> None:
-    """Give a finished file its name: on the disk first, so that the name never stands for less."""
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; those that are not are named in a warning and passed over."""
-    for path in _newest_first(folder):
-        damage = _damage(path)
-        if damage is None:
-            return path
-        logger.warning("%s is damaged (%s): going on from the one before", path, damage)
-    return None
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob(PATTERN), reverse=True)
-
-
-def _damage(path: Path) -> str | None:
-    """What is wrong with the file, from the sums that its archive keeps of every part; None if nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            part = archive.testzip()
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
-        return str(error)
-    return f"{part} is not what was written" if part else None
-
-
-# Training that came to no numbers stops, with the iteration named and the last good checkpoint kept.
-
-
-class FiniteLoss(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Stops at a loss that is no number, and names its iteration.
-
-    The loss is looked at where it is, on the device, and asked for every `interval` iterations: to ask
-    makes a GPU wait.
-    """
-
-    priority = "HIGH"  # before a checkpoint is written
+class FiniteTrainingHook(FiniteLossHook):
+    """Stops at a loss or, before a checkpoint is written, at weights that are NaN or infinite."""
 
     def __init__(self, interval: int = 10) -> None:
-        """Ask every `interval` iterations; on a CPU, every one."""
-        self.interval = interval
-        self.first_bad: Tensor | None = None
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Raise UserError if a loss since the last look was no number."""
-        loss = outputs["loss"].detach()
-        if self.first_bad is None:
-            self.first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
-        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
-        self.first_bad = torch.where(bad, runner.iter, self.first_bad)
-        if loss.device.type == "cpu" or (runner.iter + 1) % self.interval == 0:
-            self._stop_if_bad(runner)
-
-    def after_train(self, runner: Any) -> None:
-        """Look once more."""
-        if self.first_bad is not None:  # some iteration was trained
-            self._stop_if_bad(runner)
+        """Read losses from a GPU every `interval` iterations."""
+        super().__init__(interval)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Keep weights that are no numbers from being saved: a loss can be one, and its gradient none."""
+        """Raise UserError before bad weights are saved: a finite loss can have a gradient that is not."""
         self.after_train(runner)
         weights = checkpoint["state_dict"]
         bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
         if bad:
-            lost = f"{len(bad)} weights, {bad[0]} among them, are no numbers after"
-            raise _diverged(runner, lost, runner.iter)
+            raise self._error(runner, f"{len(bad)} weights ({bad[0]}, ...) are NaN or infinite after", runner.iter)
 
-    def _stop_if_bad(self, runner: Any) -> None:
-        assert self.first_bad is not None
-        iteration = int(self.first_bad)
-        if iteration >= 0:
-            raise _diverged(runner, "The loss is no number in", iteration)
+    def error(self, runner: Any, iteration: int, outputs: Mapping[str, Tensor]) -> UserError:
+        """Return the message for a loss that diverged at `iteration`."""
+        return self._error(runner, "The loss is NaN or infinite in", iteration)
 
-
-def _diverged(runner: Any, what: str, iteration: int) -> UserError:
-    schedule = runner.train_loop.schedule
-    last = newest(Path(runner.work_dir))
-    return UserError(
-        f"{what} iteration {iteration + 1} of {schedule.iterations} (epoch {schedule.epoch(iteration):.2f}, learning "
-        f"rate {schedule.learning_rate(iteration):.3g}): training stopped. The last good checkpoint is "
-        f"{last or 'none, for none was written before'}. The same command would come to the same: look at the images, "
-        f"or take --precision fp32 or a recipe with a lower rate, into another --out."
-    )
+    def _error(self, runner: Any, problem: str, iteration: int) -> UserError:
+        schedule = runner.train_loop.schedule
+        last = newest_checkpoint(Path(runner.work_dir), CHECKPOINTS)
+        return UserError(
+            f"Training diverged: {problem} iteration {iteration + 1} of {schedule.iterations} (epoch "
+            f"{schedule.epoch(iteration):.2f}, learning rate {schedule.learning_rate(iteration):.3g}). "
+            f"{f'The last good checkpoint is {last}.' if last else 'No checkpoint was written before.'} Rerunning the "
+            f"same command will diverge again: check the images, or use --precision fp32 or a recipe with a lower "
+            f"learning rate, with another --out."
+        )
 
 
-# What a waiting user sees of pretraining: loss, images a second, the share of waiting, time left.
+class PretrainingProgress(ProgressHook):
+    """A bar on a terminal, lines elsewhere, and always scalars for TensorBoard; on rank 0 only.
 
-
-class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """A bar on a terminal, lines elsewhere, scalars for TensorBoard always; on rank 0 alone.
-
-    Losses are summed where they are and read every `interval` iterations: to read makes a GPU wait.
+    Losses are summed on their device and read every `interval` iterations, since reading makes a GPU wait.
     """
 
     def __init__(self, title: str, images: int, *, interval: int = 10, seconds: float = 10.0) -> None:
-        """Take the `images` an iteration, over all processes; say a line every `seconds` at most."""
-        self.title, self.images = title, images
-        self.interval, self.seconds = interval, seconds
+        """Count `images` an iteration, over all processes; write a line every `seconds` at most."""
+        super().__init__(title)
+        self.images, self.interval, self.seconds = images, interval, seconds
         self.sums: dict[str, Tensor] = {}
-        self.bar = Progress(disable=True)
 
     def before_train(self, runner: Any) -> None:
-        """Start where the run was left."""
-        console = Console(stderr=True)
-        self.quiet = runner.rank > 0
-        self.terminal = console.is_terminal and not self.quiet
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
-        self.bar = Progress(*columns, console=console, disable=not self.terminal)
-        self.task = self.bar.add_task(self.title, total=runner.max_iters, completed=runner.iter, note="")
-        self.bar.start()
-        self.file = ProgressFile(Path(runner.work_dir), "train", total=runner.max_iters, done=runner.iter)
-        self.begin = self.since = self.said = time.perf_counter()
+        """Start the bar at the resumed iteration."""
+        super().before_train(runner)
+        self.begin = self.since = self.line_written = time.perf_counter()
         self.first = self.last = runner.iter
         self.waited = 0.0
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Add up; every so often, say."""
+        """Sum the losses, and report their means when it is time."""
         for name, value in outputs.items():
             seen = value.detach().float()
             self.sums[name] = self.sums[name] + seen if name in self.sums else seen
         done = runner.iter + 1
         if done % self.interval == 0 or done == runner.max_iters or done == self.first + 1:
-            self._say(runner, done)
+            self._report(runner, done)
 
     def after_train(self, runner: Any) -> None:
-        """Leave the finished bar on the screen, and the whole in one line."""
+        """Leave the finished bar on the screen, and write a line about the whole training."""
         self.close()
         iterations = runner.iter - self.first
-        if self.quiet or not iterations:
+        if not iterations:
             return
         seconds = time.perf_counter() - self.begin
         waited = runner.train_loop.waited / seconds
-        self._line(
-            runner,
-            f"{iterations} iterations in {_clock(seconds)}: {iterations * self.images / seconds:.0f} images/s, "
-            f"waited {waited:.1%}",
-        )
+        rate = iterations * self.images / seconds
+        self._line(runner, f"{iterations} iterations in {_clock(seconds)}: {rate:.0f} images/s, waited {waited:.1%}")
 
-    def close(self) -> None:
-        """Give the terminal its cursor back."""
-        self.bar.stop()
-
-    def _say(self, runner: Any, done: int) -> None:
+    def _report(self, runner: Any, done: int) -> None:
         losses = {name: float(value) / (done - self.last) for name, value in self.sums.items()}
         now, loop = time.perf_counter(), runner.train_loop
         rate = (done - self.last) * self.images / (now - self.since)
@@ -236,24 +143,97 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
             "speed/waited": waited,
         }
         runner.visualizer.add_scalars(scalars, step=done)
-        left = (now - self.begin) / (done - self.first) * (runner.max_iters - done)
         note = (
             f"epoch {loop.schedule.epoch(done):.2f}/{loop.schedule.recipe.epochs} loss {losses['loss']:.4f} "
-            f"{rate:.0f} images/s, waited {waited:.0%}, {_clock(left)} left"
+            f"{rate:.0f} images/s, waited {waited:.0%}"
         )
-        self.bar.update(self.task, completed=done, note=note)
-        if not self.quiet:
-            self.file.update(done)
-        if not self.terminal and (now - self.said >= self.seconds or done == self.first + 1):
-            self._line(runner, f"iteration {done}/{runner.max_iters} {note}")
-            self.said = now
+        self._advance(runner, done, note=note)
+        if not self.drawn and (now - self.line_written >= self.seconds or done == self.first + 1):
+            left = (now - self.begin) / (done - self.first) * (runner.max_iters - done)
+            self._line(runner, f"iteration {done}/{runner.max_iters} {note}, {_clock(left)} left")
+            self.line_written = now
         self.sums, self.since, self.last, self.waited = {}, now, done, loop.waited
 
     def _line(self, runner: Any, text: str) -> None:
-        if not self.quiet:
+        if runner.rank == 0:
             runner.logger.info(text)
             sys.stderr.write(f"{self.title}: {text}\n")
 
 
 def _clock(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
+
+
+class Pictures(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Every few epochs, a PNG in `out/pictures` and TensorBoard: masked input, reconstruction and target.
+
+    It shows the first images of the current batch. A method that predicts no pixels has no pictures. Each step of
+    training seeds its own random numbers, so the ones drawn here change nothing.
+    """
+
+    def __init__(self, images: int = 8) -> None:
+        """Show that many `images`, one a column."""
+        self.images = images
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Draw at the end of every `picture_epochs`-th epoch, and of the last."""
+        schedule, done = runner.train_loop.schedule, runner.iter + 1
+        each = schedule.recipe.picture_epochs * schedule.updates_per_epoch * schedule.accumulate
+        if runner.rank or (done % each and done != runner.max_iters):
+            return
+        model = trained(runner)
+        shown = _first(data_batch, self.images)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad(), model.autocast(shown.images.device):
+            panels = model.siamese.picture(shown)
+        model.train(was_training)
+        if panels is not None:
+            picture = grid(panels.float())
+            path = Path(runner.work_dir) / "pictures" / f"epoch-{round(schedule.epoch(done)):04d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(picture).save(path)
+            runner.visualizer.add_image("masked, reconstructed, target", picture, step=done)
+
+
+def grid(panels: Tensor) -> np.ndarray:
+    """Tile [N, K, 3, H, W] in 0-1 into a uint8 picture [K (H + GAP) - GAP, N (W + GAP) - GAP, 3] with white gaps."""
+    pixels = (panels.clamp(0, 1) * 255).round().byte().cpu().permute(1, 0, 3, 4, 2).numpy()
+    rows, columns, height, width, _ = pixels.shape
+    whole = np.full((rows, height + GAP, columns, width + GAP, 3), 255, np.uint8)
+    whole[:, :height, :, :width] = pixels.transpose(0, 2, 1, 3, 4)
+    return whole.reshape(rows * (height + GAP), columns * (width + GAP), 3)[:-GAP, :-GAP]
+
+
+def _first(batch: Batch, images: int) -> Batch:
+    parts = {
+        field.name: value[:images]
+        for field in dataclasses.fields(batch)
+        if isinstance(value := getattr(batch, field.name), Tensor)
+    }
+    return dataclasses.replace(batch, **parts)
+
+
+class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Exports the encoder every `epochs` epochs, for `bench.run --watch OUT`; the last one is the run's own result.
+
+    A file's content follows from the weights of its epoch, so a file left by a killed process is valid.
+    """
+
+    def __init__(self, epochs: int, header: Mapping[str, str]) -> None:
+        """`header` is the final file's; a snapshot replaces its name and epochs."""
+        self.epochs, self.header = epochs, header
+
+    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Export at the end of every `epochs`-th epoch but the last."""
+        schedule, done = runner.train_loop.schedule, runner.iter + 1
+        each = self.epochs * schedule.updates_per_epoch * schedule.accumulate
+        if runner.rank or done % each or done == runner.max_iters:
+            return
+        epoch = str(done // each * self.epochs)
+        path = Path(runner.work_dir) / SNAPSHOTS / f"epoch-{epoch.zfill(4)}.safetensors"
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            model = trained(runner)
+            header = {**self.header, "name": f"{self.header['name']}-epoch-{epoch}", "epochs": epoch}
+            export(model.encoder(), path, header, model.siamese.mask_token)

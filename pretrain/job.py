@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pretrain.augment import Augmentation
     from pretrain.siamese import Siamese
     from pretrain.sources import ImageSource
-    from pretrain.training import Batches, Schedule
+    from pretrain.training import BatchStream, Schedule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as all the papers have it
 AUGMENTATION_OF = {
@@ -178,10 +178,10 @@ def _batches(
     schedule: "Schedule",
     chosen: "Augmentation",
     device: Any,
-) -> "Batches":
+) -> "BatchStream":
     from pretrain import data
     from pretrain.augment import Augment
-    from pretrain.training import Batches
+    from pretrain.training import BatchStream
 
     augment = Augment(chosen, mean=MEAN, std=STD, num_classes=len(images.classes)).to(device)
     batches = _crops(request, images, siamese, chosen)
@@ -197,21 +197,21 @@ def _batches(
         loader.worker_init_fn = worker_ends_with_run if request.workers else None
         return loader
 
-    return Batches(
+    return BatchStream(
         dataset=images,
         starting_at=starting_at,
         augment=lambda raw, position: augment(raw.to(device, non_blocking=True), position),
     )
 
 
-def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation") -> "data.Batches":
+def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation") -> "data.CropBatches":
     """This process's share of what the method sees, before its augmentation."""
     from pretrain import data
     from pretrain.training import ranks
 
     rank, world_size = ranks()
     patches = getattr(siamese.encoder, "patch_embed", None)
-    return data.Batches(
+    return data.CropBatches(
         images,
         batch_size=request.recipe.batch_size // request.accumulate,
         img_size=request.recipe.img_size,
@@ -226,17 +226,16 @@ def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: 
 
 
 def _hooks(request: Request, images: "ImageSource") -> list[Any]:
-    from pretrain.hooks import Checkpoints, ProgressHook
-    from pretrain.pictures import Pictures
-    from pretrain.training import Snapshots
+    from pretrain.hooks import FiniteTrainingHook, NumberedCheckpoints, Pictures, PretrainingProgress, Snapshots
 
     every = request.snapshot_epochs
     title = f"{request.method.name} {request.arch}"
     return [
-        ProgressHook(title, images=request.recipe.batch_size // request.accumulate),
+        FiniteTrainingHook(),
+        PretrainingProgress(title, images=request.recipe.batch_size // request.accumulate),
         Pictures(),
         *([Snapshots(every, _header(request, images))] if every else []),
-        Checkpoints(request.checkpoint_seconds),
+        NumberedCheckpoints(request.checkpoint_seconds),
     ]
 
 

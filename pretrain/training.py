@@ -8,7 +8,7 @@ no generator's, and nothing is replayed on resuming.
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,32 +24,30 @@ from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bench.training.hooks import newest_checkpoint
 from bench.training.runner import DeviceRunner
 from bench.training.seeding import MODEL, seed_everything
-from pretrain import hooks as checkpointing
 from pretrain.data import Batch
 from pretrain.encoder import choose_attention
-from pretrain.export import export
-from pretrain.hooks import FiniteLoss
 from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
-Augmentation = Callable[[Any, tuple[int, ...]], Batch]
+CHECKPOINTS = "checkpoint-*.pth"  # * is the number of iterations done, in nine digits
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Where batches come from: those of iteration i, i + 1, ... on, for any i.
+class BatchStream:
+    """The training loop's batches, from any iteration on.
 
     Attributes:
-        dataset: the images, named and counted.
-        starting_at: raw batches from an iteration on, without end or until the last.
-        augment: what makes of a raw batch and its position a method's batch, on the device.
+        dataset: the images (mmengine asks for a loader's dataset).
+        starting_at: gives the raw batches of iterations i, i + 1, ...
+        augment: turns a raw batch and its position, (seed, iteration), into a method's batch on the device.
     """
 
     dataset: Any
     starting_at: Callable[[int], Iterable[Any]]
-    augment: Augmentation
+    augment: Callable[[Any, tuple[int, ...]], Batch]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +122,7 @@ class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
 
     max_epochs = 1  # mmengine asks
 
-    def __init__(self, runner: Any, dataloader: Batches, schedule: Schedule, seed: int) -> None:
+    def __init__(self, runner: Any, dataloader: BatchStream, schedule: Schedule, seed: int) -> None:
         """Take what each step follows from."""
         super().__init__(runner, dataloader)
         self.schedule, self.seed = schedule, seed
@@ -193,7 +191,7 @@ def trained(runner: Any) -> Pretraining:
 
 def train(
     siamese: Siamese,
-    batches: Batches,
+    batches: BatchStream,
     schedule: Schedule,
     *,
     seed: int,
@@ -205,14 +203,14 @@ def train(
 ) -> nn.Module:
     """Train `siamese`, from `out`'s newest whole checkpoint if there is one; returns the encoder.
 
-    `hooks` are mmengine's; one of them has to write the checkpoints (`checkpointing.Checkpoints`).
-    Raises UserError when the loss is no number any more, or a checkpoint cannot be written.
+    `hooks` are those of `pretrain.hooks`: without NumberedCheckpoints and FiniteTrainingHook, nothing is saved
+    before the end and divergence goes unnoticed. They raise UserError.
     """
     model = Pretraining(siamese, schedule.recipe).to(device)
     choose_attention(siamese, device, model.bf16)
     if compiled:
         compile_in_place(siamese)
-    checkpoint = checkpointing.newest(out)
+    checkpoint = newest_checkpoint(out, CHECKPOINTS)
     runner = DeviceRunner(
         model=model,
         work_dir=str(out),
@@ -222,7 +220,7 @@ def train(
         default_hooks=dict.fromkeys(
             ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
         ),
-        custom_hooks=[FiniteLoss(), *hooks],
+        custom_hooks=list(hooks),
         visualizer=_visualizer(wandb, out),
         randomness={"seed": seed},
         experiment_name=str(out),  # mmengine's global loggers go by this name
@@ -283,34 +281,3 @@ def ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
-# The encoder of a pretraining at work, as weights files: what `bench.run --watch OUT` evaluates as they appear.
-
-FOLDER = "snapshots"
-
-
-class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Exports every `epochs` epochs but the last, whose encoder is the run's own product.
-
-    A file's content follows from the weights at that epoch, so one that a killed process left is the same.
-    """
-
-    def __init__(self, epochs: int, header: Mapping[str, str]) -> None:
-        """`header` is the final file's; a snapshot's says its own name and epochs."""
-        self.epochs, self.header = epochs, header
-
-    def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """At the end of an epoch that it is time for."""
-        schedule, done = runner.train_loop.schedule, runner.iter + 1
-        each = self.epochs * schedule.updates_per_epoch * schedule.accumulate
-        if runner.rank or done % each or done == runner.max_iters:
-            return
-        epoch = str(done // each * self.epochs)
-        path = Path(runner.work_dir) / FOLDER / f"epoch-{epoch.zfill(4)}.safetensors"
-        path.parent.mkdir(exist_ok=True)
-        own = {"name": f"{self.header['name']}-epoch-{epoch}", "epochs": epoch}
-        if not path.exists():
-            model = trained(runner)
-            header = {**self.header, **own}
-            export(model.encoder(), path, header, model.siamese.mask_token)

@@ -95,7 +95,7 @@ def run(
     if runner.rank == 0:
         if job.keep_weights:
             keep(network.model, job)
-        hooks.discard(job.work_dir)
+        hooks.discard_checkpoint(job.work_dir)
     return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
         load_report=network.load_report,
@@ -130,7 +130,7 @@ def bind(
 ) -> Config:
     """Fill in what belongs to this run alone; the pure `config` is left as it was."""
     bound = copy.deepcopy(dict(config))
-    checkpoint = hooks.resumable(job.work_dir)
+    checkpoint = hooks.newest_checkpoint(job.work_dir)
     bound["model"]["backbone"] |= {
         "arch": job.backbone.arch,
         "weights": str(job.backbone.weights) if job.backbone.weights else None,

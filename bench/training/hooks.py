@@ -1,11 +1,13 @@
-"""One checkpoint a run, whole or absent: SIGKILL at any moment leaves something to resume from."""
+"""mmengine hooks shared by evaluation and pretraining: checkpoints, progress, divergence, measurements.
+
+A checkpoint file is complete or absent, so a run killed at any moment can be resumed.
+"""
 
 import contextlib
 import logging
-import math
 import os
-import pickle
 import time
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,95 +17,119 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from bench.errors import UserError
 from bench.runs.progress import ProgressFile
 
 NAME = "checkpoint.pth"
-SECONDS = "train_seconds"  # kept in mmengine's message hub, which a checkpoint holds
+# Keys of mmengine's message hub, which is saved in the checkpoint.
+SECONDS, CURVES, WAITED = "train_seconds", "loss_curves", "seconds_waited"
 
 logger = logging.getLogger(__name__)
 
 
-@HOOKS.register_module()
-class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Writes the training state at the ends of epochs, at most every `interval` seconds.
+def write_checkpoint(runner: Any, path: Path, trained: str, **options: Any) -> None:
+    """Save the runner's state to `path`, through a temporary file.
 
-    mmengine's own hook writes in place, so a kill during the write leaves a truncated file that
-    `last_checkpoint` names. When it writes changes no number, since resuming is exact. Raises
-    UserError when it cannot write.
+    mmengine's own hook writes in place: a kill during the write leaves a truncated file that
+    `last_checkpoint` names.
+
+    Args:
+        trained: how far training is, such as "epoch 3", for the error message.
+        options: arguments of mmengine's `save_checkpoint`.
+
+    Raises UserError when the file cannot be written.
     """
-
-    priority = "VERY_LOW"  # after the schedulers have stepped
-
-    def __init__(self, interval: float) -> None:
-        """Count the `interval` in seconds, from now."""
-        self.interval = interval
-        self.written = time.monotonic()
-
-    def after_train_epoch(self, runner: Any) -> None:
-        """Write when it is time, and always after the last epoch, so that testing can resume."""
-        if runner.rank:
-            return
-        last = runner.epoch + 1 == runner.max_epochs
-        if last or time.monotonic() - self.written >= self.interval:
-            self._write(runner)
-            self.written = time.monotonic()
-
-    def _write(self, runner: Any) -> None:
-        folder = Path(runner.work_dir)
-        temporary = folder / f".{NAME}"
-        runner.message_hub.update_info(SECONDS, runner.train_seconds())
-        try:
-            runner.save_checkpoint(str(folder), temporary.name, by_epoch=True)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(folder / NAME)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()  # half a file on a full disk
-            raise UserError(
-                f"The checkpoint {folder / NAME} cannot be written ({error.strerror}): training stopped after epoch "
-                f"{runner.epoch + 1}. Free space or mend the folder, and run the same command again: it continues "
-                f"from the checkpoint before."
-            ) from None
-
-
-def resumable(work_dir: Path) -> Path | None:
-    """The run's checkpoint; None, with a logged line, when it is absent or cannot be read."""
-    path = work_dir / NAME
-    if not path.is_file():
-        return None
+    temporary = path.with_name(f".{path.name}")
     try:
-        # The file is this run's own: it holds mmengine's log buffers beside the tensors.
-        meta = torch.load(path, map_location="cpu", weights_only=False)["meta"]
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        logger.warning("%s is damaged (%s): training starts over", path, error)
-        return None
-    logger.info("resuming %s after epoch %d", work_dir, meta["epoch"])
-    return path
+        runner.save_checkpoint(str(path.parent), temporary.name, **options)
+        replace_durably(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise UserError(
+            f"The checkpoint {path} cannot be written ({error}): training stopped after {trained}. Free disk space or "
+            f"fix the folder's permissions, and run the same command again: it resumes from the previous checkpoint."
+        ) from None
 
 
-def discard(work_dir: Path) -> None:
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Rename a finished file to `path`; its content reaches the disk before its name does."""
+    _fsync(temporary)
+    temporary.replace(path)
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def newest_checkpoint(folder: Path, pattern: str = NAME) -> Path | None:
+    """Return the last file, by name, that matches the pattern and is undamaged; None if there is none."""
+    for path in sorted(folder.glob(pattern), reverse=True):
+        if (damage := _damage(path)) is None:
+            return path
+        logger.warning("%s is damaged (%s): training resumes from an earlier checkpoint or starts over", path, damage)
+    return None
+
+
+def _damage(path: Path) -> str | None:
+    """Describe what is wrong with the file by the checksums of its zip archive; None if it is undamaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        return str(error)
+    return f"{member} has a wrong checksum" if member else None
+
+
+def discard_checkpoint(work_dir: Path) -> None:
     """Delete the run's checkpoint; its config and log stay."""
     for name in (NAME, f".{NAME}"):
         (work_dir / name).unlink(missing_ok=True)
 
 
-# What a waiting user sees: epoch, loss and time left, on stderr; and a stop at the first NaN.
+@HOOKS.register_module()
+class AtomicCheckpointHook(Hook):  # type: ignore[misc]  # mmengine is untyped
+    """Writes the training state at ends of epochs, at most every `interval` seconds.
+
+    Resuming is exact, so the time of writing changes no number.
+    """
+
+    priority = "VERY_LOW"  # after the schedulers have stepped
+
+    def __init__(self, interval: float) -> None:
+        """Start counting the `interval`, in seconds, now."""
+        self.interval = interval
+        self.written = time.monotonic()
+
+    def after_train_epoch(self, runner: Any) -> None:
+        """Write when the interval has passed, and after the last epoch, so that testing can be resumed."""
+        if runner.rank:
+            return
+        epoch = runner.epoch + 1
+        if epoch == runner.max_epochs or time.monotonic() - self.written >= self.interval:
+            runner.message_hub.update_info(SECONDS, runner.train_seconds())
+            write_checkpoint(runner, Path(runner.work_dir) / NAME, f"epoch {epoch}", by_epoch=True)
+            self.written = time.monotonic()
 
 
 @HOOKS.register_module()
 class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """One bar for training and one for testing. Draws on a terminal; elsewhere `bench.status` shows it."""
+    """Draws one bar for training and one for testing on a terminal, and writes progress for `bench.status`."""
 
     def __init__(self, title: str) -> None:
-        """Put `title` before both bars."""
+        """Put `title` in front of both bars."""
         self.title = title
         self.progress = Progress(disable=True)
 
     def before_train(self, runner: Any) -> None:
-        """Start where the run was left."""
+        """Start the bar at the resumed iteration."""
         self._start(runner, "train", runner.max_iters, runner.iter)
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -116,7 +142,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.close()
 
     def before_test(self, runner: Any) -> None:
-        """Count batches anew."""
+        """Start a bar that counts test batches."""
         self._start(runner, "test", len(runner.test_dataloader), 0)
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
@@ -128,10 +154,10 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.close()
 
     def close(self) -> None:
-        """Give the terminal its cursor back."""
+        """Stop drawing and show the terminal's cursor again."""
         self.progress.stop()
 
-    def _start(self, runner: Any, what: str, total: int, completed: int) -> None:
+    def _start(self, runner: Any, stage: str, total: int, completed: int) -> None:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -139,12 +165,11 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
             TimeRemainingColumn(),
         )
         console = Console(stderr=True)
-        hidden = not console.is_terminal or runner.rank > 0
-        self.progress = Progress(*columns, console=console, disable=hidden)
-        name = f"{self.title} {what}"
-        self.bar = self.progress.add_task(name, total=total, completed=completed, note="")
+        self.drawn = console.is_terminal and runner.rank == 0
+        self.progress = Progress(*columns, console=console, disable=not self.drawn)
+        self.bar = self.progress.add_task(f"{self.title} {stage}", total=total, completed=completed, note="")
         self.progress.start()
-        self.file = ProgressFile(Path(runner.work_dir), what, total=total, done=completed)
+        self.file = ProgressFile(Path(runner.work_dir), stage, total=total, done=completed)
 
     def _advance(self, runner: Any, completed: int, note: str = "") -> None:
         self.progress.update(self.bar, completed=completed, note=note)
@@ -154,62 +179,81 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Stops at the first loss that is no number: nothing after it could be one."""
+    """Stops training at the first loss that is NaN or infinite."""
+
+    priority = "HIGH"  # before a checkpoint is written
+
+    def __init__(self, interval: int = 1) -> None:
+        """Read the result every `interval` iterations; on a CPU, where reading is free, in each."""
+        self.interval = interval
+        self.first_bad: Tensor | None = None
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Raise UserError with the terms of the loss and the learning rate."""
-        values = {name: float(value.detach()) for name, value in outputs.items()}
-        if math.isfinite(values["loss"]):
-            return
-        terms = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        """Raise UserError if a loss since the last reading was not finite."""
+        loss = outputs["loss"].detach()
+        if self.first_bad is None:
+            self.first_bad = torch.full((), -1, dtype=torch.int64, device=loss.device)
+        # The test stays on the device: reading its result in each iteration would make a GPU wait.
+        bad = (self.first_bad < 0) & ~torch.isfinite(loss)
+        self.first_bad = torch.where(bad, runner.iter, self.first_bad)
+        if loss.device.type == "cpu" or (runner.iter + 1) % self.interval == 0:
+            self._stop_if_bad(runner, outputs)
+
+    def after_train(self, runner: Any) -> None:
+        """Read the result of the last iterations."""
+        self._stop_if_bad(runner, {})
+
+    def _stop_if_bad(self, runner: Any, outputs: Mapping[str, Tensor]) -> None:
+        iteration = -1 if self.first_bad is None else int(self.first_bad)
+        if iteration >= 0:
+            raise self.error(runner, iteration, outputs)
+
+    def error(self, runner: Any, iteration: int, outputs: Mapping[str, Tensor]) -> UserError:
+        """Return the message for a loss that diverged at `iteration`; `outputs` are the latest loss terms."""
+        terms = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in outputs.items())
         rates = {f"{rate:.3g}" for rates in runner.optim_wrapper.get_lr().values() for rate in rates}
-        raise UserError(
-            f"Training diverged in epoch {runner.epoch + 1}, iteration {runner.iter + 1}: {terms}, at the learning "
-            f"rates {', '.join(sorted(rates)[:3])}. No number comes of this run. Look at its log in {runner.work_dir}; "
-            f"check the weights and the images, or define a protocol with a lower learning rate."
+        return UserError(
+            f"Training diverged in epoch {runner.epoch + 1}, iteration {iteration + 1}: {terms}, at the learning rates "
+            f"{', '.join(sorted(rates)[:3])}. This run has no result. Look at its log in {runner.work_dir}; check the "
+            f"weights and the images, or define a protocol with a lower learning rate."
         )
-
-
-# What a run keeps of its training: the curves of its losses, and the time it waited for images.
-
-CURVES, WAITED = ("loss_curves", "seconds_waited")  # in mmengine's message hub, which a checkpoint holds
 
 
 @HOOKS.register_module()
 class MeasuringHook(Hook):  # type: ignore[misc]  # mmengine is untyped
-    """Adds terms of the loss to named curves, one value an iteration, and times the data loader.
+    """Records curves of loss terms, one value an iteration, and the time spent waiting for the data loader.
 
-    A curve lives in the checkpoint, so that of a resumed run is whole. Waiting is the time between
-    two steps: fetching a batch, and starting the workers of an epoch.
+    Both are saved in the checkpoint, so those of a resumed run are complete. Waiting is the time between two
+    steps: fetching a batch, and starting the workers of an epoch.
     """
 
-    priority = "VERY_LOW"  # what other hooks do after a step is none of the loader's time
+    priority = "VERY_LOW"  # the time of other hooks after a step does not count as waiting
 
     def __init__(self, curves: Mapping[str, Sequence[str]]) -> None:
-        """Keep, for each curve, the sum of the terms it names, as the model's `loss` calls them."""
+        """Record, for each curve, the sum of the terms it names, as the model's `loss` calls them."""
         self.terms = curves
 
     def before_train(self, runner: Any) -> None:
-        """Go on with what a resumed checkpoint holds."""
+        """Continue the curves of a resumed checkpoint."""
         hub = runner.message_hub
         self.curves = hub.get_info(CURVES, {name: [] for name in self.terms})
         self.waited = hub.get_info(WAITED, 0.0)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Start to wait for the first batch."""
+        """Start waiting for the first batch."""
         self.since = time.perf_counter()
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """The batch is there."""
+        """Stop waiting: the batch has arrived."""
         self.waited += time.perf_counter() - self.since
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Keep the terms, and wait for the next batch."""
+        """Record the terms, and start waiting for the next batch."""
         for name, terms in self.terms.items():
             self.curves[name].append(float(sum(outputs[term].detach() for term in terms)))
         self.since = time.perf_counter()
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Hand over to the checkpoint, which is written after this."""
+        """Pass both to the checkpoint, which is written after this."""
         runner.message_hub.update_info(CURVES, self.curves)
         runner.message_hub.update_info(WAITED, self.waited)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pretrain import data, training
 from pretrain.augment import Augment, augmentation
-from pretrain.hooks import Checkpoints
+from pretrain.hooks import FiniteTrainingHook, NumberedCheckpoints
 from pretrain.methods import method
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.siamese import Siamese, build
@@ -40,17 +40,17 @@ def network(name: str = "mae", seed: int = 0, **changes: Any) -> Siamese:
     return build(chosen, "test_vit", img_size=64, num_classes=classes, seed=seed)
 
 
-def batches(images: Path, recipe: Recipe, accumulate: int = 1) -> training.Batches:
+def batches(images: Path, recipe: Recipe, accumulate: int = 1) -> training.BatchStream:
     """Of the folder's pictures, read by this process."""
     found = source(images)
     augment = Augment(augmentation("mae"), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
     def starting_at(iteration: int) -> Any:
         size = recipe.batch_size // accumulate
-        crops = data.Batches(found, batch_size=size, img_size=64, seed=0)
+        crops = data.CropBatches(found, batch_size=size, img_size=64, seed=0)
         return data.loader(crops, start_iteration=iteration)
 
-    return training.Batches(dataset=found, starting_at=starting_at, augment=augment)
+    return training.BatchStream(dataset=found, starting_at=starting_at, augment=augment)
 
 
 def train(
@@ -63,7 +63,7 @@ def train(
     seconds: float = 0.0,
     keep: int = 2,
     hooks: Sequence[Hook] = (),
-    change: Callable[[training.Batches], training.Batches] = lambda given: given,
+    change: Callable[[training.BatchStream], training.BatchStream] = lambda given: given,
 ) -> Weights:
     """Train the tiny ViT on the CPU, a checkpoint every so many seconds; returns the encoder's weights."""
     schedule = training.Schedule(recipe=recipe, updates_per_epoch=3, accumulate=accumulate)
@@ -74,7 +74,7 @@ def train(
         seed=0,
         out=out,
         device=torch.device("cpu"),
-        hooks=[*hooks, Checkpoints(seconds, keep)],
+        hooks=[FiniteTrainingHook(), *hooks, NumberedCheckpoints(seconds, keep)],
     )
     return encoder.state_dict()
 

@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from small_runs import Weights, equal, train
 
 from bench.errors import UserError
-from pretrain import hooks as checkpointing
+from bench.training import hooks as checkpointing
+from pretrain.training import CHECKPOINTS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,12 +43,12 @@ class Dying(Hook):
 
 def dies_before_rename(iteration: int) -> None:
     """The file of that checkpoint is written, and has no name yet."""
-    settle = checkpointing.settle
+    settle = checkpointing.replace_durably
 
     def dying(temporary: Path, path: Path) -> None:
         die() if f"{iteration:09d}" in path.name else settle(temporary, path)
 
-    checkpointing.settle = dying
+    checkpointing.replace_durably = dying
 
 
 def dies_within_write(iteration: int) -> None:
@@ -120,8 +121,8 @@ def test_a_damaged_newest_checkpoint_is_passed_over(
 ) -> None:
     killed(lambda: train(images, tmp_path, accumulate=2, hooks=[Dying(8, "before_train_iter")]))
     damage(tmp_path / "checkpoint-000000008.pth")
-    with caplog.at_level(logging.WARNING, "pretrain.hooks"):
-        assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000006.pth"
+    with caplog.at_level(logging.WARNING, "bench.training.hooks"):
+        assert checkpointing.newest_checkpoint(tmp_path, CHECKPOINTS) == tmp_path / "checkpoint-000000006.pth"
     assert "checkpoint-000000008.pth is damaged" in caplog.text
     assert equal(train(images, tmp_path, accumulate=2), undisturbed)
 
@@ -143,4 +144,4 @@ class Blocked(Hook):
 def test_a_checkpoint_that_cannot_be_written_is_said(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint-000000002\.pth cannot be written"):
         train(images, tmp_path, hooks=[Blocked()])
-    assert checkpointing.newest(tmp_path) == tmp_path / "checkpoint-000000001.pth"
+    assert checkpointing.newest_checkpoint(tmp_path, CHECKPOINTS) == tmp_path / "checkpoint-000000001.pth"

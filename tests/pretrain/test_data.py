@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.scenes.world import World
 from pretrain import data
-from pretrain.data import Batches, ImageSource, RawBatch, loader, source
+from pretrain.data import CropBatches, ImageSource, RawBatch, loader, source
 
 SMALL = {"batch_size": 6, "img_size": 8, "seed": 3}
 TENSORS = ("images", "others", "labels", "occluders", "slots")
@@ -39,7 +39,7 @@ def scenes(tmp_path_factory) -> ImageSource:
 def batches(
     found: ImageSource, count: int = 4, *, start_iteration: int = 0, num_workers: int = 0, **options: object
 ) -> list[RawBatch]:
-    made = Batches(found, **{**SMALL, **options})
+    made = CropBatches(found, **{**SMALL, **options})
     return list(islice(loader(made, start_iteration=start_iteration, num_workers=num_workers), count))
 
 
@@ -115,7 +115,7 @@ def test_loading_leaves_the_generator_of_the_model_alone(twenty):
 
 
 def test_iterations_end_where_they_are_told_to(twenty):
-    assert len(list(loader(Batches(twenty, **SMALL), start_iteration=2, iterations=5))) == 3
+    assert len(list(loader(CropBatches(twenty, **SMALL), start_iteration=2, iterations=5))) == 3
 
 
 def test_a_batch_moves_with_all_that_a_device_needs(scenes):
@@ -181,7 +181,7 @@ def test_a_file_that_vanished_is_a_bad_image(tmp_path):
 
 def test_occluders_of_a_folder_are_refused(twenty):
     with pytest.raises(UserError, match="what stands in front of what"):
-        Batches(twenty, occluders=True, **SMALL)
+        CropBatches(twenty, occluders=True, **SMALL)
 
 
 def test_the_order_of_a_large_set_is_a_permutation():

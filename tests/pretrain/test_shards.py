@@ -11,7 +11,7 @@ from picture_folders import folder, picture
 
 from bench.errors import UserError
 from pretrain import shards
-from pretrain.data import Batches, loader
+from pretrain.data import CropBatches, loader
 from pretrain.sources import Files, ImageSource, source
 
 
@@ -44,8 +44,8 @@ def test_tars_hold_the_folders_images_and_labels_byte_for_byte(images, tmp_path)
 def test_batches_of_tars_are_those_of_the_folder(images, tmp_path):
     small = {"batch_size": 12, "img_size": 8, "seed": 0}
     tars = source(write(images, tmp_path / "out"))
-    there = loader(Batches(tars, **small), iterations=3, num_workers=2)
-    for a, b in zip(loader(Batches(images, **small), iterations=3), there, strict=True):
+    there = loader(CropBatches(tars, **small), iterations=3, num_workers=2)
+    for a, b in zip(loader(CropBatches(images, **small), iterations=3), there, strict=True):
         assert a.images.equal(b.images)
         assert a.labels.equal(b.labels)
 

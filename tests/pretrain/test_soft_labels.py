@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 COLOURS: dict[str, Any] = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
-def deit(given: training.Batches) -> training.Batches:
+def deit(given: training.BatchStream) -> training.BatchStream:
     augment = Augment(augmentation("deit"), num_classes=2, **COLOURS)
     return dataclasses.replace(given, augment=augment)
 

@@ -13,7 +13,7 @@ from bench.scenes.labels import visible_fraction
 from bench.scenes.render import render
 from bench.scenes.things import CATEGORIES
 from bench.scenes.world import World
-from pretrain.data import Batches, loader
+from pretrain.data import CropBatches, loader
 from pretrain.sources import ImageSource, hides, source
 
 WORLD = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)
@@ -163,7 +163,7 @@ def test_real_photographs_are_all_usable(name, images, classes):
         pytest.skip(f"no real images: {DATA / name} does not exist (set BENCH_DATA)")
     found = source(name, data_root=DATA)
     assert (len(found), len(found.classes)) == (images, classes)
-    batches = Batches(found, batch_size=100, img_size=32, seed=0)
+    batches = CropBatches(found, batch_size=100, img_size=32, seed=0)
     for _ in loader(batches, iterations=images // 100):
         pass
     assert not found.skipped

@@ -11,17 +11,17 @@ from PIL import Image
 from small_runs import RECIPE, equal, moved_apart, network, train
 
 from bench.errors import UserError
-from pretrain import hooks, training
-from pretrain.hooks import ProgressHook
-from pretrain.pictures import GAP, Pictures, grid
+from bench.training.hooks import newest_checkpoint
+from pretrain import training
+from pretrain.hooks import GAP, Pictures, PretrainingProgress, grid
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def spoilt(iteration: int) -> Callable[[training.Batches], training.Batches]:
+def spoilt(iteration: int) -> Callable[[training.BatchStream], training.BatchStream]:
     """From an iteration on, pixels are no numbers."""
 
-    def change(given: training.Batches) -> training.Batches:
+    def change(given: training.BatchStream) -> training.BatchStream:
         def augment(raw: Any, position: tuple[int, ...]) -> Any:
             batch = given.augment(raw, position)
             bad = float("nan") if position[1] >= iteration else 1.0
@@ -35,7 +35,7 @@ def spoilt(iteration: int) -> Callable[[training.Batches], training.Batches]:
 def test_a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint(images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"in iteration 4 of 6.*checkpoint-000000003\.pth"):
         train(images, tmp_path, change=spoilt(3))
-    last = hooks.newest(tmp_path)
+    last = newest_checkpoint(tmp_path, training.CHECKPOINTS)
     assert last is not None
     weights = torch.load(last, weights_only=False)["state_dict"]
     assert all(torch.isfinite(value).all() for value in weights.values())
@@ -50,9 +50,9 @@ class Poison(Hook):
 
 
 def test_weights_that_are_no_numbers_are_never_saved(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="are no numbers after iteration 3 of 6"):
+    with pytest.raises(UserError, match="are NaN or infinite after iteration 3 of 6"):
         train(images, tmp_path, hooks=[Poison()])
-    assert hooks.newest(tmp_path) == tmp_path / "checkpoint-000000002.pth"
+    assert newest_checkpoint(tmp_path, training.CHECKPOINTS) == tmp_path / "checkpoint-000000002.pth"
 
 
 class Spy(Hook):
@@ -102,7 +102,7 @@ def test_parts_of_a_batch_make_the_whole(images: Path, tmp_path: Path) -> None:
     assert moved_apart(whole, parts, start) < 0.01
 
 
-def centred(given: training.Batches) -> training.Batches:
+def centred(given: training.BatchStream) -> training.BatchStream:
     """Pixels that follow from the label alone, wherever and when the image is cropped."""
 
     def augment(raw: Any, position: tuple[int, ...]) -> Any:
@@ -136,7 +136,7 @@ def test_vectors_and_positions_are_not_decayed() -> None:
 
 
 def test_curves_and_pictures_are_there(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(images, tmp_path, hooks=[ProgressHook("mae test_vit", images=4), Pictures(images=3)])
+    train(images, tmp_path, hooks=[PretrainingProgress("mae test_vit", images=4), Pictures(images=3)])
     assert list(tmp_path.rglob("events.out.tfevents*"))
     for epoch in (1, 2):
         with Image.open(tmp_path / "pictures" / f"epoch-{epoch:04d}.png") as picture:
