@@ -3,32 +3,26 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from urllib.parse import quote
 
 from bench.records import Result, weights8
-from leaderboards import tables
 from leaderboards.standings import Row, Section, mode
 from leaderboards.statistics import CONFIDENCE, FEWEST, Correlation, kendall
 from leaderboards.tables import (
     MARK,
     MISSING,
     OVERVIEW,
+    Cell,
     Column,
+    Table,
     escape_cell,
-    html_table,
-    inline,
     metric_cell,
     name_cells,
-    number_html,
-    page_name,
-    slug,
-    table,
-    table_row,
-    words,
+    name_columns,
+    section_column,
 )
 
 REFERENCE = "reference/"  # metrics of a record that are others' numbers
@@ -98,14 +92,14 @@ def references(section: Section) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def headline(section: Section, row: Row | None) -> str:
+def headline(section: Section, row: Row | None) -> Cell:
     """Return a cell: the headline scalar, and the interval that the record gives."""
     if row is None:
-        return MISSING
+        return Cell(text=MISSING)
     ends = [row.metrics.get(f"{section.primary}{end}") for end in ENDS]
-    text = metric_cell(section, row, section.primary)
+    cell = metric_cell(section, row, section.primary)
     low, high = (f"{end.mean:.3f}" if end else "" for end in ends)
-    return f"{text} ({low}\N{EN DASH}{high})" if low and high else text
+    return replace(cell, text=f"{cell.text} ({low}\N{EN DASH}{high})") if low and high else cell
 
 
 def correlations(standings: Sequence[Section]) -> list[Correlations]:
@@ -158,13 +152,13 @@ def correlate(scalar: Scalar, score: Section) -> Correlation:
     return kendall([one for one, _ in means], [two for _, two in means])
 
 
-def tau_cell(found: Correlation) -> str:
+def tau_cell(found: Correlation) -> Cell:
     """Return `tau (low to high), n`; a dash where nothing can be told."""
     if not found.told:
         why = "constant" if found.n >= FEWEST else "too few"
-        return f"{MISSING} ({why}, n = {found.n})"
+        return Cell(text=f"{MISSING} ({why}, n = {found.n})", value=found.tau)
     text = f"{found.tau:+.2f} ({found.low:+.2f} to {found.high:+.2f}), n = {found.n}"
-    return f"**{text}**" if found.excludes_zero else text
+    return Cell(text=f"**{text}**" if found.excludes_zero else text, value=found.tau)
 
 
 def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Path) -> str | None:
@@ -172,29 +166,36 @@ def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Pat
     sections = [s for s in shown(standings) if not s.ranked]
     if not sections:
         return None
-    parts = [f"{MARK}# Analyses\n\n[All tasks]({OVERVIEW}). {VALUES}\n", _values(sections)]
+    parts = [f"{MARK}# Analyses\n\n[All tasks]({OVERVIEW}). {VALUES}\n", values_table(sections).markdown()]
     if listed := _pictures(sections, pictures, out):
         parts += [f"## Pictures\n\n{listed}"]
     if found := correlations(standings):
         head = f"## Correlation with downstream scores\n\n{tau_note(found)}\n"
-        parts += [head, *map(_tau_table, found)]
+        parts += [head, *map(_tau_section, found)]
     return "\n".join(parts)
 
 
-def _values(sections: Sequence[Section]) -> str:
-    head = ["backbone", "method", "weights"]
-    head += [
-        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}" for s in sections
-    ]
-    lines = []
+def values_table(sections: Sequence[Section]) -> Table:
+    """Return the headline scalars: backbones and numbers of others by analyses."""
+    columns = [section_column(s, escape_cell(s.primary), task=s.task) for s in sections]
+    lines: list[list[Cell | str]] = []
     for rows in by_backbone(sections).values():
         cells = [headline(s, row) for s, row in zip(sections, rows, strict=True)]
-        lines += [[*name_cells(next(filter(None, rows))), *cells]]
+        lines.append([*name_cells(next(filter(None, rows))), *cells])
     for section in sections:
         for name, value in references(section).items():
-            cells = [f"{value:.4f}" if s is section else MISSING for s in sections]
-            lines += [[escape_cell(name), "for reference", MISSING, *cells]]
-    return table(head, lines, left=3)
+            known = Cell(text=f"{value:.4f}", value=value)
+            lines.append(
+                [escape_cell(name), "for reference", MISSING, *(known if s is section else MISSING for s in sections)]
+            )
+    return Table(head=[*name_columns("ascending"), *columns], rows=lines, left=3)
+
+
+def tau_table(found: Correlations) -> Table:
+    """Return the correlations: scalars by scores."""
+    head: list[Column | str] = ["scalar", *(section_column(s, escape_cell(s.primary)) for s in found.columns)]
+    rows: list[list[Cell | str]] = [[escape_cell(scalar.label), *map(tau_cell, line)] for scalar, line in found.lines]
+    return Table(head=head, rows=rows, left=1)
 
 
 def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out: Path) -> str:
@@ -212,80 +213,11 @@ def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out:
     return "".join(f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items()))
 
 
-def _tau_table(found: Correlations) -> str:
+def _tau_section(found: Correlations) -> str:
     parts = [f"### {found.mode.capitalize()} backbones\n"]
     if found.columns:
-        head = ["scalar"] + [
-            f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {escape_cell(s.primary)}"
-            for s in found.columns
-        ]
-        parts += [table(head, [[escape_cell(s.label), *map(tau_cell, line)] for s, line in found.lines], left=1)]
+        parts += [tau_table(found).markdown()]
     if found.untold:
         listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.untold.items())
         parts += [f"{UNTOLD}: {listed}.\n"]
     return "\n".join(parts)
-
-
-# The web page's chapter on analyses, as HTML: scalars by backbone, and their correlation with scores.
-
-NAMES = (Column(name="backbone", sorted="ascending"), Column(name="method"), Column(name="weights"))
-
-
-def chapter(standings: Sequence[Section]) -> str:
-    """Return the chapter; "" where there is no analysis."""
-    sections = [s for s in shown(standings) if not s.ranked]
-    if not sections:
-        return ""
-    found = correlations(standings)
-    head = '<h3 id="analyses-correlation">Correlation with downstream scores</h3>\n'
-    notes = f'{head}<p class="prose note">{inline(tau_note(found))}</p>\n' if found else ""
-    return (
-        f'<p class="prose note">{inline(VALUES)}</p>\n{_values_html(sections)}{notes}'
-        f"{''.join(map(_correlations_html, found))}"
-    )
-
-
-def _values_html(sections: Sequence[Section]) -> str:
-    heads = [*NAMES, *(_head(s, task=s.task) for s in sections)]
-    lines = []
-    for rows in by_backbone(sections).values():
-        cells = [_cell(s, row) for s, row in zip(sections, rows, strict=True)]
-        row = next(filter(None, rows))
-        names = [words(tables.escape_cell(row.method) or MISSING), words(f"`{row.weights8}`")]
-        search = f"{row.backbone} {row.method} {row.weights8}"
-        lines.append(table_row(row.backbone, [*names, *cells], search))
-    for section in sections:
-        for name, value in references(section).items():
-            cells = [
-                number_html(f"{value:.4f}", value) if s is section else number_html(MISSING, None) for s in sections
-            ]
-            names = [words("for reference"), words(MISSING)]
-            lines.append(table_row(name, [*names, *cells], f"{name} reference"))
-    return html_table("analyses-values", "Analyses by backbone", heads, lines, "overview")
-
-
-def _head(section: Section, task: str = "") -> Column:
-    protocol = f"<small>{escape(str(section.protocol['name']))}</small>"
-    name = f"{escape(section.task)}{protocol}{escape(section.primary)}"
-    return Column(name=name, kind="number", first="descending", task=task)
-
-
-def _cell(section: Section, row: Row | None) -> str:
-    interval = row.metrics.get(section.primary) if row else None
-    return number_html(headline(section, row), interval.mean if interval else None)
-
-
-def _correlations_html(found: Correlations) -> str:
-    title = f"{found.mode.capitalize()} backbones"
-    parts = [f'<section class="filtered" data-mode="{found.mode}">\n<h4>{title}</h4>\n']
-    if found.columns:
-        heads = [Column(name="scalar"), *(_head(s) for s in found.columns)]
-        lines = [
-            table_row(s.label, [number_html(tau_cell(c), c.tau) for c in line], s.label) for s, line in found.lines
-        ]
-        ident = slug("analyses", found.mode)
-        parts.append(html_table(ident, f"Kendall's tau-b, {found.mode}", heads, lines))
-    if found.untold:
-        listed = ", ".join(f"{name} (n = {n})" for name, n in found.untold.items())
-        parts.append(f'<p class="prose note">{escape(f"{UNTOLD}: {listed}.")}</p>\n')
-    return "".join([*parts, "</section>\n"])

@@ -15,7 +15,7 @@ from leaderboards.claims import SCRATCH, Claim, Comparison, Score, claims
 from leaderboards.replicates import Replicates, Scale, curves_of, scales
 from leaderboards.standings import Section
 from leaderboards.statistics import CONFIDENCE, ROUNDING, Interval, mean_interval
-from leaderboards.tables import MARK, MISSING, OVERVIEW, escape_cell, number, table
+from leaderboards.tables import MARK, MISSING, OVERVIEW, Table, escape_cell, number
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told here"
 FEWEST = 2  # replicates that have an interval
@@ -159,7 +159,7 @@ def _summary(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
     rows = [
         [str(line[0].claim.number), line[0].claim.sentence, *map(_verdict, line)] for line in zip(*columns, strict=True)
     ]
-    return f"Scales:\n\n{scales_told}\n{table(head, rows, left=2)}"
+    return f"Scales:\n\n{scales_told}\n{Table(head=head, rows=rows, left=2).markdown()}"
 
 
 def _verdict(told: Verdict) -> str:
@@ -215,7 +215,7 @@ def _means(scores: Sequence[Score], replicates: Replicates) -> str:
         if any(interval.n for interval in found):
             cells = [_mean(i, _decimals(s, replicates)) for i, s in zip(found, scores, strict=True)]
             rows.append([role, *cells])
-    return table(["mean", *map(str, scores)], rows, left=1) if rows else ""
+    return Table(head=["mean", *map(str, scores)], rows=rows, left=1).markdown() if rows else ""
 
 
 def _values(role: str, score: Score, replicates: Replicates) -> list[float]:
@@ -235,7 +235,7 @@ def _decimals(score: Score, replicates: Replicates) -> int:
 def _comparisons(told: Verdict, replicates: Replicates) -> str:
     rows = [_row(each, replicates, "given: ") for each in told.given]
     rows += [_row(each, replicates) for each in told.judged]
-    return table(["claimed", "by how much", "n", ""], rows, left=1)
+    return Table(head=["claimed", "by how much", "n", ""], rows=rows, left=1).markdown()
 
 
 def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:

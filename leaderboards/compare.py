@@ -12,7 +12,7 @@ from bench.errors import UserError, unknown
 from leaderboards.render import HERE, print_page
 from leaderboards.standings import Row, Section, mode, read
 from leaderboards.statistics import Difference, difference
-from leaderboards.tables import MISSING, arrow, decimals, table
+from leaderboards.tables import MISSING, Table, arrow, decimals
 
 HEAD = ["task", "protocol", "backbone is", "metric", "A", "B", "A - B", "n", "in words"]
 
@@ -39,7 +39,7 @@ def page(standings: Sequence[Section], a: str, b: str) -> str:
     title = f"# A = {a}, B = {b}\n\n"
     if not lines:
         return f"{title}They have no task, protocol and digest in common.\n"
-    return title + table(HEAD, lines, left=4)
+    return title + Table(head=HEAD, rows=lines, left=4).markdown()
 
 
 def _find(section: Section, name: str, standings: Sequence[Section]) -> Row | None:

@@ -97,7 +97,7 @@ def _cells(section: Section, row: Row, others: Sequence[str]) -> list[str]:
         primary = f"\\textbf{{{primary}}}"
     elif row.ties:
         primary = f"{primary} $\\approx$"
-    rank = rank_cell(row).replace("\N{EN DASH}", "--")
+    rank = rank_cell(row).text.replace("\N{EN DASH}", "--")
     names = [escaped(row.backbone), escaped(row.method)]
     return [*names, primary, rank, *(_number(section, row, name) for name in others), str(row.n)]
 

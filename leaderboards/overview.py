@@ -17,15 +17,21 @@ from leaderboards.tables import (
     LEGEND,
     MARK,
     MISSING,
+    Cell,
+    Column,
+    Table,
     arrow,
+    best_first,
     decimals,
     escape_cell,
     fingerprint,
     name_cells,
+    name_columns,
     number,
     page_name,
     primary_cell,
-    table,
+    rank_cell,
+    section_column,
 )
 
 REPRODUCE = (
@@ -99,7 +105,9 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
         return f"{MARK}# Leaderboards\n\n{EMPTY}"
     parts = [f"{MARK}# Leaderboards\n\n{LEGEND}\n"]
     for block in blocks(standings):
-        parts += [f"## {block.title}\n", matrix(block), columns(block.sections)]
+        ranks = mean_ranks(block.sections)
+        table = matrix(block, ranks).markdown()
+        parts += [f"## {block.title}\n", f"{table}\n{block.notes(ranks)}\n", columns(block.sections)]
     if any(s.failed for s in standings):
         parts += ["## Failed runs\n\n" + failures(standings)]
     if old := [s for s in standings if s.superseded_by]:
@@ -113,17 +121,32 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
     return "\n".join([*parts, REPRODUCE + "\n"])
 
 
-def matrix(block: Block) -> str:
-    """Return backbones by sections, each cell the primary metric, with the note on n and the mean rank."""
-    ranks, common = mean_ranks(block.sections), block.common_n
-    head = ["backbone", "method", "weights", *(["mean rank"] if ranks else [])]
-    head += [f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}" for s in block.sections]
+def matrix(block: Block, ranks: Mapping[Name, str]) -> Table:
+    """Return backbones by sections, each cell the primary metric; with the mean rank where there is one."""
+    head = name_columns("ascending")
+    head += [Column(name="mean rank", kind="number")] if ranks else []
+    head += [section_column(s, arrow(s), first=best_first(s), task=s.task) for s in block.sections]
     lines = []
     for name, rows in block.rows.items():
-        cells = [ranks.get(name, MISSING)] if ranks else []
-        cells += [matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
-        lines += [[*name_cells(next(filter(None, rows))), *cells]]
-    return table(head, lines, left=3) + f"\n{block.notes(ranks)}\n"
+        cells = name_cells(next(filter(None, rows)))
+        cells += [_rank_cell(ranks.get(name))] if ranks else []
+        cells += [_cell(s, row, block.common_n) for s, row in zip(block.sections, rows, strict=True)]
+        lines.append(cells)
+    return Table(head=head, rows=lines, left=3)
+
+
+def _rank_cell(mean_rank: str | None) -> Cell:
+    return Cell(text=mean_rank, value=float(mean_rank.split()[0])) if mean_rank else Cell(text=MISSING)
+
+
+def _cell(section: Section, row: Row | None, common: int) -> Cell:
+    """The primary metric of a row, with n where it is not the table's `common` one, and with its rank."""
+    if row is None:
+        return Cell(text=MISSING)
+    cell = primary_cell(section, row)
+    note = "" if row.n == common else f" (n = {row.n})"
+    remark = f"rank {rank_cell(row).text} of {len(section.rows)}" if row.rank else ""
+    return replace(cell, text=cell.text + note, remark=remark)
 
 
 def _name(row: Row) -> Name:
@@ -166,14 +189,6 @@ def _mean_rank(families: Sequence[Sequence[tuple[float, int, int]]]) -> str:
     each = [[fmean(column) for column in zip(*triples, strict=True)] for triples in families]
     mean, first, last = (fmean(column) for column in zip(*each, strict=True))
     return f"{mean:.2f} ({first:.1f}\N{EN DASH}{last:.1f})"
-
-
-def matrix_cell(section: Section, row: Row | None, common: int) -> str:
-    """Return the primary metric of a row, with n where it is not the table's `common` one."""
-    if row is None:
-        return MISSING
-    note = "" if row.n == common else f" (n = {row.n})"
-    return primary_cell(section, row) + note
 
 
 def columns(standings: Sequence[Section]) -> str:
@@ -250,4 +265,4 @@ def _short_table(
             best = next(other for other in rows if other in names)
             cells.append(f"**{text}**" if name == best else text)
         lines.append(cells)
-    return table(head, lines, left=1)
+    return Table(head=head, rows=lines, left=1).markdown()

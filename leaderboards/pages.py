@@ -13,24 +13,30 @@ from leaderboards.published import Published
 from leaderboards.standings import Row, Section, mode
 from leaderboards.statistics import mean_interval
 from leaderboards.tables import (
+    COST_COLUMNS,
     LEGEND,
     MARK,
     MISSING,
     OVERVIEW,
+    Cell,
+    Column,
+    Table,
     arrow,
+    best_first,
     card_name,
-    costs,
+    cost_cells,
     decimals,
     distinct,
     escape_cell,
     fingerprint,
     metric_cell,
     name_cells,
+    name_columns,
     number,
     page_name,
     primary_cell,
     rank_cell,
-    table,
+    section_column,
 )
 
 
@@ -56,7 +62,7 @@ def task_section(section: Section) -> str:
     kind = f"{mode(section.protocol)} backbone, digest `{section.digest[:8]}`"
     head = f"## {escape_cell(name)}: {kind}{' (superseded)' if old else ''}\n"
     parts = [head, provenance(section)]
-    parts += [task_table(section) if section.rows else "No run has finished.\n"]
+    parts += [task_table(section).markdown() if section.rows else "No run has finished.\n"]
     remarks = [*map(failure, section.failed), *diverged(section)]
     parts += ["".join(f"- {remark}\n" for remark in remarks)] if remarks else []
     return "\n".join(parts)
@@ -94,18 +100,30 @@ def selection(result: Result) -> str:
     return f"{split} ({len(trials or ())} trials)" if split else "nothing, all are the protocol's"
 
 
-def task_table(section: Section) -> str:
+def task_table(section: Section) -> Table:
     """Return the table of one section: a row per backbone and weights, best first."""
-    names = {name for row in section.rows for name in row.metrics} - {section.primary}
-    metrics = [section.primary, *sorted(names)]
-    head = ["backbone", "method", "weights", arrow(section), "rank", *map(escape_cell, metrics[1:])]
-    head += ["n", "device-hours/run", "images/s", "waiting for data", "device"]
-    rows = []
-    for row in section.rows:
-        others = [metric_cell(section, row, name) for name in metrics[1:]]
-        cells = [primary_cell(section, row), rank_cell(row), *others, str(row.n), *costs(row)]
-        rows += [[*name_cells(row), *cells]]
-    return table(head, rows, left=3)
+    others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
+    order = best_first(section)
+    head = [
+        *name_columns(),
+        Column(name=arrow(section), kind="number", first=order, sorted=order),
+        Column(name="rank", kind="number"),
+        *(Column(name=escape_cell(name), kind="number", first="descending") for name in others),
+        Column(name="n", kind="number", first="descending"),
+        *COST_COLUMNS,
+    ]
+    rows = [
+        [
+            *name_cells(row),
+            primary_cell(section, row),
+            rank_cell(row),
+            *(metric_cell(section, row, name) for name in others),
+            Cell(text=str(row.n), value=row.n),
+            *cost_cells(row),
+        ]
+        for row in section.rows
+    ]
+    return Table(head=head, rows=rows, left=3)
 
 
 def failure(result: Result) -> str:
@@ -134,7 +152,6 @@ def diverged(section: Section) -> list[str]:
 
 KEYS = ("matched", "missing", "unexpected", "resampled")
 HEAD = ["task", "protocol", "backbone is", "metric", "value", "rank", "of", "digest", "n"]
-COSTS = ["device-hours/run", "images/s", "waiting for data", "device"]
 
 
 def cards(standings: Sequence[Section]) -> dict[str, str]:
@@ -160,7 +177,8 @@ def _card(numbers: Sequence[tuple[Section, Row]]) -> str:
     listed = "".join(f"- {key}: {escape_cell(value)}\n" for key, value in lines.items() if value)
     title = escape_cell(f"{result.backbone['name']}, {numbers[0][1].weights8}")
     head = f"{MARK}# {title}\n\n[All tasks]({OVERVIEW}). {LEGEND}\n\n{listed}"
-    return f"{head}\n{table([*HEAD, *COSTS], [_line(*number) for number in numbers], left=4)}"
+    rows = [_line(*number) for number in numbers]
+    return f"{head}\n{Table(head=[*HEAD, *COST_COLUMNS], rows=rows, left=4).markdown()}"
 
 
 def _loading(report: Mapping[str, Any]) -> str:
@@ -174,21 +192,19 @@ def _loading(report: Mapping[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _line(section: Section, row: Row) -> list[str]:
+def _line(section: Section, row: Row) -> list[Cell | str]:
     old = " (superseded)" if section.superseded_by else ""
-    metric = arrow(section)
-    value = primary_cell(section, row) if section.primary in row.metrics else MISSING
     return [
-        f"[{section.task}]({page_name(section.task)})",
+        Cell(text=section.task, link=page_name(section.task)),
         escape_cell(section.protocol["name"]) + old,
         mode(section.protocol),
-        metric,
-        value,
+        arrow(section),
+        primary_cell(section, row) if section.primary in row.metrics else MISSING,
         rank_cell(row),
         str(len(section.rows)),
         f"`{section.digest[:8]}`",
         str(row.n),
-        *costs(row),
+        *cost_cells(row),
     ]
 
 
@@ -239,12 +255,10 @@ def _section(one: Series, current: Sequence[Section]) -> str:
     columns = {section.digest: _cells(one, section) for section in current}
     shown = [s for s in current if any(columns[s.digest])]
     counts = sorted({images for s in shown for images in columns[s.digest]})
-    head = ["pretrained on"] + [
-        f"[{s.task}]({page_name(s.task)}) {escape_cell(s.protocol['name'])} {arrow(s)}" for s in shown
-    ]
+    head: list[Column | str] = ["pretrained on", *(section_column(s, arrow(s)) for s in shown)]
     rows = [[_label(images), *(columns[s.digest].get(images, MISSING) for s in shown)] for images in counts]
     title = f"{one.method}, {one.arch}, recipe {one.recipe}, {one.data}"
-    return f"## {escape_cell(title)}\n\n{table(head, rows, left=1)}"
+    return f"## {escape_cell(title)}\n\n{Table(head=head, rows=rows, left=1).markdown()}"
 
 
 def _cells(one: Series, section: Section) -> dict[int, str]:

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError, unknown
-from leaderboards.tables import MARK, OVERVIEW, escape_cell, table
+from leaderboards.tables import MARK, OVERVIEW, Cell, Column, Table, escape_cell
 
 PAGE = "published.md"
 TITLE = "Published, not run here"
@@ -89,25 +89,35 @@ def page(numbers: Sequence[Published]) -> str | None:
     if not numbers:
         return None
     parts = [f"{MARK}# {TITLE}\n\n[Our numbers]({OVERVIEW}). {NOTE}\n"]
-    ordered = sorted(numbers, key=lambda number: number.task)
-    for task, group in groupby(ordered, key=lambda number: number.task):
-        parts.append(f"## {escape_cell(task)}\n\n{_table(list(group))}")
+    parts += [f"## {escape_cell(task)}\n\n{published_table(group).markdown()}" for task, group in by_task(numbers)]
     return "\n".join(parts)
 
 
 def listing(numbers: Sequence[Published]) -> str:
-    """Return one task's numbers, with what they are."""
-    return f"{NOTE}\n\n{_table(numbers)}"
+    """Return one task's numbers with the note that explains them."""
+    return f"{NOTE}\n\n{published_table(numbers).markdown()}"
 
 
-def _table(numbers: Sequence[Published]) -> str:
-    head = ["backbone", "method", "pretraining", "metric", "value", "protocol", "source"]
-    rows = [
+def published_table(numbers: Sequence[Published]) -> Table:
+    """Return a row for each number."""
+    head: list[Column | str] = [
+        *("backbone", "method", "pretraining", "metric"),
+        Column(name="value", kind="number", first="descending"),
+        Column(name="protocol", kind="wide"),
+        Column(name="source", kind="wide"),
+    ]
+    rows: list[list[Cell | str]] = [
         [
             *map(escape_cell, (n.backbone, n.method, n.pretraining, n.metric)),
-            f"{n.value:g}",
+            Cell(text=f"{n.value:g}", value=n.value),
             *map(escape_cell, (n.protocol, n.source)),
         ]
         for n in numbers
     ]
-    return table(head, rows, left=4)
+    return Table(head=head, rows=rows, left=4, searched=2)
+
+
+def by_task(numbers: Sequence[Published]) -> Iterator[tuple[str, list[Published]]]:
+    """Yield each task with its numbers, sorted by task."""
+    for task, group in groupby(sorted(numbers, key=lambda number: number.task), key=lambda number: number.task):
+        yield task, list(group)

@@ -1,4 +1,8 @@
-"""Cells and tables as markdown. Pure functions: no clock, no locale, so equal records give equal bytes."""
+"""Tables and their cells, with a markdown and an HTML formatter.
+
+Pages build `Table` values whose cells are lines of markdown; `Table.markdown` and `Table.html` format them. Pure
+functions: no clock and no locale, so equal records give equal bytes.
+"""
 
 import math
 import re
@@ -14,6 +18,7 @@ OVERVIEW = "README.md"
 ANALYSES = "analyses.md"
 CLAIMS = "claims.md"
 MISSING = "\N{EN DASH}"
+TIE = " ≈"
 LEGEND = (
     "Mean ± half-width of the 95 % t interval over n seeds; a single seed has no interval. "
     "**Bold** is the best mean; ≈ is a tie with it: equal means, or a 95 % interval of their difference that holds 0 "
@@ -21,6 +26,124 @@ LEGEND = (
     "tests of a row with each other one, Holm's correction); a single seed leaves all. ↑ higher is better, ↓ lower "
     "is better."
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """The head of a column; all texts are lines of markdown.
+
+    Args:
+        name: in markdown linked to the page `link`, if there is one.
+        protocol, metric: follow the name; the protocol is on a line of its own in HTML.
+        kind: the HTML class of its cells: "" (words), "wide" (prose), "code" or "number".
+        first: how the first press on the head sorts.
+        sorted: how the rows are sorted as written; "" if another column orders them.
+        task: the task that the page's filter knows the column by; "" if it belongs to all.
+    """
+
+    name: str
+    link: str = ""
+    protocol: str = ""
+    metric: str = ""
+    kind: str = ""
+    first: str = "ascending"
+    sorted: str = ""
+    task: str = ""
+
+    def markdown(self) -> str:
+        """Return the cell of the head."""
+        return " ".join(filter(None, (_linked(self.name, self.link), self.protocol, self.metric)))
+
+    def html(self) -> str:
+        """Return the `th` element."""
+        order = f' aria-sort="{self.sorted}"' if self.sorted else ""
+        task = f' data-task="{escape(self.task)}"' if self.task else ""
+        kind = f' class="{self.kind}"' if self.kind else ""
+        small = f"<small>{inline(self.protocol)}</small>" if self.protocol else ""
+        name = f"{inline(self.name)}{small}{inline(self.metric)}"
+        return f'<th scope="col"{kind} data-first="{self.first}"{order}{task}>{name}</th>'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A cell: a line of markdown without links, and what its two formats add.
+
+    Args:
+        value: the number that HTML sorts by; None and NaN are last in both directions.
+        link: the page that markdown links to.
+        remark: a second, small line in HTML.
+    """
+
+    text: str
+    value: float | None = None
+    link: str = ""
+    remark: str = ""
+
+    def html(self, kind: str) -> str:
+        """Return the `td` element of a column of this kind."""
+        css = f' class="{kind}"' if kind else ""
+        known = self.value is not None and not math.isnan(self.value)
+        key = f' data-value="{exact(self.value)}"' if known and self.value is not None else ""
+        text = inline(f"`{self.text}`" if kind == "code" and self.text != MISSING else self.text)
+        if kind == "number":
+            text = text.replace(TIE, f'<span class="tie">{TIE}</span>')  # hangs, so that digits align
+        small = f"<small>{self.remark}</small>" if self.remark else ""
+        return f"<td{css}{key}>{text}{small}</td>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Heads and rows of cells. A plain string is a `Column` or a `Cell` with this text and nothing else.
+
+    Args:
+        left: the number of left-aligned columns; the others are right-aligned.
+        searched: the number of columns that the page's text filter searches; None: the left-aligned ones.
+    """
+
+    head: Sequence[Column | str]
+    rows: Sequence[Sequence[Cell | str]]
+    left: int
+    searched: int | None = None
+
+    def markdown(self) -> str:
+        """Return the table as markdown, padded to be read raw."""
+        head = [column if isinstance(column, str) else column.markdown() for column in self.head]
+        lines = [
+            [cell if isinstance(cell, str) else _linked(cell.text, cell.link) for cell in row] for row in self.rows
+        ]
+        widths = [max(3, *map(len, column)) for column in zip(head, *lines, strict=True)]
+        rule = ["-" * w if i < self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+        return "".join(f"| {' | '.join(self._padded(cells, widths))} |\n" for cells in (head, rule, *lines))
+
+    def _padded(self, cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
+            yield cell.ljust(width) if index < self.left else cell.rjust(width)
+
+    def html(self, ident: str, caption: str, kind: str = "") -> str:
+        """Return a table that can be sorted, in a box that scrolls; `caption` is HTML."""
+        columns = [Column(name=column) if isinstance(column, str) else column for column in self.head]
+        return (
+            f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{ident}-caption">\n'
+            f'<table class="sortable{" " if kind else ""}{kind}">\n'
+            f'<caption id="{ident}-caption">{caption}</caption>\n'
+            f"<thead><tr>{''.join(column.html() for column in columns)}</tr></thead>\n"
+            f"<tbody>\n{''.join(self._row_html(columns, row) for row in self.rows)}</tbody>\n</table>\n</div>\n"
+        )
+
+    def _row_html(self, columns: Sequence[Column], row: Sequence[Cell | str]) -> str:
+        """One row; its first cell is its head."""
+        cells = [Cell(text=cell) if isinstance(cell, str) else cell for cell in row]
+        names = cells[: self.left if self.searched is None else self.searched]
+        search = " ".join(_plain(cell.text) for cell in names if cell.text != MISSING).lower()
+        body = "".join(cell.html(column.kind) for cell, column in zip(cells[1:], columns[1:], strict=True))
+        return f'<tr data-name="{escape(search)}"><th scope="row">{inline(cells[0].text)}</th>{body}</tr>\n'
+
+
+def _linked(text: str, link: str) -> str:
+    return f"[{text}]({link})" if link else text
+
+
+# Cells of our tables.
 
 
 def page_name(task: str) -> str:
@@ -35,45 +158,69 @@ def card_name(row: Row) -> str:
 
 
 def arrow(section: Section) -> str:
-    """Return the primary metric's name with its direction, where it has one."""
+    """Return the primary metric's name with its direction, if it has one."""
     if not section.ranked:
         return escape_cell(section.primary)
     return f"{escape_cell(section.primary)} {'↑' if section.higher_is_better else '↓'}"
 
 
-def name_cells(row: Row) -> list[str]:
-    """Return what identifies a row: backbone, linked to its card where it has one; pretraining method; weights."""
-    name = escape_cell(row.backbone)
-    return [f"[{name}]({card_name(row)})" if row.has_card else name, escape_cell(row.method) or MISSING, row.weights8]
+def best_first(section: Section) -> str:
+    """Return the order of the primary metric that puts the best value first."""
+    return "descending" if section.higher_is_better else "ascending"
 
 
-def primary_cell(section: Section, row: Row) -> str:
+def name_columns(order: str = "") -> list[Column]:
+    """Return the heads of `name_cells`; `order` is how the backbones are sorted."""
+    return [Column(name="backbone", sorted=order), Column(name="method"), Column(name="weights", kind="code")]
+
+
+def name_cells(row: Row) -> list[Cell]:
+    """Return what identifies a row: backbone, linked to its card if it has one; pretraining method; weights."""
+    name = Cell(text=escape_cell(row.backbone), link=card_name(row) if row.has_card else "")
+    return [name, Cell(text=escape_cell(row.method) or MISSING), Cell(text=row.weights8)]
+
+
+def section_column(section: Section, metric: str, first: str = "descending", task: str = "") -> Column:
+    """Return the head of a column that holds a section's numbers of a metric, linked to its page."""
+    return Column(
+        name=escape_cell(section.task),
+        link=page_name(section.task),
+        protocol=escape_cell(section.protocol["name"]),
+        metric=metric,
+        kind="number",
+        first=first,
+        task=task,
+    )
+
+
+def primary_cell(section: Section, row: Row) -> Cell:
     """Return the primary metric, bold for the best row, ≈ for a row that ties with it."""
-    text = metric_cell(section, row, section.primary)
+    cell = metric_cell(section, row, section.primary)
     if row is section.rows[0] and row.rank:
-        return f"**{text}**"
-    return f"{text} ≈" if row.ties else text
+        return Cell(text=f"**{cell.text}**", value=cell.value)
+    return Cell(text=f"{cell.text}{TIE}", value=cell.value) if row.ties else cell
 
 
-def rank_cell(row: Row) -> str:
+def rank_cell(row: Row) -> Cell:
     """Return the ranks that the data leave possible, "2" or "1 to 3" with a dash."""
     if row.rank is None:
-        return MISSING
+        return Cell(text=MISSING)
     first, last = row.rank
-    return str(first) if first == last else f"{first}\N{EN DASH}{last}"
+    text = str(first) if first == last else f"{first}\N{EN DASH}{last}"
+    return Cell(text=text, value=first + last / 1e6)
 
 
-def metric_cell(section: Section, row: Row, name: str) -> str:
-    """Return `mean ± half-width`, with n where it is not the row's."""
+def metric_cell(section: Section, row: Row, name: str) -> Cell:
+    """Return `mean ± half-width`, with n if it differs from the row's."""
     interval = row.metrics.get(name)
     if interval is None:
-        return MISSING
+        return Cell(text=MISSING)
     note = "" if interval.n == row.n else f" (n = {interval.n})"
-    return number(interval, decimals(section, name)) + note
+    return Cell(text=number(interval, decimals(section, name)) + note, value=interval.mean)
 
 
 def number(interval: Interval, digits: int) -> str:
-    """Return `mean ± half-width` at fixed decimals; the mean alone where there is no interval."""
+    """Return `mean ± half-width` at fixed decimals; the mean alone if there is no interval."""
     if interval.half_width is None:
         return f"{interval.mean:.{digits}f}"
     return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
@@ -84,11 +231,22 @@ def decimals(section: Section, name: str) -> int:
     return 2 if section.largest.get(name, 0.0) >= 10 else 4
 
 
-def costs(row: Row) -> list[str]:
+COST_COLUMNS = (
+    Column(name="device-hours/run", kind="number"),
+    Column(name="images/s", kind="number", first="descending"),
+    Column(name="waiting for data", kind="number"),
+    Column(name="device", kind="wide"),
+)
+
+
+def cost_cells(row: Row) -> list[Cell]:
     """Return mean device-hours a run, images a second, part of training spent waiting for images, devices."""
     digits = {"device_hours": 4, "images_per_second": 1, "data_wait": 3}
-    cells = [MISSING if (cost := row.cost(key)) is None else f"{cost:.{places}f}" for key, places in digits.items()]
-    return [*cells, distinct(result.cost.get("device") for result in row.results)]
+    costs = {key: row.cost(key) for key in digits}
+    cells = [
+        Cell(text=MISSING if cost is None else f"{cost:.{digits[key]}f}", value=cost) for key, cost in costs.items()
+    ]
+    return [*cells, Cell(text=distinct(result.cost.get("device") for result in row.results))]
 
 
 def fingerprint(section: Section) -> str:
@@ -97,66 +255,28 @@ def fingerprint(section: Section) -> str:
 
 
 def distinct(values: Iterable[object]) -> str:
-    """Return the distinct values, sorted and joined; a dash where there is none."""
+    """Return the distinct values, sorted and joined; a dash if there are none."""
     texts = {escape_cell(value) for value in set(values) - {None, ""}}
     return "; ".join(sorted(texts)) or MISSING
 
 
-SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\|*`[]<>"})
+# Our lines of markdown: backslash escapes, **bold** and `code`; links are apart.
+
+_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\|*`[]<>"})
+_TOKEN = re.compile(r"\\(.)|(\*\*|`)")
 
 
 def escape_cell(text: object) -> str:
     """Return a text as one line of plain markdown that cannot end its table cell."""
-    return " ".join(str(text).split()).translate(SPECIAL)
+    return " ".join(str(text).split()).translate(_SPECIAL)
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """Return a markdown table, padded to be read raw; the first `left` columns are left-aligned."""
-    widths = [max(3, *map(len, column)) for column in zip(head, *rows, strict=True)]
-    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    lines = []
-    for cells in (head, rule, *rows):
-        padded = (
-            cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        lines += [f"| {' | '.join(padded)} |\n"]
-    return "".join(lines)
-
-
-# Tables as HTML, and the line of markdown that a cell of ours is, as HTML.
-
-_TOKEN = re.compile(r"\\(.)|(\*\*|`)")
-TIE = " ≈"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """The head of a column.
-
-    Args:
-        name: as HTML.
-        kind: the class of its cells: "" (words), "wide" (prose) or "number".
-        first: how the first press on the head sorts.
-        sorted: how the rows stand as written; "" where another column orders them.
-        task: what the filter by task knows the column by; "" where it holds for all.
-    """
-
-    name: str
-    kind: str = ""
-    first: str = "ascending"
-    sorted: str = ""
-    task: str = ""
-
-    def __str__(self) -> str:
-        """Render the cell of the head."""
-        order = f' aria-sort="{self.sorted}"' if self.sorted else ""
-        task = f' data-task="{escape(self.task)}"' if self.task else ""
-        kind = f' class="{self.kind}"' if self.kind else ""
-        return f'<th scope="col"{kind} data-first="{self.first}"{order}{task}>{self.name}</th>'
+def _plain(markdown: str) -> str:
+    return _TOKEN.sub(lambda token: token[1] or "", markdown)
 
 
 def inline(markdown: str) -> str:
-    """Return a line of our markdown (backslash escapes, **bold**, `code`; no links) as HTML."""
+    """Return a line of our markdown as HTML."""
     return "".join(_inline(markdown))
 
 
@@ -175,47 +295,6 @@ def _inline(markdown: str) -> Iterator[str]:
     yield escape(markdown[start:])
 
 
-def words(markdown: str, kind: str = "") -> str:
-    """Return a cell of words."""
-    return f'<td class="{kind}">{inline(markdown)}</td>' if kind else f"<td>{inline(markdown)}</td>"
-
-
-def number_html(markdown: str, value: float | None, remark: str = "") -> str:
-    """Return a cell with a number, which sorts by its full value; None and NaN go last whichever way it sorts."""
-    key = "" if value is None or math.isnan(value) else f' data-value="{exact(value)}"'
-    small = f"<small>{remark}</small>" if remark else ""
-    text = inline(markdown).replace(TIE, f'<span class="tie">{TIE}</span>')  # hangs, so that digits align
-    return f'<td class="number"{key}>{text}{small}</td>'
-
-
 def exact(value: float) -> str:
     """Return a number to ten digits: the last ones of a float differ between builds of scipy."""
     return f"{value:.10g}"
-
-
-def table_row(name: str, cells: Iterable[str], search: str) -> str:
-    """Return a row: its head, and what the text filter looks in."""
-    head = f'<th scope="row">{escape(name)}</th>'
-    return f'<tr data-name="{escape(search.lower())}">{head}{"".join(cells)}</tr>'
-
-
-def html_table(ident: str, caption: str, columns: Iterable[Column], rows: Iterable[str], kind: str = "") -> str:
-    """Return a table that can be sorted, in a box of its own that scrolls; `caption` is HTML."""
-    return (
-        f'<div class="scroll" role="region" tabindex="0" aria-labelledby="{ident}-caption">\n'
-        f'<table class="sortable{" " if kind else ""}{kind}">\n'
-        f'<caption id="{ident}-caption">{caption}</caption>\n'
-        f"<thead><tr>{''.join(map(str, columns))}</tr></thead>\n"
-        "<tbody>\n" + "".join(f"{line}\n" for line in rows) + "</tbody>\n</table>\n</div>\n"
-    )
-
-
-def bullets(lines: Iterable[str], kind: str = "remarks") -> str:
-    """Return a list of HTML lines; "" for none."""
-    items = "".join(f"<li>{line}</li>\n" for line in lines)
-    return f'<ul class="{kind}">\n{items}</ul>\n' if items else ""
-
-
-def slug(*texts: str) -> str:
-    """Return an identifier for texts."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(texts)).strip("-")

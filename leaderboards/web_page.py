@@ -6,7 +6,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -18,29 +17,13 @@ from urllib.parse import quote
 from bench.errors import UserError
 from bench.files import write_atomic
 from bench.records import Result
-from leaderboards import analyses, tables
-from leaderboards.overview import EMPTY, REPRODUCE, Block, blocks, columns, matrix_cell, mean_ranks
-from leaderboards.pages import diverged, failure, provenance
-from leaderboards.published import NOTE, TITLE, Published
+from leaderboards import analyses
+from leaderboards.analyses import Correlations
+from leaderboards.overview import EMPTY, REPRODUCE, Block, blocks, columns, matrix, mean_ranks
+from leaderboards.pages import diverged, failure, provenance, task_table
+from leaderboards.published import NOTE, TITLE, Published, by_task, published_table
 from leaderboards.standings import Row, Section, mode
-from leaderboards.tables import (
-    LEGEND,
-    MARK,
-    MISSING,
-    Column,
-    arrow,
-    bullets,
-    exact,
-    html_table,
-    inline,
-    metric_cell,
-    number_html,
-    primary_cell,
-    rank_cell,
-    slug,
-    table_row,
-    words,
-)
+from leaderboards.tables import LEGEND, MARK, MISSING, exact, inline, metric_cell
 
 # What a record's cost is called, its unit, and how many of the recorded unit make one.
 COST_MEASURES = {
@@ -100,7 +83,7 @@ def _metric_measure(section: Section, row: Row, name: str) -> dict[str, Any] | N
     if interval is None or not math.isfinite(interval.mean):
         return None
     half = None if interval.half_width is None else float(exact(interval.half_width))
-    return {"mean": float(exact(interval.mean)), "half": half, "text": metric_cell(section, row, name)}
+    return {"mean": float(exact(interval.mean)), "half": half, "text": metric_cell(section, row, name).text}
 
 
 def _cost(row: Row, key: str, size: int) -> dict[str, Any] | None:
@@ -122,21 +105,6 @@ def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 # What the web page says, chapter by chapter, as HTML: overview, tasks, published numbers, what is not in a table.
 
-NAMES = (Column(name="backbone"), Column(name="method"), Column(name="weights"))
-COSTS = {
-    "device_hours": Column(name="device-hours/run", kind="number"),
-    "images_per_second": Column(name="images/s", kind="number", first="descending"),
-    "data_wait": Column(name="waiting for data", kind="number"),
-}
-DEVICE = Column(name="device", kind="wide")
-RANK = Column(name="rank", kind="number")
-SEEDS = Column(name="n", kind="number", first="descending")
-PUBLISHED = (
-    *(Column(name=name) for name in ("backbone", "method", "pretraining", "metric")),
-    Column(name="value", kind="number", first="descending"),
-    *(Column(name=name, kind="wide") for name in ("protocol", "source")),
-)
-
 
 def overview_chapter(standings: Sequence[Section]) -> str:
     """Return backbones by tasks, current digests only; modes, and real data, apart."""
@@ -148,46 +116,36 @@ def overview_chapter(standings: Sequence[Section]) -> str:
 
 
 def _matrix(block: Block) -> str:
-    ranks, common = mean_ranks(block.sections), block.common_n
-    lines = []
-    for name, rows in block.rows.items():
-        mean = ranks.get(name, MISSING)
-        cells = [number_html(mean, float(mean.split()[0]) if name in ranks else None)] if ranks else []
-        cells += [_matrix_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
-        lines.append(_row(next(filter(None, rows)), cells))
-    heads = [replace(NAMES[0], sorted="ascending"), *NAMES[1:]]
-    heads += [Column(name="mean rank", kind="number")] if ranks else []
-    heads += map(_matrix_head, block.sections)
-    digests = columns(block.sections).splitlines()
-    stand_on = bullets(inline(line.removeprefix("- ")) for line in digests)
+    ranks = mean_ranks(block.sections)
+    stand_on = bullets(inline(line.removeprefix("- ")) for line in columns(block.sections).splitlines())
     return (
-        html_table(slug(block.title), f"{block.title} by task", heads, lines, "overview")
+        matrix(block, ranks).html(slug(block.title), f"{block.title} by task", "overview")
         + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
         + f"<details><summary>Digests and data of the columns</summary>\n{stand_on}</details>\n"
     )
 
 
-def _matrix_head(section: Section) -> Column:
-    protocol = f"<small>{escape(section.protocol['name'])}</small>"
-    name = f"{escape(section.task)}{protocol}{inline(arrow(section))}"
-    return Column(name=name, kind="number", first=_best_first(section), task=section.task)
+def analyses_chapter(standings: Sequence[Section]) -> str:
+    """Return scalars by backbone, and their correlation with scores; "" where there is no analysis."""
+    sections = [s for s in analyses.shown(standings) if not s.ranked]
+    if not sections:
+        return ""
+    found = analyses.correlations(standings)
+    head = '<h3 id="analyses-correlation">Correlation with downstream scores</h3>\n'
+    notes = f'{head}<p class="prose note">{inline(analyses.tau_note(found))}</p>\n' if found else ""
+    table = analyses.values_table(sections).html("analyses-values", "Analyses by backbone", "overview")
+    return f'<p class="prose note">{inline(analyses.VALUES)}</p>\n{table}{notes}{"".join(map(_correlations, found))}'
 
 
-def _matrix_cell(section: Section, row: Row | None, common: int) -> str:
-    text = matrix_cell(section, row, common)
-    if row is None or row.rank is None:
-        return number_html(text, None)
-    rank = f"rank {rank_cell(row)} of {len(section.rows)}"
-    return number_html(text, row.metrics[section.primary].mean, rank)
-
-
-def _best_first(section: Section) -> str:
-    return "descending" if section.higher_is_better else "ascending"
-
-
-def _row(row: Row, cells: Iterable[str]) -> str:
-    names = [words(tables.escape_cell(row.method) or MISSING), words(f"`{row.weights8}`")]
-    return table_row(row.backbone, [*names, *cells], search_text(row))
+def _correlations(found: Correlations) -> str:
+    parts = [f'<section class="filtered" data-mode="{found.mode}">\n<h4>{found.mode.capitalize()} backbones</h4>\n']
+    if found.columns:
+        ident = slug("analyses", found.mode)
+        parts.append(analyses.tau_table(found).html(ident, f"Kendall's tau-b, {found.mode}"))
+    if found.untold:
+        listed = ", ".join(f"{name} (n = {n})" for name, n in found.untold.items())
+        parts.append(f'<p class="prose note">{escape(f"{analyses.UNTOLD}: {listed}.")}</p>\n')
+    return "".join([*parts, "</section>\n"])
 
 
 def search_text(row: Row) -> str:
@@ -229,57 +187,18 @@ def _ident(section: Section) -> str:
 
 
 def _section_table(section: Section) -> str:
-    others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
-    order = _best_first(section)
-    heads = [
-        *NAMES,
-        Column(name=inline(arrow(section)), kind="number", first=order, sorted=order),
-        RANK,
-        *(Column(name=escape(name), kind="number", first="descending") for name in others),
-        SEEDS,
-        *COSTS.values(),
-        DEVICE,
-    ]
-    lines = [_row(row, _cells(section, row, others)) for row in section.rows]
     first = "best" if section.ranked else "highest"
-    return html_table(_ident(section), escape(f"{_name(section)}, {first} first"), heads, lines)
-
-
-def _cells(section: Section, row: Row, others: Sequence[str]) -> list[str]:
-    *numbers, device = tables.costs(row)
-    first, last = row.rank or (0, 0)
-    return [
-        _metric(row, section.primary, primary_cell(section, row)),
-        number_html(rank_cell(row), first + last / 1e6 if row.rank else None),
-        *(_metric(row, name, metric_cell(section, row, name)) for name in others),
-        number_html(str(row.n), row.n),
-        *(number_html(text, row.cost(key)) for key, text in zip(COSTS, numbers, strict=True)),
-        words(device, "wide"),
-    ]
-
-
-def _metric(row: Row, name: str, text: str) -> str:
-    interval = row.metrics.get(name)
-    return number_html(text, interval.mean if interval else None)
+    return task_table(section).html(_ident(section), escape(f"{_name(section)}, {first} first"))
 
 
 def published_chapter(numbers: Sequence[Published]) -> str:
     """Return others' numbers by task, with protocol and source; "" for none."""
     parts = []
-    ordered = sorted(numbers, key=lambda told: told.task)
-    for task, group in groupby(ordered, key=lambda told: told.task):
-        caption = f"{escape(task)}, published, not run here"
-        body = html_table(slug("published", task), caption, PUBLISHED, map(_told, group))
+    for task, group in by_task(numbers):
+        table = published_table(group).html(slug("published", task), f"{escape(task)}, published, not run here")
         head = f'<section class="filtered" data-task="{escape(task)}">\n<h3>{escape(task)}</h3>\n'
-        parts.append(f"{head}{body}</section>\n")
+        parts.append(f"{head}{table}</section>\n")
     return f'<p class="prose">{inline(NOTE)}</p>\n{"".join(parts)}' if parts else ""
-
-
-def _told(told: Published) -> str:
-    cells = [words(tables.escape_cell(text)) for text in (told.method, told.pretraining, told.metric)]
-    cells += [number_html(f"{told.value:g}", told.value)]
-    cells += [words(tables.escape_cell(text), "wide") for text in (told.protocol, told.source)]
-    return table_row(told.backbone, cells, f"{told.backbone} {told.method}")
 
 
 def failed_chapter(standings: Sequence[Section]) -> str:
@@ -298,6 +217,17 @@ def superseded_chapter(standings: Sequence[Section]) -> str:
 
 def _link(section: Section) -> str:
     return f'<a href="#{_ident(section)}">{escape(_name(section))}</a>'
+
+
+def bullets(lines: Iterable[str], kind: str = "remarks") -> str:
+    """Return a list of HTML lines; "" for none."""
+    items = "".join(f"<li>{line}</li>\n" for line in lines)
+    return f'<ul class="{kind}">\n{items}</ul>\n' if items else ""
+
+
+def slug(*texts: str) -> str:
+    """Return an identifier for texts."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(texts)).strip("-")
 
 
 def _count(count: int, thing: str) -> str:
@@ -355,7 +285,7 @@ def html(
     data, plot = scatter_data(standings), (ASSETS / "scatter.html").read_text("utf-8")
     parts = {
         ("overview", "Overview"): overview_chapter(standings),
-        ("analyses", "Analyses"): analyses.chapter(standings),
+        ("analyses", "Analyses"): analyses_chapter(standings),
         ("scatter", "One measure against another"): plot if data["measures"] else "",
         ("tasks", "Tasks"): tasks_chapter(standings),
         ("published", TITLE): published_chapter(published),

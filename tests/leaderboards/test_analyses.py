@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboards import analyses, compare, render
+from leaderboards import analyses, compare, render, web_page
 from leaderboards.analyses import correlations, scalars, shown
 from leaderboards.standings import Section, read
 
@@ -148,7 +148,7 @@ def test_without_an_analysis_there_is_no_page(results_dir: Path, write: Write) -
     write(metrics={"RMSE": 1.0}, **DEPTH)
     known = standings(results_dir)
     assert analyses.page(known, {}, results_dir) is None
-    assert analyses.chapter(known) == ""
+    assert web_page.analyses_chapter(known) == ""
 
 
 def test_smoke_and_superseded_runs_do_not_count(
@@ -164,7 +164,7 @@ def test_smoke_and_superseded_runs_do_not_count(
 
 def test_the_chapter_says_what_the_page_says(six: list[Path], results_dir: Path, tmp_path: Path, write: Write) -> None:
     write(metrics={"shape_bias": 0.2, "reference/humans": 0.9587}, **BIAS, **backbone(0))
-    html = analyses.chapter(standings(results_dir))
+    html = web_page.analyses_chapter(standings(results_dir))
 
     assert "<strong>-1.00 (-1.00 to -0.65), n = 6</strong>" in html
     assert 'data-value="0.9587"' in html

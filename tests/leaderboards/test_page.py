@@ -12,7 +12,7 @@ from bench.errors import UserError
 from leaderboards import web_page
 from leaderboards.published import Published
 from leaderboards.standings import read, sections
-from leaderboards.tables import inline, number_html
+from leaderboards.tables import Cell, inline
 
 PIXEL = bytes.fromhex("89504e470d0a1a0a")  # what a PNG begins with; nothing here draws it
 
@@ -153,5 +153,7 @@ def test_a_page_of_ones_own_is_not_overwritten(result, out):
 
 def test_markdown_of_a_cell_becomes_html_once():
     assert inline("**a \\*b\\*** `c` <d> & ≈") == "<strong>a *b*</strong> <code>c</code> &lt;d&gt; &amp; ≈"
-    assert number_html("?", None) == number_html("?", math.nan) == '<td class="number">?</td>'
-    assert number_html("1.23", 1.23456789012345) == '<td class="number" data-value="1.23456789">1.23</td>'
+    cells = [Cell(text="?", value=value).html("number") for value in (None, math.nan)]
+    assert cells == ['<td class="number">?</td>'] * 2
+    exact = Cell(text="1.23", value=1.23456789012345).html("number")
+    assert exact == '<td class="number" data-value="1.23456789">1.23</td>'

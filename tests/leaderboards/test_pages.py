@@ -5,7 +5,7 @@ from pages_of_records import rows, seeds, tables
 
 from leaderboards.pages import task_table
 from leaderboards.standings import mode, sections
-from leaderboards.tables import escape_cell, table
+from leaderboards.tables import Cell, Column, Table, escape_cell
 
 PAGE = "classification-scenes.md"
 
@@ -197,15 +197,24 @@ def test_a_pipe_in_a_name_does_not_split_its_cell(result):
     assert len(row) == 10
 
 
-def test_table_is_aligned_for_the_eye():
-    assert table(["name", "x"], [["a", "1.0"], ["long name", "10.0"]], left=1) == (
-        "| name      |    x |\n| --------- | ---: |\n| a         |  1.0 |\n| long name | 10.0 |\n"
+def test_one_table_as_aligned_markdown_and_as_html():
+    head = ["name", Column(name="x", link="x.md", protocol="frozen", kind="number", first="descending")]
+    table = Table(head=head, rows=[["a", "1.0"], [Cell(text="long name"), Cell(text="10.0", value=10)]], left=1)
+    assert table.markdown() == (
+        "| name      | [x](x.md) frozen |\n"
+        "| --------- | ---------------: |\n"
+        "| a         |              1.0 |\n"
+        "| long name |             10.0 |\n"
     )
+    html = table.html("t", "Caption")
+    assert '<th scope="col" class="number" data-first="descending">x<small>frozen</small></th>' in html
+    assert '<tr data-name="a"><th scope="row">a</th><td class="number">1.0</td></tr>' in html
+    assert '<th scope="row">long name</th><td class="number" data-value="10">10.0</td>' in html
 
 
 def test_task_table_is_the_pages_table(result):
     (section,) = sections([result()])
-    assert task_table(section) in tables([result()])[PAGE]
+    assert task_table(section).markdown() in tables([result()])[PAGE]
 
 
 def test_mode_is_the_protocols_own_word_not_its_name():
