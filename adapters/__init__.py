@@ -1,1 +1,3 @@
-"""Task families: every .py here is one; what they share on OpenMMLab is the sub-package."""
+"""Task families: every module and package here is one, except the packages that families share."""
+
+SHARED = ("openmmlab",)

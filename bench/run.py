@@ -183,7 +183,7 @@ def _listing(kind: str, entries: plan.Entries) -> str:
         raise unknown("list", kind, LISTS)
     if kind == "backbones":
         return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(architectures())])
-    known = [t for family in tasks.names() for t in tasks.tasks_of(family).values()]
+    known = [t for family in tasks.family_names() for t in tasks.tasks_of(family).values()]
     known += entries.tasks.values()
     if kind == "tasks":
         return "".join(

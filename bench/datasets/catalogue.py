@@ -44,7 +44,7 @@ def entries() -> list[Entry]:
 
 def _tasks() -> list[Task]:
     found: list[Task] = []
-    for family in families.names():
+    for family in families.family_names():
         try:
             found += families.tasks_of(family).values()
         except UserError as error:

@@ -210,7 +210,7 @@ def _baseline(name: str, wanted: Sequence[Task]) -> Backbone:
 def _baselines(entries: Entries) -> dict[str, list[str]]:
     """The names of the tasks that have each baseline."""
     known = list(entries.tasks.values())
-    for family in families.names():
+    for family in families.family_names():
         with contextlib.suppress(UserError):  # of a broken family nothing can be evaluated
             known += families.tasks_of(family).values()
     names = {name for task in known for name in task.baselines}

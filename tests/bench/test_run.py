@@ -228,7 +228,7 @@ def test_a_broken_family_cannot_break_another(desk: Desk) -> None:
     """A folder of families of its own comes first on the path: one is broken, one is not."""
     families = desk.folder / "adapters"
     families.mkdir()
-    (families / "__init__.py").write_text("")
+    (families / "__init__.py").write_text("SHARED = ()\n")
     (families / "broken.py").write_text("import a_package_that_is_not_there\nTASKS = ()\n")
     (families / "toy.py").write_text(ENTRIES.read_text())
     ended = desk.run("--backbone", "test_vit", "--task", "broken")

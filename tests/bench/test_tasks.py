@@ -12,7 +12,7 @@ from bench import run, tasks
 from bench.errors import UserError
 from bench.tasks import UNPUBLISHED, Protocol, Task
 
-ALL = [task for family in tasks.names() for task in tasks.tasks_of(family).values()]
+ALL = [task for family in tasks.family_names() for task in tasks.tasks_of(family).values()]
 PAIRS = [(task, protocol) for task in ALL for protocol in task.protocols]
 
 
@@ -88,7 +88,7 @@ def _check_every_field(task: Task, protocol: Protocol) -> None:
 def test_a_bare_family_is_its_embedded_world_and_all_is_every_family() -> None:
     assert [t.name for t in tasks.find(["classification"])] == ["classification/scenes"]
     found = [t.name for t in tasks.find(["all", "classification/scenes"])]
-    downstream = [family for family in tasks.names() if family != "analysis"]
+    downstream = [family for family in tasks.family_names() if family != "analysis"]
     assert found == [f"{family}/scenes" for family in downstream]
 
 
@@ -102,8 +102,8 @@ def test_bare_analysis_is_all_analyses_of_the_embedded_world() -> None:
         tasks.find(["analysis/atention"])
 
 
-def test_plumbing_is_no_family() -> None:
-    assert "openmmlab" not in tasks.names()
+def test_a_shared_package_is_not_a_family() -> None:
+    assert "openmmlab" not in tasks.family_names()
     with pytest.raises(UserError, match="Unknown task 'openmmlab'"):
         tasks.find(["openmmlab/scenes"])
 
