@@ -1,1 +1,1 @@
-"""What mmengine's Runner needs beside itself to be exact: shared by evaluation and pretraining."""
+"""What evaluation and pretraining add to mmengine's Runner: hooks, seeding, loading and one device."""

@@ -1,7 +1,7 @@
-"""A batch from a loader's worker to the run's process: as one block of memory.
+"""Pass a batch from a data loader's worker to the main process as one block of memory.
 
-torch passes every tensor by a file descriptor of its own, which costs the receiver a quarter of a
-millisecond. A batch of eight persons with their heatmaps and weights is some fifty tensors.
+torch passes every tensor through a file descriptor of its own, which costs the receiver a quarter of a millisecond
+each; a batch of eight persons with heatmaps and weights has about fifty tensors.
 """
 
 import io
@@ -15,24 +15,24 @@ from mmengine.registry import FUNCTIONS
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-ALIGNMENT = 16  # bytes; of the largest number that torch has
+ALIGNMENT = 16  # bytes: the size of torch's largest number, complex128
 
 Place = tuple[int, torch.dtype, tuple[int, ...]]
 
 
 @FUNCTIONS.register_module()  # type: ignore[untyped-decorator]  # mmengine is untyped
 def collate_for_handover(samples: Sequence[Any]) -> Any:
-    """Collate as mmengine does; what a worker sends arrives as the same batch."""
+    """Collate as mmengine does; a worker's batch is packed, and unpacked on arrival."""
     batch = pseudo_collate(samples)
     return batch if get_worker_info() is None else _Parcel(batch)
 
 
 class _Parcel:
-    """A batch whose tensors lie in one block; unpickling it gives the batch."""
+    """A batch with all tensors in one block; unpickling it gives the batch itself."""
 
     def __init__(self, batch: Any) -> None:
         file = io.BytesIO()
-        pickler = _TensorsAside(file, pickle.HIGHEST_PROTOCOL)
+        pickler = _TensorCollector(file, pickle.HIGHEST_PROTOCOL)
         pickler.dump(batch)
         self.rest = file.getvalue()
         self.places, size = _places(pickler.tensors)
@@ -45,7 +45,7 @@ class _Parcel:
         return _unpack, (self.rest, self.places, self.block)
 
 
-class _TensorsAside(pickle.Pickler):
+class _TensorCollector(pickle.Pickler):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.tensors: list[Tensor] = []
@@ -58,7 +58,7 @@ class _TensorsAside(pickle.Pickler):
 
 
 def _places(tensors: Sequence[Tensor]) -> tuple[list[Place], int]:
-    """Where each tensor begins in the block, and the block's length in bytes."""
+    """Return each tensor's (begin, dtype, shape) in the block, and the block's length in bytes."""
     places, end = [], 0
     for tensor in tensors:
         places.append((end, tensor.dtype, tuple(tensor.shape)))

@@ -1,4 +1,4 @@
-"""mmengine's Runner, kept to one device and one log file: under evaluation and pretraining alike."""
+"""mmengine's Runner on one device with one log file, for evaluation and pretraining."""
 
 import contextlib
 import logging
@@ -13,15 +13,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class DeviceRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
-    """A Runner that keeps to its config's `device` and writes its log to a file, not to the terminal."""
+    """A Runner that uses its config's `device` and writes its log to a file, not to the terminal."""
 
     def load_checkpoint(self, filename: str, **settings: Any) -> Any:
-        """Refuse a checkpoint of another model; mmengine would only log what does not fit."""
-        with contextlib.redirect_stdout(None):  # it prints where from
+        """Load strictly: mmengine would only log keys that do not match."""
+        with contextlib.redirect_stdout(None):  # mmengine prints the path
             return super().load_checkpoint(filename, **{**settings, "strict": True})
 
     def build_logger(self, log_level: Any = "INFO", log_file: Any = None, **kwargs: Any) -> Any:
-        """One `run.log` a run, resumed parts appended; the terminal hears of errors alone."""
+        """Write one `run.log` a run, appended to on resuming; only errors appear on the terminal."""
         name = "run.log" if self.rank == 0 else f"run-rank{self.rank}.log"
         log = super().build_logger(log_level, str(Path(self.work_dir) / name), **kwargs)
         for handler in log.handlers:
@@ -30,20 +30,22 @@ class DeviceRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
         return log
 
     def dump_config(self) -> None:
-        """Under one name, so that a resumed run leaves one."""
+        """Write the config under a fixed name, so that a resumed run overwrites its own."""
         if self.rank == 0:
             self.cfg.dump(Path(self.work_dir) / "config.py")
 
     def wrap_model(self, model_wrapper_cfg: Any, model: Any) -> Any:
-        """mmengine takes CUDA wherever there is one; a single process has no batches to synchronise."""
+        """Move the model to the config's device; with several ranks, distribute it and join their batch statistics.
+
+        mmengine itself would use CUDA wherever it is available.
+        """
         assert model_wrapper_cfg is None
         device = torch.device(self.cfg.device)
         if self.world_size == 1:
             return revert_sync_batchnorm(model).to(device)
         cuda = device.type == "cuda"
-        # Statistics of the whole batch, as one process has them.
-        synchronised = nn.SyncBatchNorm.convert_sync_batchnorm if cuda else gather_batch_norm
-        model = synchronised(model)
+        # Normalise over the batches of all ranks, as a single process would; torch's layer works on CUDA only.
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model) if cuda else gather_batch_norm(model)
         return MMDistributedDataParallel(
             module=model.to(device),
             device_ids=[device.index] if cuda else None,
@@ -52,13 +54,8 @@ class DeviceRunner(Runner):  # type: ignore[misc]  # mmengine is untyped
         )
 
 
-# Batch normalisation over the images of all ranks, on a CPU: torch has such a layer for CUDA alone.
-
-PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
-
 class _Sum(torch.autograd.Function):  # type: ignore[misc]  # torch is not followed
-    """Of all ranks' values; each rank's loss depends on each value, so gradients are summed too."""
+    """The sum of all ranks' values; every rank's loss depends on every value, so gradients are summed too."""
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -74,13 +71,13 @@ class _Sum(torch.autograd.Function):  # type: ignore[misc]  # torch is not follo
 
 
 class GatheredBatchNorm(_BatchNorm):  # type: ignore[misc]  # torch is not followed
-    """Batch normalisation with the mean and the variance of all ranks' batches together."""
+    """Batch normalisation by mean and variance over the batches of all ranks, on a CPU."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any [n, c, ...]."""
+        """Accept any [n, c, ...]."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise [n, c, ...]; in training by the whole batch's statistics, which it keeps a mean of."""
+        """Normalise [n, c, ...]; in training by all ranks' statistics, which update the running ones."""
         if not self.training:
             return super().forward(input)
         dims = [0, *range(2, input.dim())]
@@ -89,13 +86,13 @@ class GatheredBatchNorm(_BatchNorm):  # type: ignore[misc]  # torch is not follo
         mean = _Sum.apply(input.sum(dims)) / count
         centred = input - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(dims)) / count
-        self._keep(mean.detach(), variance.detach() * count / (count - 1))
+        self._update_running(mean.detach(), variance.detach() * count / (count - 1))
         normal = centred * (variance + self.eps).rsqrt().view(shape)
         if not self.affine:
             return normal
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
-    def _keep(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         if not self.track_running_stats:
             return
         self.num_batches_tracked += 1
@@ -105,8 +102,8 @@ class GatheredBatchNorm(_BatchNorm):  # type: ignore[misc]  # torch is not follo
 
 
 def gather_batch_norm(model: nn.Module) -> nn.Module:
-    """Make the plain batch normalisations of a model those of all ranks, in place."""
+    """Replace a model's batch normalisations by GatheredBatchNorm, in place; return the model."""
     for module in model.modules():
-        if type(module) in PLAIN:
+        if type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
             module.__class__ = GatheredBatchNorm
     return model
