@@ -1,4 +1,11 @@
-"""Random numbers for a batch's images, drawn on the CPU by position, and a change of some of the images."""
+"""Augmentation of whole batches on their device: flips, colours, blur, RandAugment, normalisation, mixing.
+
+`AUGMENTATIONS` lists what the methods use; `Augment` applies one. Below it are the random numbers (`Draws`), the
+changes of colour, and RandAugment's changes.
+
+All random numbers are drawn on the CPU for every slot of the step's batch. So an image's augmentation depends on
+(seed, iteration, slot) only: not on the device, the number of processes or the worker that decoded it.
+"""
 
 import dataclasses
 import functools
@@ -15,18 +22,18 @@ from torchvision.transforms.v2 import functional as torchvision
 from bench.errors import unknown
 from pretrain.data import Batch, RawBatch
 
-AUGMENT = 8  # a stream of random numbers, see bench.training.seeding
-FIRST, SECOND, MIXING = 0, 1, 2  # of what is drawn for a step
+AUGMENT = 8  # this module's stream of random numbers, see bench.training.seeding
+FIRST, SECOND, MIXING = 0, 1, 2  # independent draws of a step: for each crop, and for mixing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandAugment:
-    """How much of it.
+    """Settings of RandAugment (Cubuk et al., arXiv 1909.13719); the defaults are timm's rand-m9-mstd0.5-inc1.
 
     Args:
-        magnitude, std: of the normal distribution that an image's magnitude, 0 to 10, is drawn from.
-        layers: changes drawn for an image, one after the other.
-        prob: that one of them is then made.
+        magnitude, std: mean and deviation of an image's magnitude, which is cut to 0-10.
+        layers: number of changes drawn for an image, one after the other.
+        prob: probability that a drawn change is applied.
     """
 
     magnitude: float = 9.0
@@ -37,13 +44,11 @@ class RandAugment:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CropAugmentation:
-    """What is done to a crop, each part of it to an image in so many.
+    """The changes of a crop, each with its probability, in the order of the fields.
 
     Args:
-        rand_augment: before all that follows, if at all.
-        jitter: largest change of brightness, contrast, saturation and hue (in turns of the circle).
-        jitter_prob, grey_prob, blur_prob, solarize_prob, erase_prob, flip_prob: how often.
-        sigma: the blur's standard deviation in pixels, from and to.
+        jitter: largest change of brightness, contrast, saturation (factor less 1) and hue (turns of the circle).
+        sigma: range of the blur's standard deviation in pixels.
     """
 
     flip_prob: float = 0.5
@@ -62,10 +67,11 @@ class Augmentation:
     """How a method's images are cropped and changed.
 
     Args:
-        scale: the crops' part of the image's area, for `pretrain.data.loader`.
-        first, second: what is done to the first crop, and to the second where there is one.
-        mixup, cutmix: alpha of the beta distribution of an image's share in the mixture; 0: never. With
-            both, either comes for half of the batches. Labels become shares.
+        source: the paper and code it follows, and how it differs from them.
+        scale: range of a crop's share of the image's area, for `pretrain.data.CropBatches`.
+        first, second: changes of the first crop, and of the second if the method has one.
+        mixup, cutmix: alpha of the beta distribution of an image's share in the mixture; 0 turns it off. With
+            both, each is used for half of the batches. Labels become shares.
     """
 
     name: str
@@ -78,7 +84,7 @@ class Augmentation:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed, which needs labels."""
+        """Return whether images are mixed, which needs labels."""
         return self.mixup > 0 or self.cutmix > 0
 
 
@@ -115,7 +121,7 @@ AUGMENTATIONS = (
     Augmentation(
         name="deit",
         source="DeiT (arXiv 2012.12877, table 9; facebookresearch/deit): RandAugment, mixup, cutmix, random erasing. "
-        "Differs: no repeated augmentation; see pretrain.rand_augment.",
+        "Differs: no repeated augmentation; RandAugment as in `rand_augment`.",
         scale=(0.08, 1.0),
         first=CropAugmentation(rand_augment=RandAugment(), erase_prob=0.25),
         mixup=0.8,
@@ -133,54 +139,54 @@ def augmentation(name: str) -> Augmentation:
 
 
 def seed_of(position: tuple[int, ...], what: int) -> int:
-    """A seed of 32 bits for one of the things that are drawn for a step."""
+    """Return a 32-bit seed for one of a step's draws: FIRST, SECOND or MIXING."""
     seed = np.random.SeedSequence([AUGMENT, what, *position, len(position)])
     return int(seed.generate_state(1)[0])
 
 
 class Draws:
-    """Random numbers of one crop of a step's batch: this process' share of them, on the CPU."""
+    """Random numbers for one crop of each image of a step's batch, of which this process gets its slots."""
 
     def __init__(self, position: tuple[int, ...], crop: int, raw: RawBatch) -> None:
-        """Seed by the position, whatever was drawn before."""
+        """Seed by the position, (seed, iteration), and the crop's number."""
         self.generator = torch.Generator().manual_seed(seed_of(position, crop))
         self.slots, self.batch_size = raw.slots, raw.batch_size
 
     def uniform(self, low: float = 0.0, high: float = 1.0, count: int | None = None) -> Tensor:
-        """One number for each image, float32 [N]; with a count [N, count]."""
+        """Draw one number for each image, float32 [N]; with a count, [N, count]."""
         shape = (self.batch_size,) if count is None else (self.batch_size, count)
         return torch.rand(shape, generator=self.generator)[self.slots] * (high - low) + low
 
     def normal(self, mean: float, std: float) -> Tensor:
-        """One normal number for each image, float32 [N]."""
+        """Draw one normally distributed number for each image, float32 [N]."""
         return torch.randn(self.batch_size, generator=self.generator)[self.slots] * std + mean
 
     def order(self, count: int) -> list[int]:
-        """An order of so many things, the same for all images."""
+        """Draw a permutation of `count` elements, the same for all images."""
         return [int(k) for k in torch.randperm(count, generator=self.generator)]
 
     def noise(self, *shape: int) -> Tensor:
-        """Normal numbers, the same for all images."""
+        """Draw standard normal numbers, the same for all images."""
         return torch.randn(shape, generator=self.generator)
 
 
 class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Turns a RawBatch into a Batch, on the device of its images."""
+    """Turns a RawBatch into a normalised Batch on the device of its images."""
 
     def __init__(
         self, augmentation: Augmentation, *, mean: Sequence[float], std: Sequence[float], num_classes: int = 0
     ) -> None:
-        """Normalise by mean and std (RGB, of images in 0-1) after augmenting; classes are for mixing."""
+        """Normalise by mean and std (RGB, of images in 0-1) after augmenting; mixing needs the number of classes."""
         super().__init__()
         self.augmentation = augmentation
-        # What smooths the labels is the cross-entropy, mixed or not.
+        # The loss smooths the labels (`similarity.CrossEntropy`), so mixing must not.
         self.mixup = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def forward(self, raw: RawBatch, position: tuple[int, ...]) -> Batch:
-        """Augment; `position`, (seed, iteration), and each image's slot say what is drawn."""
+        """Augment a batch; `position` is (seed, iteration)."""
         draws = [Draws(position, crop, raw) for crop in (FIRST, SECOND)]
         images, flipped = self._augmented(raw.images, self.augmentation.first, draws[0])
         others, occluders = raw.others, raw.occluders
@@ -196,18 +202,17 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
     def _mixed(self, images: Tensor, labels: Tensor | None, seed: int) -> tuple[Tensor, Tensor]:
         """Mix each image with the one half a batch further; labels become shares, float [N, classes].
 
-        timm pairs a batch from its two ends. Half a batch further is the same image however many
-        processes share the batch.
+        timm pairs the first image with the last, which would depend on how many processes share the batch.
         """
         assert labels is not None, "the loader was not asked for labels"
         first, second = torch.arange(len(images), device=images.device).chunk(2)
         order = torch.cat([first, second.flip(0)])
-        np.random.seed(seed)  # timm draws from no other; what the step itself draws is seeded anew
+        np.random.seed(seed)  # timm's Mixup draws from it; the training step seeds its own numbers again
         images, shares = self.mixup(images[order], labels[order])
         return images[order], shares[order]
 
     def _augmented(self, crops: Tensor, what: CropAugmentation, draws: "Draws") -> tuple[Tensor, Tensor]:
-        """The normalised images, and bool [N] on the CPU: which were flipped."""
+        """Return the normalised images, and which were flipped, bool [N] on the CPU."""
         flipped = draws.uniform() < what.flip_prob
         images = _flip(crops, flipped).float().div_(255)
         if what.rand_augment:
@@ -222,13 +227,13 @@ class Augment(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def _flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror some images [N, ..., W]."""
+    """Mirror the flipped ones of images [N, ..., W]."""
     where = flipped.view(-1, *[1] * (images.ndim - 1)).to(images.device)
     return torch.where(where, images.flip(-1), images)
 
 
 def jitters(most: Sequence[float], draws: Draws) -> tuple[Callable[[Tensor, Tensor], Tensor], Tensor]:
-    """A function of images and [N, 4] amounts that changes their colours, and the amounts."""
+    """Return a function that changes the colours of images by amounts [N, 4], and the drawn amounts."""
     ways = (brightness, contrast, saturation, hue)
     amounts = draws.uniform(-1.0, 1.0, count=4) * torch.tensor(most)
     order = [k for k in draws.order(4) if most[k]]
@@ -240,10 +245,10 @@ def jitters(most: Sequence[float], draws: Draws) -> tuple[Callable[[Tensor, Tens
 
 
 def _erase(images: Tensor, chosen: Tensor, draws: Draws) -> None:
-    """Fill a box of each chosen image with normal noise, as timm's RandomErasing; in place.
+    """Fill a box of each chosen image with normal noise, in place, as timm's RandomErasing does.
 
-    Boxes of 2 % to a third of the area, of an aspect ratio of 0.3 to 1 / 0.3: the first of ten that
-    fits. One picture of noise serves the batch.
+    A box has 2 % to a third of the area and an aspect ratio of 0.3 to 1 / 0.3: the first of ten drawn that fits.
+    All images of a batch share the noise.
     """
     height, width = images.shape[2:]
     areas = draws.uniform(0.02, 1 / 3, count=10) * height * width
@@ -262,7 +267,7 @@ def _erase(images: Tensor, chosen: Tensor, draws: Draws) -> None:
 
 
 def change_some(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *numbers: Tensor) -> None:
-    """Change the chosen images, in place; `numbers` [N, ...] are the change's arguments."""
+    """Apply `change` to the chosen images (bool [N]), in place; `numbers` [N, ...] are its further arguments."""
     rows = chosen.nonzero().flatten()
     if not len(rows):
         return
@@ -271,9 +276,9 @@ def change_some(images: Tensor, chosen: Tensor, change: Callable[..., Tensor], *
     images[there] = change(images[there], *(n[rows].to(device) for n in numbers))
 
 
-# Changes of colour and blur, of batches of RGB images in 0-1 [N, 3, H, W], by an amount for each image [N].
+# Changes of RGB images in 0-1 [N, 3, H, W] by an amount for each image [N].
 
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's greyscale
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's greyscale
 BLUR_RADIUS = 6  # pixels: three times the widest blur
 
 
@@ -282,35 +287,35 @@ def _per_image(numbers: Tensor) -> Tensor:
 
 
 def grey(images: Tensor) -> Tensor:
-    """The luma of RGB images in 0-1; [N, 1, H, W]."""
+    """Return the luma of RGB images, [N, 1, H, W]."""
     weights = torch.tensor(LUMA, device=images.device).view(3, 1, 1)
     return (images * weights).sum(1, keepdim=True)
 
 
 def brightness(images: Tensor, amounts: Tensor) -> Tensor:
-    """Brighten images in 0-1 by the factors 1 + amounts."""
+    """Multiply images by 1 + amounts."""
     return (images * (1 + _per_image(amounts))).clamp_(0, 1)
 
 
 def contrast(images: Tensor, amounts: Tensor) -> Tensor:
-    """Move images in 0-1 away from their mean luma by the factors 1 + amounts."""
+    """Multiply the difference of each image from its mean luma by 1 + amounts."""
     mean = grey(images).mean((2, 3), keepdim=True)
     return torch.lerp(mean, images, 1 + _per_image(amounts)).clamp_(0, 1)
 
 
 def saturation(images: Tensor, amounts: Tensor) -> Tensor:
-    """Move images in 0-1 away from their own greys by the factors 1 + amounts."""
+    """Multiply the difference of each image from its greyscale version by 1 + amounts."""
     return torch.lerp(grey(images), images, 1 + _per_image(amounts)).clamp_(0, 1)
 
 
 def hue(images: Tensor, amounts: Tensor) -> Tensor:
-    """Turn the hue of images in 0-1 by so many turns of the circle of hues (HSV)."""
+    """Rotate the hue (HSV) of images by `amounts` turns of the circle."""
     value, lead = images.max(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
     red, green, blue = images.split(1, dim=1)
     sixths = torch.cat([green - blue, blue - red, red - green], 1).gather(1, lead)
     angle = sixths / chroma.clamp_min(1e-8) + 2 * lead + 6 * _per_image(amounts)
-    # A channel of HSV is value less chroma times a trapezium of its distance from the hue.
+    # RGB from HSV: a channel is the value minus chroma times a trapezium of its distance from the hue.
     offsets = torch.tensor([5.0, 3.0, 1.0], device=images.device).view(3, 1, 1)
     distance = (offsets + angle) % 6
     return value - chroma * torch.minimum(distance, 4 - distance).clamp_(0, 1)
@@ -328,25 +333,26 @@ def blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor) -> Tensor:
-    """Turn what is bright, from 128 of 255 on, into its negative; images in 0-1."""
+    """Invert the values of 128 of 255 and above."""
     return torch.where(images < 127.5 / 255, images, 1 - images)
 
 
-# RandAugment (Cubuk et al., arXiv 1909.13719) as timm's rand-m9-mstd0.5-inc1, of a batch on its device.
-#
-# timm changes one PIL image after another; here all images that drew the same change get it at once, each
-# by its own amount. Differs: values are not rounded to bytes between two changes, and the cubic
-# interpolation is torch's, of coefficient -0.75 where PIL has -0.5.
+# RandAugment. Each change takes `amounts` [N] in -1 to 1, which is a magnitude of -10 to 10.
 
 LARGEST = 10.0  # magnitude
-TURN = math.radians(30)  # of the changes by a magnitude of 10: the largest angle,
-ENHANCE, SHEAR, TRANSLATE = 0.9, 0.3, 0.45  # factor less 1, slope, part of the side
+# At the largest magnitude: angle, factor less 1, slope, and shift as a share of the side.
+TURN, ENHANCE, SHEAR, TRANSLATE = math.radians(30), 0.9, 0.3, 0.45
 
 Change = Callable[..., Tensor]  # images [N, 3, S, S], amounts [N] in -1 to 1, fill [3, 1, 1]
 
 
 def rand_augment(images: Tensor, what: RandAugment, draws: Draws, fill: Tensor) -> None:
-    """Change images in 0-1 [N, 3, S, S], in place; `fill` [3, 1, 1] is what comes in from outside."""
+    """Change images in 0-1 [N, 3, S, S], in place; `fill` [3, 1, 1] is the colour outside the image.
+
+    timm changes one PIL image after another; here all images that drew the same change get it at once, each by its
+    own amount. Differs from timm: values are not rounded to bytes between two changes, and torch's bicubic
+    interpolation has the coefficient -0.75 where PIL's has -0.5.
+    """
     for _ in range(what.layers):
         drawn = draws.uniform(0, len(CHANGES)).long()
         made = draws.uniform() < what.prob
@@ -361,53 +367,53 @@ def _bytes(images: Tensor) -> Tensor:
 
 
 def autocontrast(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Stretch each channel to 0-1."""
+    """Stretch each channel to the range 0-1."""
     return torchvision.autocontrast(images)
 
 
 def equalize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Make each channel's histogram flat."""
+    """Flatten each channel's histogram."""
     return torchvision.equalize(_bytes(images).to(torch.uint8)).float() / 255
 
 
 def invert(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Turn into the negative."""
+    """Invert the colours."""
     return 1 - images
 
 
 def rotate(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Turn anticlockwise about the middle, by 30 degrees at most."""
+    """Rotate anticlockwise about the centre, by at most 30 degrees."""
     turn = TURN * amounts
     cos, sin, none = turn.cos(), turn.sin(), torch.zeros_like(turn)
     return _warped(images, torch.stack([cos, -sin, none, sin, cos, none], 1).view(-1, 2, 3), fill)
 
 
 def posterize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Keep the 4 highest bits of a byte, or as few as none."""
+    """Keep the 4 highest bits of a byte, down to none at the largest magnitude."""
     step = 2 ** (4 + (4 * _per_image(amounts).abs()).floor())
     values = _bytes(images)
     return (values - values % step) / 255
 
 
 def rand_solarize(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Turn what is bright into its negative."""
+    """Invert the values above a threshold, which falls from 256 to 0 as the magnitude grows."""
     threshold = 256 - (256 * _per_image(amounts).abs()).floor()
     return torch.where(_bytes(images) < threshold, images, 1 - images)
 
 
 def solarize_add(images: Tensor, amounts: Tensor, fill: Tensor) -> Tensor:
-    """Brighten what is dark, by 110 of 255 at most."""
+    """Brighten the values below 128 by at most 110 of 255."""
     more = (110 * _per_image(amounts).abs()).floor() / 255
     return torch.where(_bytes(images) < 128, (images + more).clamp(max=1), images)
 
 
 def enhance(images: Tensor, amounts: Tensor, fill: Tensor, *, way: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Increase or decrease colour, contrast, brightness or sharpness, by nine tenths at most."""
+    """Change colour, contrast, brightness or sharpness (`way`) by a factor of 0.1 to 1.9."""
     return way(images, ENHANCE * amounts)
 
 
 def sharpness(images: Tensor, amounts: Tensor) -> Tensor:
-    """Move images away from their smoothed ones by the factors 1 + amounts; the border stays."""
+    """Multiply the difference of each image from its smoothed version by 1 + amounts; the border stays."""
     taps = torch.tensor([[1.0, 1, 1], [1, 5, 1], [1, 1, 1]], device=images.device) / 13
     smooth = images.clone()
     inner = functional.conv2d(images, taps.expand(3, 1, 3, 3), groups=3)
@@ -416,7 +422,7 @@ def sharpness(images: Tensor, amounts: Tensor) -> Tensor:
 
 
 def slide(images: Tensor, amounts: Tensor, fill: Tensor, *, places: tuple[tuple[int, int], ...], most: float) -> Tensor:
-    """Shear or shift: what is in some places of the affine map, other than the identity."""
+    """Shear or shift: set `places` of the affine map [2, 3] to `most` * amounts."""
     theta = torch.eye(2, 3, device=images.device).repeat(len(images), 1, 1)
     for row, column in places:
         theta[:, row, column] = most * amounts
@@ -424,14 +430,14 @@ def slide(images: Tensor, amounts: Tensor, fill: Tensor, *, places: tuple[tuple[
 
 
 def _warped(images: Tensor, theta: Tensor, fill: Tensor) -> Tensor:
-    """Each pixel from where the map [N, 2, 3] sends it, in half sides from the middle; else `fill`."""
+    """Sample each pixel where the map [N, 2, 3] sends it, in half sides from the centre; `fill` outside."""
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     found = functional.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
     inside = (grid.abs() <= 1).all(3)[:, None]
     return torch.where(inside, found.clamp_(0, 1), fill)
 
 
-# A shear leaves the first row or column where it is, so half a side is added to its slope.
+# A shear leaves the first row or column in place, so it also shifts by half a side times its slope.
 CHANGES: dict[str, Change] = {
     "AutoContrast": autocontrast,
     "Equalize": equalize,
