@@ -29,10 +29,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretrain.augment import Augment, augmentation
-from pretrain.data import Batch, CropBatches, loader, source
+from pretrain.data import Batch, CropBatches, loader
 from pretrain.encoder import choose_attention
 from pretrain.methods import method
 from pretrain.siamese import Siamese, build
+from pretrain.sources import source
 from pretrain.training import compile_in_place
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -21,70 +21,12 @@ from bench.errors import UserError
 from bench.files import content_sha256
 from bench.scenes.world import World, ensure
 
-Mask = NDArray[np.bool_]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scenes:
-    """Training images of the world at `root`, by their file names.
-
-    Args:
-        crops: speak of the crops about the subject, not of the whole images.
-    """
-
-    root: Path
-    names: Sequence[str]
-    crops: bool
-
-    def species(self) -> list[str]:
-        """The species of each image's subject."""
-        return [str(self._scenes[name][0]["species"]) for name in self.names]
-
-    def occluders(self, index: int) -> Mask:
-        """True where an image shows a thing that hides part of another thing; bool [height, width]."""
-        image, things = self._scenes[self.names[index]]
-        found = np.zeros((image["height"], image["width"]), bool)
-        for thing in things:
-            if any(hides(thing, other) for other in things):
-                found |= pixels(thing)
-        x, y, width, height = image["species_crop"] if self.crops else (0, 0, *found.shape[::-1])
-        return found[y : y + height, x : x + width]
-
-    @functools.cached_property
-    def _scenes(self) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-        content = json.loads((self.root / "annotations/instances_train.json").read_text())
-        scenes: dict[int, Any] = {image["id"]: (image, []) for image in content["images"]}
-        for annotation in content["annotations"]:
-            scenes[annotation["image_id"]][1].append(annotation)
-        return {image["file_name"]: (image, found) for image, found in scenes.values()}
-
-
-def pixels(thing: dict[str, Any]) -> Mask:
-    """Where an annotated thing is seen; bool [height, width]."""
-    return np.asarray(coco_mask.decode(thing["segmentation"]), bool)
-
-
-def hides(thing: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether `thing` is nearer than `other`, of which a part is hidden, and seen where that would be.
-
-    The annotations have the box, not the outline, of what `other` would be if it stood alone.
-    """
-    if other["visible_fraction"] == 1.0 or thing["distance"] >= other["distance"]:
-        return False
-    x, y, width, height = other["amodal_bbox"]
-    return bool(pixels(thing)[y : y + height, x : x + width].any())
-
-
-# Where pretraining's images come from: the embedded world, a folder, ImageNet's layout, tar shards.
-#
-# A source knows its images by number and gives their encoded bytes; `pretrain.data` says which image
-# is read when, and decodes it.
-
 EMBEDDED = {"scenes": "images/train", "species": "species/train"}
 WORLD = World()
 SUBSET = 5  # the stream of random numbers that picks few images
 
 Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class Storage(Protocol):
@@ -124,17 +66,6 @@ class Files:
     def fingerprint(self, chosen: Indices) -> str:
         """Over the files' paths and contents: read once, then remembered."""
         return content_sha256(self.root, [self.root / self.paths[k] for k in chosen])
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorldFiles(Files):
-    """Files of an embedded world, which its recipe determines."""
-
-    world: World
-
-    def fingerprint(self, chosen: Indices) -> str:
-        """The world's own; with some of its files, of their names too."""
-        return combined(self.world.fingerprint(), [self.paths[k] for k in chosen])
 
 
 def combined(*parts: Any) -> str:
@@ -217,23 +148,6 @@ def few(whole: ImageSource, images: int, subset_seed: int) -> ImageSource:
     )
 
 
-def _embedded(name: str, world: World) -> ImageSource:
-    root = ensure(world)
-    paths = [f"{EMBEDDED[name]}/{path}" for path in image_paths(root / EMBEDDED[name])]
-    scenes = Scenes(root=root, names=[Path(path).name for path in paths], crops=name == "species")
-    kinds = scenes.species()
-    classes = tuple(sorted(set(kinds)))
-    return ImageSource(
-        name=name,
-        storage=WorldFiles(root=root, paths=paths, world=world),
-        chosen=np.arange(len(paths)),
-        images_per_epoch=len(paths),
-        classes=classes,
-        labels=np.array([classes.index(kind) for kind in kinds]),
-        occluders=scenes.occluders,
-    )
-
-
 def _located(name: str | Path, data_root: Path | None) -> Path:
     candidates = [Path(name), *([data_root / name] if data_root else [])]
     for folder in candidates:
@@ -289,6 +203,85 @@ def image_paths(root: Path) -> list[str]:
         prefix = "" if below == "." else f"{below}/"
         found += [prefix + name for name in names if is_image(name)]
     return sorted(found)
+
+
+def _embedded(name: str, world: World) -> ImageSource:
+    root = ensure(world)
+    paths = [f"{EMBEDDED[name]}/{path}" for path in image_paths(root / EMBEDDED[name])]
+    scenes = Scenes(root=root, names=[Path(path).name for path in paths], crops=name == "species")
+    kinds = scenes.species()
+    classes = tuple(sorted(set(kinds)))
+    return ImageSource(
+        name=name,
+        storage=WorldFiles(root=root, paths=paths, world=world),
+        chosen=np.arange(len(paths)),
+        images_per_epoch=len(paths),
+        classes=classes,
+        labels=np.array([classes.index(kind) for kind in kinds]),
+        occluders=scenes.occluders,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldFiles(Files):
+    """Files of an embedded world, which its recipe determines."""
+
+    world: World
+
+    def fingerprint(self, chosen: Indices) -> str:
+        """The world's own; with some of its files, of their names too."""
+        return combined(self.world.fingerprint(), [self.paths[k] for k in chosen])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scenes:
+    """Training images of the world at `root`, by their file names.
+
+    Args:
+        crops: speak of the crops about the subject, not of the whole images.
+    """
+
+    root: Path
+    names: Sequence[str]
+    crops: bool
+
+    def species(self) -> list[str]:
+        """The species of each image's subject."""
+        return [str(self._scenes[name][0]["species"]) for name in self.names]
+
+    def occluders(self, index: int) -> Mask:
+        """True where an image shows a thing that hides part of another thing; bool [height, width]."""
+        image, things = self._scenes[self.names[index]]
+        found = np.zeros((image["height"], image["width"]), bool)
+        for thing in things:
+            if any(hides(thing, other) for other in things):
+                found |= pixels(thing)
+        x, y, width, height = image["species_crop"] if self.crops else (0, 0, *found.shape[::-1])
+        return found[y : y + height, x : x + width]
+
+    @functools.cached_property
+    def _scenes(self) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
+        content = json.loads((self.root / "annotations/instances_train.json").read_text())
+        scenes: dict[int, Any] = {image["id"]: (image, []) for image in content["images"]}
+        for annotation in content["annotations"]:
+            scenes[annotation["image_id"]][1].append(annotation)
+        return {image["file_name"]: (image, found) for image, found in scenes.values()}
+
+
+def pixels(thing: dict[str, Any]) -> Mask:
+    """Where an annotated thing is seen; bool [height, width]."""
+    return np.asarray(coco_mask.decode(thing["segmentation"]), bool)
+
+
+def hides(thing: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether `thing` is nearer than `other`, of which a part is hidden, and seen where that would be.
+
+    The annotations have the box, not the outline, of what `other` would be if it stood alone.
+    """
+    if other["visible_fraction"] == 1.0 or thing["distance"] >= other["distance"]:
+        return False
+    x, y, width, height = other["amodal_bbox"]
+    return bool(pixels(thing)[y : y + height, x : x + width].any())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

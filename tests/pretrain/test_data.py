@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.scenes.world import World
 from pretrain import data
-from pretrain.data import CropBatches, ImageSource, RawBatch, loader, source
+from pretrain.data import CropBatches, RawBatch, loader
+from pretrain.sources import ImageSource, source
 
 SMALL = {"batch_size": 6, "img_size": 8, "seed": 3}
 TENSORS = ("images", "others", "labels", "occluders", "slots")
