@@ -1,4 +1,4 @@
-"""Where a number came from: commit, package versions, processor; and a guard against installs during a run."""
+"""The environment that a record states (commit, versions, processor), and a guard against installs during a run."""
 
 import datetime
 import importlib.metadata
@@ -25,19 +25,19 @@ DISTRIBUTIONS = (
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def environment() -> dict[str, str]:
-    """Versions of everything that can move a number, and the machine."""
+    """Return the versions of all packages that can change a number, and the machine."""
     versions = {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
     machine = {"platform": platform.platform(), "processor": processor()}
     return {"python": platform.python_version(), **machine, **versions}
 
 
 def processor() -> str:
-    """The processor's model, as the system names it: two models round differently."""
+    """Return the processor's model name: two models round differently."""
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.is_file() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -45,7 +45,7 @@ def processor() -> str:
 
 
 def git() -> dict[str, Any]:
-    """The project's commit, and whether its files differ from it; nulls outside a checkout."""
+    """Return the project's commit, and whether its files differ from it; nulls outside a checkout."""
     here = Path(__file__).parent
 
     def ask(*words: str) -> str:
@@ -59,13 +59,13 @@ def git() -> dict[str, Any]:
 
 INSTALLERS = {"pip", "pip3", "uv", "mim", "conda", "mamba"}
 INSTALLING = {"install", "add", "sync", "download"}
-# Which argument of each audit event (PEP 578) holds the command.
+# The index of the command among each audit event's arguments (PEP 578).
 LAUNCHES = {"subprocess.Popen": 1, "os.system": 0, "os.exec": 1, "os.posix_spawn": 1}
 
 
 @cache
 def refuse_installs() -> None:
-    """From now on, starting pip or its like in this process is an error (it cannot be undone)."""
+    """Make starting pip or another installer in this process an error, until the process ends."""
     sys.addaudithook(_refuse_install)
 
 
@@ -73,13 +73,13 @@ def _refuse_install(event: str, arguments: tuple[object, ...]) -> None:
     if event in LAUNCHES and _installs(words := list(_words(arguments[LAUNCHES[event]]))):
         raise RuntimeError(
             f"Refused to run '{' '.join(words)}': nothing is installed while the harness runs, so "
-            "that its numbers come from the pinned versions. Add what is missing to "
+            "that its numbers come from the pinned versions. Add the missing package to "
             "pyproject.toml and constraints.txt, and set the environment up again."
         )
 
 
 def _words(command: object) -> Iterator[str]:
-    """The words of a command given as text, bytes, a path, or a sequence of those."""
+    """Yield the words of a command given as text, bytes, a path, or a sequence of those."""
     if isinstance(command, (str, bytes, os.PathLike)):
         yield from os.fsdecode(command).split()
     elif isinstance(command, Iterable):

@@ -1,9 +1,9 @@
-"""What a user can get wrong, said in one paragraph; the CLI prints it and exits with 2."""
+"""A user's mistake as one paragraph; the command lines print it and exit with status 2."""
 
 import difflib
 from collections.abc import Iterable
 
-LISTED = {  # the kinds of name that a command prints
+LIST_COMMANDS = {  # by kind of name
     "backbone": "bench.run --list backbones",
     "task": "bench.run --list tasks",
     "protocol": "bench.run --list protocols",
@@ -12,16 +12,16 @@ LISTED = {  # the kinds of name that a command prints
 
 
 class UserError(ValueError):
-    """A mistake of the user's: what was given, what is allowed, the nearest match, what to do."""
+    """A user's mistake; the message gives the value, what is allowed, the nearest match, and what to do."""
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> UserError:
-    """Say that `given` is no `kind`, with the nearest of the `allowed` names."""
+    """Return the error that `given` is not a known `kind`, with the nearest `allowed` names."""
     names = sorted(allowed)
     near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
-    listed = [command for listing, command in LISTED.items() if kind.startswith(listing)]
+    commands = [command for name, command in LIST_COMMANDS.items() if kind.startswith(name)]
     if not near and len(names) <= 12:
         hint = f"Known: {', '.join(names) or 'none'}. "
-    where = f"All of them: python -m {listed[0]}" if listed else ""
+    where = f"All of them: python -m {commands[0]}" if commands else ""
     return UserError(f"Unknown {kind} '{given}'. {hint}{where}".strip())

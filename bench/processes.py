@@ -1,6 +1,5 @@
-"""Processes: end with the parent, keep memory, and the same work on many items in parallel."""
+"""Processes that end with their parent or reuse freed memory, and work on many items in parallel."""
 
-import concurrent.futures
 import ctypes
 import multiprocessing
 import os
@@ -9,25 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of malloc.h
 LARGEST = 2**31 - 1  # bytes
 
 
 def end_with_parent() -> None:
-    """End this process, at once, when its `multiprocessing` parent ends, even by SIGKILL.
-
-    A server that it was forked from cannot tell: that lives as long as its children do.
-    """
+    """End this process as soon as its `multiprocessing` parent ends, even by SIGKILL."""
+    # A fork server does not do this: it lives as long as its children.
     threading.Thread(target=_wait_and_end, daemon=True).start()
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed: pages that come anew for each pass cost up to a fifth of it.
+    """Make glibc reuse freed memory instead of returning it to the system; no effect with other C libraries.
 
-    Of glibc alone; elsewhere nothing changes. The process keeps its peak of memory until it ends.
+    The process stays at its peak memory until it ends. Fresh pages for each pass cost up to a fifth of its time.
     """
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
@@ -36,7 +30,8 @@ def keep_memory() -> None:
 
 
 def worker_ends_with_run(worker_id: int) -> None:
-    """A data loader's `worker_init_fn`: torch's own watch hangs when a batch fills the pipe to a dead run."""
+    """End a data loader's worker with its run (a `worker_init_fn`)."""
+    # torch's own watchdog hangs when a batch fills the pipe to a dead run.
     end_with_parent()
 
 
@@ -48,51 +43,43 @@ def _wait_and_end() -> None:
 
 
 T = TypeVar("T")
-CHUNK = 32
-_work: Callable[[int], Any]  # what forked processes were born with, so that nothing is pickled
+CHUNK = 32  # numbers that a process takes at once
+_work: Callable[[int], Any]  # set before the fork, so that it need not be pickled
 
 
-def spread(work: Callable[[int], T], numbers: range, what: str) -> Iterator[T]:
-    """Give `work` of every number, in their order; what it raises is raised here.
+def spread(work: Callable[[int], T], numbers: range, what: str = "") -> Iterator[T]:
+    """Yield `work(number)` for every number, in order, from forked processes; raises what `work` raises.
 
-    Processes are forked, and so know what `work` knows; they end with this one, even by SIGKILL.
+    `what` labels a progress bar on a terminal; without it there is none.
     """
     global _work
+    from rich.console import Console  # here, so that `--help` does not import it
+    from rich.progress import track
+
     _work = work
     console = Console(stderr=True)
-    chunk = max(1, min(CHUNK, len(numbers) // cores()))
-    pool = concurrent.futures.ProcessPoolExecutor(
-        cores(), multiprocessing.get_context("fork"), initializer=end_with_parent
-    )
+    chunk = max(1, min(CHUNK, len(numbers) // (4 * cores())))  # several chunks a process: none is idle at the end
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(cores(), context, initializer=end_with_parent)
     try:
-        done = pool.map(_one, numbers, chunksize=chunk)  # forks, before the bar has its thread
-        yield from track(done, what, len(numbers), console=console, transient=True, disable=not console.is_terminal)
+        done = pool.map(_call, numbers, chunksize=chunk)  # forks here, before the progress bar starts a thread
+        hidden = not (what and console.is_terminal)
+        yield from track(done, what, len(numbers), console=console, transient=True, disable=hidden)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def cores() -> int:
-    """How many processes may work at once here."""
-    return len(os.sched_getaffinity(0))
-
-
-def _one(number: int) -> Any:
+def _call(number: int) -> Any:
     return _work(number)
 
 
 def each(jobs: Sequence[Callable[[], T]], *, alone: bool = False) -> list[T]:
-    """Return what each job returns; `alone` does them one by one in this process."""
+    """Return what each job returns, from forked processes; `alone`: from this process."""
     if alone:
         return [job() for job in jobs]
-    context = multiprocessing.get_context("fork")  # nothing here has threads
-    cores = len(os.sched_getaffinity(0))
-    # A worker is born with the jobs; only their numbers and results travel.
-    with ProcessPoolExecutor(cores, context, initializer=_jobs.extend, initargs=(jobs,)) as pool:
-        return list(pool.map(_do, range(len(jobs))))
+    return list(spread(lambda number: jobs[number](), range(len(jobs))))
 
 
-_jobs: list[Callable[[], Any]] = []  # of a worker
-
-
-def _do(number: int) -> Any:
-    return _jobs[number]()
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,6 +1,6 @@
-"""One record per number: `Result`, kept in a `Store` on disk under its `RunKey`.
+"""One record per number: `Result`, in a `Store` on disk under its `RunKey`.
 
-A record's path is its identity, so whether a number exists is a look at the file system:
+A record's path is its identity, so a number exists if its file exists:
 `<root>/<family>/<dataset>/<backbone>@<weights8>/<digest8>-seed<k>.json`.
 """
 
@@ -26,11 +26,10 @@ Json = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Result:
-    """A record, key by key as `design.md` section 5 has it. All metrics are percentages 0-100 or SI units.
+    """A record, one field per JSON key. Metrics are percentages 0-100 or in SI units.
 
-    `cost` is in seconds, bytes and device-hours; `metrics` may hold NaN (written as null). `curves` are
-    loss terms by training iteration, or an analysis' values by head, layer or how much is hidden, to five
-    digits.
+    `cost` is in seconds, bytes and device-hours; `metrics` may contain NaN (written as null). `curves` are
+    loss terms by training iteration, or an analysis' values by head, layer or hidden fraction, to five digits.
     """
 
     schema: int = SCHEMA
@@ -57,7 +56,7 @@ class Result:
 
     @property
     def key(self) -> "RunKey":
-        """What identifies it, and where it belongs in a store."""
+        """Return what identifies the record, and its place in a store."""
         return RunKey(
             task=self.task,
             backbone=self.backbone["name"],
@@ -67,7 +66,7 @@ class Result:
         )
 
     def to_json(self) -> str:
-        """Render as indented JSON, a curve on one line, with a final newline; NaN and infinity become null."""
+        """Return indented JSON with each curve on one line and a final newline; NaN and infinity become null."""
         record = dataclasses.asdict(self)
         record["metrics"] = {k: v if math.isfinite(v) else None for k, v in self.metrics.items()}
         record["curves"] = {name: f"curve {name}" for name in self.curves}
@@ -79,21 +78,21 @@ class Result:
 
     @classmethod
     def from_json(cls, text: bytes) -> "Result":
-        """Parse a record; raises UserError when it is malformed, edited by hand, or of a later schema."""
+        """Parse a record; raises UserError if it is malformed, edited by hand, or of a later schema."""
         record = _parsed(text)
         sealed = isinstance(record, dict) and record.get("schema") == SCHEMA
         if isinstance(record, dict):
             record.pop("sha256", None)
             record = _upgraded(record)
-        if odd := _odd(record):
-            raise UserError(f"not a record of schema {SCHEMA}: {odd}")
+        if problem := _problem(record):
+            raise UserError(f"not a record of schema {SCHEMA}: {problem}")
         if sealed and text != _sealed(text.rpartition(SEAL)[0] + CLOSING):
-            raise UserError("its content is not what its sha256 says: it was edited by hand")
+            raise UserError("its content does not match its sha256: it was edited by hand")
         if None in record["metrics"].values():
             nan = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
             record["metrics"] = nan
         made = object.__new__(cls)
-        vars(made).update(record)  # what __init__ does key by key, in a third of its time
+        vars(made).update(record)  # as __init__ does key by key, in a third of its time
         return made
 
 
@@ -101,7 +100,7 @@ def _parsed(text: bytes) -> Any:
     try:
         return orjson.loads(text)  # a hundred thousand records in a quarter of json's time
     except orjson.JSONDecodeError:
-        pass  # what it refuses may be a lone surrogate of a file's name: json has the last word
+        pass  # it rejects a lone surrogate of a file's name, which json accepts
     try:
         return json.loads(text.decode())
     except (ValueError, RecursionError) as error:
@@ -109,7 +108,7 @@ def _parsed(text: bytes) -> Any:
 
 
 def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of an earlier schema as one of this."""
+    """Convert a record of an earlier schema to the current one."""
     if record.get("schema") == 1:
         record |= {"curves": {}}
     return record | {"schema": SCHEMA} if record.get("schema") in (1, 2) else record
@@ -120,17 +119,17 @@ SEAL = b',\n "sha256": "'
 
 
 def _sealed(text: bytes) -> bytes:
-    """A record's JSON with the hash of what it was without it, as the last key."""
+    """Add the hash of a record's JSON to it, as the last key."""
     seal = hashlib.sha256(text).hexdigest().encode()
     return text.removesuffix(CLOSING) + SEAL + seal + b'"' + CLOSING
 
 
-def _odd(record: object) -> str:
-    """Say what keeps a parsed file from being a record; "" for a record."""
+def _problem(record: object) -> str:
+    """Return why a parsed file is not a record; "" for a record."""
     if not isinstance(record, dict):
-        return "no object"
+        return "not a JSON object"
     if record.get("schema") != SCHEMA:
-        later = ", later than this version knows" if str(record.get("schema")) > str(SCHEMA) else ""
+        later = ", which is later than this version supports" if str(record.get("schema")) > str(SCHEMA) else ""
         return f"schema {record.get('schema')}{later}"
     fields = _fields()
     if differ := sorted(fields.keys() ^ record.keys()):
@@ -141,12 +140,12 @@ def _odd(record: object) -> str:
     return f"unfit values of {', '.join(wrong)}" if wrong else ""
 
 
-NUMBER = (float, int, type(None))  # of a metric; a bool is none
+NUMBER = (float, int, type(None))  # a metric's types; bool is not one
 
 
 @functools.cache
 def _fields() -> dict[str, tuple[type, ...]]:
-    """A record's keys, with the types that JSON gives their values."""
+    """Return a record's keys with the types that JSON gives their values."""
     kinds: dict[Any, Any] = {str: (str,), int: (int,), bool: (bool,), str | None: (str, type(None))}
     return {field.name: kinds.get(field.type, (dict,)) for field in dataclasses.fields(Result)}
 
@@ -160,13 +159,13 @@ def _is_named(value: object) -> bool:
 
 
 def weights8(backbone: Json) -> str:
-    """What tells two backbones of one name apart in a record's path, from what the record says of the backbone."""
+    """Return the part of a record's path that distinguishes two backbones of one name, from the record's `backbone`."""
     if backbone.get("method") == "baseline":
         return "baseline"
     sha256, mean, std, part, tag = map(backbone.get, ("weights_sha256", "mean", "std", "part", "tag"))
-    told = (part, tag if sha256 else "", *(backbone.get("allow_partial") or ()))
-    if any(told):
-        return digest([sha256, mean, std, *told])[:8]
+    loading = (part, tag if sha256 else "", *(backbone.get("allow_partial") or ()))
+    if any(loading):
+        return digest([sha256, mean, std, *loading])[:8]
     if mean or std:
         return digest([sha256, mean, std])[:8]
     return sha256[:8] if sha256 else "scratch"
@@ -184,13 +183,13 @@ class RunKey:
 
     @property
     def place(self) -> str:
-        """The record's path under the store's root, as text."""
+        """Return the record's path under the store's root, as text."""
         name = self.backbone.replace("/", "--")
         return f"{self.task}/{name}@{self.weights8}/{self.digest[:8]}-seed{self.seed}.json"
 
     @property
     def path(self) -> Path:
-        """The record's path under the store's root."""
+        """Return the record's path under the store's root."""
         return Path(self.place)
 
 
@@ -201,7 +200,7 @@ class Store:
     root: Path
 
     def load(self, key: RunKey) -> Result | None:
-        """Return the record of `key`, or None; a malformed one raises UserError."""
+        """Return the record of `key`, or None if there is none; raises UserError if it is malformed."""
         path = self.root / key.path
         return self.read(path) if path.is_file() else None
 
@@ -215,7 +214,7 @@ class Store:
             ) from None
 
     def write(self, key: RunKey, result: Result) -> Path:
-        """Write a record: a temporary file beside it, fsync, rename; never half a record."""
+        """Write a record atomically and return its path."""
         path = self.root / key.path
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, result.to_json())
@@ -227,15 +226,15 @@ class Store:
             yield self.read(path)
 
     def paths(self, task: str = "*/*", ending: str = ".json") -> list[Path]:
-        """Every record's path (of one task), sorted; with another `ending` of what lies beside records."""
-        # A hundred thousand are listed and sorted as strings in a tenth of the time.
+        """Return every record's path, of one `task` or all, sorted; another `ending` gives the sidecar files' paths."""
+        # Strings: a hundred thousand of them are listed and sorted in a tenth of the time of paths.
         below = glob.glob(f"{task}/*@*/*-seed*{ending}", root_dir=self.root)  # noqa: PTH207
         return [self.root / path for path in sorted(below)]
 
 
-BESIDE = "beside"  # below a run's folder
+SIDECARS = "beside"  # in a run's folder: files to copy next to its record
 
 
-def beside(record: Path, name: str) -> Path:
-    """Where a file that belongs to a record lies."""
+def sidecar(record: Path, name: str) -> Path:
+    """Return the path of a file that belongs to a record, in the same folder."""
     return record.with_name(f"{record.stem}.{name}")

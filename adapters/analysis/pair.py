@@ -20,7 +20,7 @@ from adapters.analysis import pictures
 from adapters.analysis.cka import CKA
 from adapters.analysis.similarity import GRAMS
 from bench.errors import UserError
-from bench.records import Result, Store, beside
+from bench.records import Result, Store, sidecar
 
 
 def between(one: Path, two: Path) -> Any:
@@ -44,7 +44,7 @@ def _is_similarity(record: Result) -> bool:
 
 
 def _grams(record: Path) -> Any:
-    path = beside(record, GRAMS)
+    path = sidecar(record, GRAMS)
     if not path.is_file():
         raise UserError(
             f"The Gram matrices {path} are not there. They are written beside every record of analysis/similarity: "

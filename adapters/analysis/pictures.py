@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from adapters.analysis.cue_conflict import HUMANS, Scores
-from bench.records import BESIDE
+from bench.records import SIDECARS
 from bench.tasks import Job
 
 UNITS = {
@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
 
 def place(job: Job, name: str) -> Path:
     """Where a run leaves a file that is to lie beside its record."""
-    folder = job.work_dir / BESIDE
+    folder = job.work_dir / SIDECARS
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 

@@ -17,7 +17,7 @@ from bench import environment, files
 from bench.environment import refuse_installs
 from bench.errors import UserError
 from bench.files import write_atomic
-from bench.records import BESIDE, Result, Store, beside
+from bench.records import SIDECARS, Result, Store, sidecar
 from bench.runs import plan, ranks
 from bench.runs.plan import Run
 from bench.slurm import requeue
@@ -284,9 +284,9 @@ def keep(run: Run, result: Result) -> None:
 def _copy_beside(run: Run) -> None:
     """Before the record, so that whoever sees it sees its pictures."""
     record = run.results / run.key.path
-    for file in sorted((run.folder / BESIDE).glob("*")):
+    for file in sorted((run.folder / SIDECARS).glob("*")):
         record.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, beside(record, file.name))
+        shutil.copyfile(file, sidecar(record, file.name))
 
 
 def keep_first(run: Run, result: Result) -> None:

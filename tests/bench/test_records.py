@@ -81,7 +81,7 @@ def test_a_record_of_schema_1_had_no_curves(tmp_path: Path) -> None:
         ("[]", "not a record"),
         ('{"schema": 1}', "keys missing or unknown"),
         (result().to_json().replace('"curves": {}', '"curves": []'), "unfit values of curves"),
-        ('{"schema": 99, "new": 1}', "schema 99, later than this version knows"),
+        ('{"schema": 99, "new": 1}', "schema 99, which is later than this version supports"),
         (result().to_json().replace('"seed": 3', '"seed": "3"'), "unfit values of seed"),
         (result().to_json().replace("71.5", '"71.5"'), r"unfit values of metrics\.AP"),
         (result().to_json().replace('"name": "frozen"', '"nme": 1'), r"unfit values of protocol\.name"),

@@ -155,7 +155,7 @@ def test_two_backbones_on_the_command_line(world: Path, tmp_path: Path, capsys: 
     with pytest.raises(UserError, match="are not of the same images"):
         pair.between(other, resnet)
 
-    grams = pair.beside(vit, pair.GRAMS)
+    grams = pair.sidecar(vit, pair.GRAMS)
     grams.unlink()
     assert pair.main([str(vit), str(resnet)]) == 2
     assert f"{grams} are not there" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UserError
-from bench.records import BESIDE, Store, beside
+from bench.records import SIDECARS, Store, sidecar
 from bench.runs import plan
 from bench.runs.execute import KEPT, bury, execute
 from bench.runs.plan import Request, Run
@@ -79,12 +79,12 @@ def test_a_store_that_takes_nothing_is_said(run: Run) -> None:
 def test_pictures_lie_beside_the_record_also_where_it_was_kept(run: Run) -> None:
     result = execute(run)
     assert result is not None
-    (run.folder / BESIDE).mkdir()
-    (run.folder / BESIDE / "line.png").write_bytes(b"a line")
+    (run.folder / SIDECARS).mkdir()
+    (run.folder / SIDECARS / "line.png").write_bytes(b"a line")
     record = run.results / run.key.path
     record.unlink()
     (run.folder / KEPT).write_text(result.to_json())
     bury(run, "the store was full")
-    assert beside(record, "line.png").read_bytes() == b"a line"
-    assert record.with_name(f"{record.stem}.line.png") == beside(record, "line.png")
+    assert sidecar(record, "line.png").read_bytes() == b"a line"
+    assert record.with_name(f"{record.stem}.line.png") == sidecar(record, "line.png")
     assert Store(run.results).paths() == [record]
