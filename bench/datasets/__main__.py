@@ -111,10 +111,10 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
-    from bench.datasets import draw
+    from bench.datasets import sample
 
     path = given.out or Path(f"{given.name.replace('/', '-')}.png")
-    draw.draw(catalogue.find(given.name), _data_root(given), path)
+    sample.sample(catalogue.find(given.name), _data_root(given), path)
     sys.stdout.write(f"{path}\n")
     return DONE
 
