@@ -21,10 +21,13 @@ from adapters.tracking.evaluation import Box, Track, read_track
 from adapters.tracking.report import NOTES, PREDICTIONS
 from adapters.tracking.sequences import Sequence as Video
 from adapters.tracking.sequences import load, read_frame
+from bench.datasets.drawing import draw_boxes
 from bench.errors import UserError, unknown
 
-TRUTH = "#ffffff"
-COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00", "#f0e442")  # Okabe and Ito
+TRUTH = (255, 255, 255)
+COLOURS = (  # Okabe and Ito
+    (230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (213, 94, 0), (240, 228, 66),
+)  # fmt: skip
 WIDTH = 480  # pixels, at least
 LINE = 20  # pixels of a line of text
 SUFFIXES = (".gif", ".mp4")
@@ -38,14 +41,12 @@ def pictures(video: Video, tracks: Mapping[str, Track]) -> Iterator[Image.Image]
     for k, path in enumerate(video.frames):
         frame = Image.fromarray(read_frame(path))
         frame = frame.resize((frame.width * scale, frame.height * scale))
+        known = k < len(video.boxes) and not video.absent[k]
+        boxes = [video.boxes[k]] * known + [track.boxes[k] for track in tracks.values()]
+        frame = draw_boxes(frame, [_drawn(box * scale) for box in boxes], [TRUTH] * known + list(colours.values()))
         page = Image.new("RGB", (frame.width, frame.height + LINE * (len(tracks) + 1)))
         page.paste(frame)
         draw = ImageDraw.Draw(page)
-        known = k < len(video.boxes) and not video.absent[k]
-        if known:
-            _outline(draw, video.boxes[k] * scale, TRUTH)
-        for name, track in tracks.items():
-            _outline(draw, track.boxes[k] * scale, colours[name])
         state = "" if known else ", target absent" if video.answered else ""
         lines = [(f"{video.name}, frame {k + 1} of {len(video.frames)}{state}", TRUTH)]
         lines += [(f"{n}: {t.confidences[k]:.0%} sure", colours[n]) for n, t in tracks.items()]
@@ -54,11 +55,10 @@ def pictures(video: Video, tracks: Mapping[str, Track]) -> Iterator[Image.Image]
         yield page
 
 
-def _outline(draw: ImageDraw.ImageDraw, box: Box, colour: str) -> None:
-    """Two pixels inside the box."""
+def _drawn(box: Box) -> tuple[float, float, float, float]:
+    """Return a box whose outline lies inside this one; its last column and row are drawn as well."""
     x, y, width, height = box.tolist()
-    corners = (x, y, x + max(width - 1, 0), y + max(height - 1, 0))
-    draw.rectangle(corners, outline=colour, width=2)
+    return x, y, max(width - 1, 0), max(height - 1, 0)
 
 
 def save(frames: Iterator[Image.Image], out: Path, rate: float) -> None:

@@ -13,7 +13,7 @@ from adapters.tracking.report import PREDICTIONS, summarise
 from adapters.tracking.sequences import load
 from adapters.tracking.video import COLOURS, main, pictures
 
-ORANGE = tuple(bytes.fromhex(COLOURS[0][1:]))
+ORANGE = COLOURS[0]
 
 
 @pytest.fixture
