@@ -24,6 +24,7 @@ from torch import Tensor
 
 from adapters.openmmlab import backbone as _backbone  # noqa: F401  registers TimmBackbone
 from adapters.openmmlab import compatibility
+from adapters.openmmlab import layer_decay as _layer_decay  # noqa: F401  registers LayerDecayConstructor
 from bench.backbones.build import build, is_plain
 from bench.backbones.normalise import normalisation
 from bench.backbones.timm_models import create

@@ -44,7 +44,7 @@ def test_rates_of_all_layers_rise_and_fall_together(scenes: Path) -> None:
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(25, 7), (2, 5), (1, 10)])
 def test_rate_is_the_closed_form_of_every_iteration(epochs: int, per_epoch: int) -> None:
     """MIM-Depth's formulas, with its counting: iterations from 1, h = epochs // 2 epochs (1 has half of one)."""
-    config = train.binding.by_iteration(
+    config = train.backbone.by_iteration(
         BY_NAME["depth/nyu"].upstream(BY_NAME["depth/nyu"], dataclasses.replace(depth.FINETUNE, epochs=epochs))[
             "param_scheduler"
         ],
