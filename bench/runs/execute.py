@@ -1,4 +1,4 @@
-"""One run from start to record, in the process it was given, wherever that is."""
+"""One run from start to record, in the process it was given, on this machine or a node of a cluster."""
 
 import contextlib
 import dataclasses
@@ -13,78 +13,74 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import environment, files
-from bench.environment import refuse_installs
+from bench import environment
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import locked_folder, write_atomic
+from bench.processes import cores
 from bench.records import SIDECARS, Result, Store, sidecar
 from bench.runs import plan, ranks
 from bench.runs.plan import Run
 from bench.slurm import requeue
 from bench.tasks import Job, Outcome, Protocol, Selection, Task
 
-CAUSE = "first-error.txt"  # of a run that several processes share
-RANK_SECONDS = 2.0  # in which Slurm notices that a rank is gone
+FIRST_ERROR = "first-error.txt"  # in the folder of a run that several processes share
+RESULT = "result.json"  # in the run's folder: a number that is not in the store yet
+RANK_SECONDS = 2.0  # within which Slurm notices that a rank has ended
 
 
 def execute(run: Run) -> Result | None:
-    """Make the record of `run`, unless it is there; a failure is a record too.
+    """Make the record of `run` unless it exists; a failure is recorded too.
 
-    What is computed is first written into the run's own folder, so a results folder that is full or
-    gone costs nothing but the next command. Returns None in a rank that helps the first. Raises UserError
-    where the record cannot be written.
+    A result is first written into the run's own folder, so if the store is full or missing, the next command
+    only copies it. Returns None in ranks other than 0. Raises UserError if the record cannot be written.
     """
-    refuse_installs()
+    environment.refuse_installs()
     if not ranks.started(run.gpus):
-        return _make(run)
-    with ranks.joined() as rank:
+        return _complete(run)
+    with ranks.process_group() as rank:
         if rank == 0:
-            return _make(run)
-        _help(run, rank)
+            return _complete(run)
+        _assist(run, rank)
     return None
 
 
-def _make(run: Run) -> Result:
+def _complete(run: Run) -> Result:
     run.folder.mkdir(parents=True, exist_ok=True)
-    with files.locked_folder(run.folder):
-        there = Store(run.results).load(run.key)
-        done = there if there is not None and there.status == "done" else None
-        earlier = kept(run)
-        (run.folder / CAUSE).unlink(missing_ok=True)
+    with locked_folder(run.folder):
+        existing = Store(run.results).load(run.key)
+        done = existing if existing is not None and existing.status == "done" else None
+        earlier = saved_result(run)
+        (run.folder / FIRST_ERROR).unlink(missing_ok=True)
         if ranks.started(run.gpus):
-            ranks.told(done is None and earlier is None)
+            ranks.broadcast_from_rank0(done is None and earlier is None)
         if done:
             return done
         result = earlier or _attempt(run)
-        keep(run, result)
+        write_record(run, result)
         return result
 
 
-def _help(run: Run, rank: int) -> None:
-    """Work for rank 0, which keeps the record; unless this rank is what fails."""
-    if not ranks.told():
+def _assist(run: Run, rank: int) -> None:
+    """Work for rank 0, which writes the record; if this rank fails, record its error first."""
+    if not ranks.broadcast_from_rank0():
         return
     try:
-        _evaluate(run, rank)
+        _evaluate_rank(run, rank)
     except Exception as problem:
-        bury(run, _first_cause(run, rank, problem))
+        record_failure(run, _first_error(run, rank, problem))
         raise
 
 
-def bury(run: Run, error: str) -> None:
-    """Leave the record of a run whose process is gone: what it had computed, or `error`.
-
-    A file system may show what another machine wrote only after a while, so a record is not replaced that
-    was not seen to be a failure.
-    """
-    there, earlier = Store(run.results).load(run.key), kept(run)
-    if there is not None and there.status == "done":
+def record_failure(run: Run, error: str) -> None:
+    """Write the record of a run whose process has ended: the result that it had saved, else `error`."""
+    existing, earlier = Store(run.results).load(run.key), saved_result(run)
+    if existing is not None and existing.status == "done":
         return
     if earlier:
-        return keep(run, earlier)
-    task, protocol = plan.resolve(run)
-    write = keep if there else keep_first
-    write(run, _record(run, task, protocol, None, error, environment.now()))
+        return write_record(run, earlier)
+    failure = _record(run, *plan.resolve(run), None, error, environment.now())
+    # A shared file system may show another machine's record late: replace only one that was read as a failure.
+    (write_record if existing else _write_if_missing)(run, failure)
 
 
 def _attempt(run: Run) -> Result:
@@ -92,38 +88,42 @@ def _attempt(run: Run) -> Result:
     task, protocol = plan.resolve(run)
     done, error = None, None
     try:
-        evaluate = functools.partial(_evaluate, run)
-        alone = run.gpus == 1 or ranks.started(run.gpus)
-        done = evaluate(0) if alone else ranks.call(evaluate, run.gpus)
+        if run.gpus == 1 or ranks.started(run.gpus):
+            done = _evaluate(run, task, protocol)
+        else:
+            done = ranks.call(functools.partial(_evaluate_rank, run), run.gpus)
     except Exception as problem:
-        together = ranks.started(run.gpus)
-        error = _first_cause(run, 0, problem) if together else _explain(problem)
+        error = _first_error(run, 0, problem) if ranks.started(run.gpus) else _message(problem)
         requeue.await_end()
-        with contextlib.suppress(OSError):  # it may be the folder that failed
+        with contextlib.suppress(OSError):  # the error may be that this folder cannot be written
             (run.folder / "error.txt").write_text(traceback.format_exc())
     return _record(run, task, protocol, done, error, started)
 
 
-def _first_cause(run: Run, rank: int, problem: Exception) -> str:
-    """What went wrong first: ranks fail for want of the one that failed, whose word is there by then.
+def _first_error(run: Run, rank: int, problem: Exception) -> str:
+    """Return the first failing rank's message; the other ranks fail as a consequence.
 
-    Of one that was killed there is no word: Slurm then ends the others, and its log has the cause.
+    A killed rank leaves no message: Slurm then ends the others, and its log has the cause.
     """
-    cause = run.folder / CAUSE
-    mine = cause.with_name(f".{CAUSE}-{rank}")
-    mine.write_text(f"rank {rank} on {socket.gethostname()}: {_explain(problem)}")
+    first = run.folder / FIRST_ERROR
+    mine = first.with_name(f".{FIRST_ERROR}-{rank}")
+    mine.write_text(f"rank {rank} on {socket.gethostname()}: {_message(problem)}")
     with contextlib.suppress(FileExistsError):
-        os.link(mine, cause)
+        os.link(mine, first)  # of several ranks, only the first succeeds
     mine.unlink()
     requeue.await_end(notice=RANK_SECONDS)
-    return cause.read_text()
+    return first.read_text()
 
 
-def _evaluate(run: Run, rank: int) -> tuple[Outcome, int]:
-    """What came of the run, and the most bytes that this process used: the device's own, if any."""
+def _evaluate_rank(run: Run, rank: int) -> tuple[Outcome, int]:
+    """Evaluate in a process that knows only names: a task of `--include` cannot be pickled."""
+    return _evaluate(run, *plan.resolve(run))
+
+
+def _evaluate(run: Run, task: Task, protocol: Protocol) -> tuple[Outcome, int]:
+    """Return the run's outcome and the peak memory in bytes, of the GPU if there is one, else of this process."""
     import torch
 
-    task, protocol = plan.resolve(run)
     cuda = torch.cuda.is_available()
     local = torch.cuda.current_device() if cuda and run.gpus > 1 else None
     device = "cpu" if not cuda else "cuda" if local is None else f"cuda:{local}"
@@ -143,7 +143,7 @@ def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
     if found != run.digest:
         raise UserError(
             f"{run} was planned as {run.digest[:8]} and is now {found[:8]}: the data set in {folders[-1]}, the "
-            f"protocol or the code was changed in between. Give the same command again."
+            f"protocol or the code was changed in between. Run the same command again."
         )
     return Job(
         backbone=run.backbone,
@@ -162,9 +162,9 @@ def _job(run: Run, task: Task, protocol: Protocol, device: str) -> Job:
 
 
 def _cores(run: Run) -> int:
-    """What this process may use of the machine: its own in Slurm, its share where ranks share one."""
+    """Return this process's cores: its own in Slurm, else its share of the machine's."""
     own = os.environ.get("SLURM_CPUS_PER_TASK") if ranks.started(run.gpus) else None
-    return int(own) if own else len(os.sched_getaffinity(0)) // ranks.on_this_machine(run.gpus)
+    return int(own) if own else cores() // ranks.on_this_machine(run.gpus)
 
 
 def _seed(seed: int) -> None:
@@ -179,8 +179,8 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _explain(problem: Exception) -> str:
-    """A user's mistake in its own paragraph; anything else with where it happened."""
+def _message(problem: Exception) -> str:
+    """Return a user's mistake as it is, and any other error with its place in the code."""
     if isinstance(problem, UserError):
         return str(problem)
     if isinstance(problem, OSError) and problem.filename:
@@ -227,13 +227,13 @@ def _record(
 
 
 def _values(protocol: Protocol) -> dict[str, Any]:
-    """A protocol's fields; of another data set that it trains on, the name."""
+    """Return a protocol's fields, with the name of `train_on`."""
     values = dataclasses.asdict(protocol)
     return values | {"train_on": protocol.train_on and protocol.train_on.name}
 
 
 def _cost(outcome: Outcome | None, peak: int, gpus: int) -> dict[str, Any]:
-    """Wall-clock seconds and device-hours; memory is that of one device, or of a CPU's process."""
+    """Return wall-clock seconds, device-hours, and the peak memory of one device (on a CPU: of the process)."""
     train = outcome.train_seconds if outcome else 0.0
     evaluation = outcome.eval_seconds if outcome else 0.0
     name = _device_name()
@@ -249,69 +249,64 @@ def _cost(outcome: Outcome | None, peak: int, gpus: int) -> dict[str, Any]:
 
 
 def _device_name() -> str:
-    """The GPU's; the CPU's cores, also where nothing of this process has needed torch."""
-    torch = sys.modules.get("torch")
+    """Return the GPU's name, else the number of CPU cores."""
+    torch = sys.modules.get("torch")  # not imported for this alone
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
-    return f"CPU, {len(os.sched_getaffinity(0))} cores"
+    return f"CPU, {cores()} cores"
 
 
-# A run's result into the store, by way of its own folder: what was computed is not lost on the way.
-#
-# What a family leaves in the folder `beside` of its run (pictures) goes with it: beside the record
-# `<digest8>-seed<k>.json` lies `<digest8>-seed<k>.<name>`.
-
-KEPT = "result.json"
+# The result of a run goes into the store by way of the run's folder, so it is not lost if the store cannot be written.
 
 
-def kept(run: Run) -> Result | None:
-    """What an earlier process computed, and could not write into the store."""
-    path = run.folder / KEPT
+def saved_result(run: Run) -> Result | None:
+    """Return a result that an earlier process computed but could not write into the store."""
+    path = run.folder / RESULT
     return Result.from_json(path.read_bytes()) if path.is_file() else None
 
 
-def keep(run: Run, result: Result) -> None:
-    """Write the record; a number first into the run's folder. Raises UserError where that cannot be done."""
-    with _saying(run):
+def write_record(run: Run, result: Result) -> None:
+    """Write the record and its sidecar files; a number is saved in the run's folder first. Raises UserError."""
+    with _explained(run):
         if result.status == "done":
             run.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(run.folder / KEPT, result.to_json())
-            _copy_beside(run)
+            write_atomic(run.folder / RESULT, result.to_json())
+            _copy_sidecars(run)
         Store(run.results).write(run.key, result)
-        (run.folder / KEPT).unlink(missing_ok=True)
+        (run.folder / RESULT).unlink(missing_ok=True)
 
 
-def _copy_beside(run: Run) -> None:
-    """Before the record, so that whoever sees it sees its pictures."""
+def _copy_sidecars(run: Run) -> None:
+    """Copy the files of the run's `beside` folder (pictures) next to the record, before the record exists."""
     record = run.results / run.key.path
     for file in sorted((run.folder / SIDECARS).glob("*")):
         record.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, sidecar(record, file.name))
 
 
-def keep_first(run: Run, result: Result) -> None:
-    """Write the record unless there is one, as the file server sees it; raises UserError as `keep`."""
+def _write_if_missing(run: Run, result: Result) -> None:
+    """Write the record unless the file server has one; raises UserError as `write_record`."""
     path = run.results / run.key.path
-    mine = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.new")
-    with _saying(run):
+    with _explained(run):
         path.parent.mkdir(parents=True, exist_ok=True)
+        mine = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.new")
         write_atomic(mine, result.to_json())
         try:
             with contextlib.suppress(FileExistsError):
-                os.link(mine, path)
+                os.link(mine, path)  # unlike a rename, it fails if the record exists
         finally:
             mine.unlink()
 
 
 @contextlib.contextmanager
-def _saying(run: Run) -> Iterator[None]:
-    """Say what is kept, and what to do."""
+def _explained(run: Run) -> Iterator[None]:
+    """Turn an error of writing into a UserError that names what is saved and what to do."""
     try:
         yield
     except OSError as error:
-        path: Path = run.folder / KEPT
-        saved = f"What was computed is kept in {path}. " if path.is_file() else ""
+        path = run.folder / RESULT
+        saved = f"The result is saved in {path}. " if path.is_file() else ""
         raise UserError(
             f"The record {run.results / run.key.path} cannot be written ({error.strerror}). {saved}Free some space "
-            f"or mend the folder, and give the same command again: it goes on from there."
+            f"or fix the folder, and run the same command again: it resumes from there."
         ) from None

@@ -1,6 +1,6 @@
-"""One run on several GPUs: a process for each, joined by torch.distributed.
+"""One run on several GPUs: a process each, in one torch.distributed group.
 
-On one machine the run starts them itself (`call`); a cluster has started them, on every node (`joined`).
+On one machine the run starts the processes (`call`); on a cluster Slurm has started them (`process_group`).
 """
 
 import multiprocessing
@@ -15,27 +15,27 @@ from typing import Any
 from bench.errors import UserError
 from bench.processes import end_with_parent
 
-Function = Callable[[int], Any]  # of the rank
+Function = Callable[[int], Any]  # takes the rank
 
 
 def started(world_size: int) -> bool:
-    """Whether something outside has started `world_size` processes, of which this is one."""
+    """Return whether a cluster or torchrun has started `world_size` processes, of which this is one."""
     return world_size > 1 and int(os.environ.get("WORLD_SIZE", 1)) == world_size
 
 
 def on_this_machine(world_size: int) -> int:
-    """How many of them share this machine."""
+    """Return the number of the run's processes on this machine."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if started(world_size) else world_size
 
 
 @contextmanager
-def joined() -> Iterator[int]:
-    """Meet the processes that were started outside, as their environment says; gives this one's rank."""
+def process_group() -> Iterator[int]:
+    """Join the group of the processes that a cluster started, and give this one's rank."""
     import torch
 
     cuda = torch.cuda.is_available()
     if cuda:
-        # A site may show each process its own GPU alone.
+        # A site may make only its own GPU visible to each process.
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     try:
@@ -44,21 +44,21 @@ def joined() -> Iterator[int]:
         torch.distributed.destroy_process_group()
 
 
-def told(value: bool | None = None) -> bool:
-    """What rank 0 says to all; the others give None."""
+def broadcast_from_rank0(value: bool | None = None) -> bool:
+    """Return rank 0's value in every rank; the others pass None."""
     import torch
 
-    said = [value]
-    torch.distributed.broadcast_object_list(said)
-    assert said[0] is not None
-    return said[0]
+    values = [value]
+    torch.distributed.broadcast_object_list(values)
+    assert values[0] is not None
+    return values[0]
 
 
 def call(function: Function, world_size: int) -> Any:
     """Call `function(rank)` in `world_size` processes of one process group; return rank 0's value.
 
-    The group is nccl over CUDA, gloo without. The first process that fails ends the others; what it
-    raised is raised here as UserError, or as RuntimeError with its last words.
+    The backend is nccl with CUDA, else gloo. The first process that fails ends the others, and its error is
+    raised here as UserError or RuntimeError.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +81,7 @@ def call(function: Function, world_size: int) -> Any:
 
 
 def _first_value(receivers: Sequence[Connection]) -> Any:
-    """Wait for all ranks; raise what the first to fail says."""
+    """Wait for all ranks; raise the error of the first that fails."""
     values: dict[int, Any] = {}
     while len(values) < len(receivers):
         waiting = [r for rank, r in enumerate(receivers) if rank not in values]
@@ -101,7 +101,7 @@ def _rank(sender: Connection, function: Function, rank: int, world_size: int, me
     import torch
 
     end_with_parent()
-    # What this process starts (data loaders' workers) is forked, as in any process on Linux.
+    # Processes that this one starts (data loaders' workers) are forked, as usual on Linux.
     multiprocessing.set_start_method("fork", force=True)
     cuda = torch.cuda.is_available()
     if cuda:

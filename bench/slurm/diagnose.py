@@ -44,7 +44,9 @@ def reap(submitted: Submitted, state: str) -> bool:
         return False
     (run.folder / OWNER_FILE).unlink(missing_ok=True)  # squeue reports the job as ended: nobody holds the lock
     how = f" ({state})" if state else ""
-    execute.bury(run, f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}")
+    execute.record_failure(
+        run, f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}"
+    )
     return True
 
 
