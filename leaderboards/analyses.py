@@ -1,4 +1,4 @@
-"""What the analyses say of each backbone, and how it goes with what the backbone is worth downstream."""
+"""The page of analyses: each backbone's scalars, and their correlation with its downstream scores."""
 
 import os
 from collections import defaultdict
@@ -25,25 +25,25 @@ from leaderboards.tables import (
     section_column,
 )
 
-REFERENCE = "reference/"  # metrics of a record that are others' numbers
-ENDS = ("_low", "_high")  # of an interval that a record gives beside its number
+REFERENCE = "reference/"  # prefix of metrics in a record that others published
+ENDS = ("_low", "_high")  # suffixes of the ends of an interval that a record gives
 VALUES = (
-    "A cell is a backbone's headline scalar, the mean over its seeds (± the half-width of its 95 % t interval), and "
-    "in brackets the interval that its record gives. No end of a scale is the better one."
+    "A cell is a backbone's headline scalar: the mean over its seeds (± the half-width of its 95 % t interval), and in "
+    "brackets the interval that its record gives. Neither end of a scale is better."
 )
 TAU = (
-    "Kendall's tau-b between a scalar and a score over the backbones that have both, with its 95 % interval "
-    "(Fieller, Hartley & Pearson 1957) and their number n; those pretrained alike but for the seed count once, by "
-    "their means. Above 0: backbones with more of the scalar score better (errors are turned round). **Bold** leaves "
-    "0 out: of the {count} here, {chance:.0f} would by chance alone if each were by itself."
+    "Kendall's tau-b between a scalar and a score over the n backbones that have both, with its 95 % interval "
+    "(Fieller, Hartley & Pearson 1957). Backbones that differ only in their pretraining seed count as one, with their "
+    "mean values. Above 0, backbones with a larger scalar score better (the sign of errors is reversed). **Bold** "
+    "excludes 0: of the {count} intervals here, {chance:.0f} would exclude 0 by chance if they were independent."
 )
-UNTOLD = f"Cannot be told, for want of {FEWEST} backbones that have both"
+TOO_FEW = f"Not computed, since fewer than {FEWEST} backbones have both"
 Name = tuple[str, str]  # a row's backbone and weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scalar:
-    """One number of an analysis, by backbone."""
+    """A metric of an analysis that is one number per backbone."""
 
     section: Section
     metric: str
@@ -56,21 +56,24 @@ class Scalar:
 
 @dataclass(frozen=True, kw_only=True)
 class Correlations:
-    """Scalars (lines) with the scores of sections (columns) of one mode; columns that tell nothing are apart."""
+    """Correlations of scalars (lines) with the scores of sections (columns) of one mode.
+
+    `too_few` has the sections without a correlation: the largest number of backbones that have both.
+    """
 
     mode: str
     columns: tuple[Section, ...]
     lines: tuple[tuple[Scalar, tuple[Correlation, ...]], ...]
-    untold: Mapping[str, int]  # the most backbones that have both, by section
+    too_few: Mapping[str, int]
 
 
 def shown(standings: Iterable[Section]) -> list[Section]:
-    """Return the sections that count: current, with numbers, no smoke runs."""
+    """Return the current sections with numbers, without smoke runs."""
     return [s for s in standings if s.rows and not s.superseded_by and not str(s.protocol["name"]).endswith("-smoke")]
 
 
 def scalars(section: Section) -> list[Scalar]:
-    """Return what an analysis says in one number, the headline first; not layers, classes or ends of intervals."""
+    """Return an analysis's scalars, the headline first: not layers, classes or ends of intervals."""
     names = {name for row in section.rows for name in row.metrics if not name.endswith(ENDS)}
     ordered = [section.primary, *sorted(names - {section.primary})]
     return [Scalar(section=section, metric=name) for name in ordered if name in names]
@@ -83,7 +86,7 @@ def by_backbone(sections: Sequence[Section]) -> dict[Name, list[Row | None]]:
 
 
 def references(section: Section) -> dict[str, float]:
-    """Return the numbers of others that the section's records hold for reference, the highest first."""
+    """Return the published numbers that the section's records contain for reference, the highest first."""
     found = {
         name.removeprefix(REFERENCE): value
         for name, value in (section.results[0].metrics if section.rows else {}).items()
@@ -103,7 +106,7 @@ def headline(section: Section, row: Row | None) -> Cell:
 
 
 def correlations(standings: Sequence[Section]) -> list[Correlations]:
-    """Correlate every scalar with every downstream score, fine-tuned and frozen apart."""
+    """Correlate every scalar with every downstream score, separately for fine-tuned and frozen backbones."""
     known = shown(standings)
     lines = [scalar for section in known if not section.ranked for scalar in scalars(section)]
     found = []
@@ -116,45 +119,46 @@ def correlations(standings: Sequence[Section]) -> list[Correlations]:
 
 def _correlations(kind: str, lines: Sequence[Scalar], scores: Sequence[Section]) -> Correlations:
     columns = [[correlate(scalar, score) for scalar in lines] for score in scores]
-    told = [any(c.n >= FEWEST for c in column) for column in columns]
-    kept = [column for column, tells in zip(columns, told, strict=True) if tells]
+    enough = [any(c.n >= FEWEST for c in column) for column in columns]
+    shown_columns = [column for column, ok in zip(columns, enough, strict=True) if ok]
     return Correlations(
         mode=kind,
-        columns=tuple(s for s, tells in zip(scores, told, strict=True) if tells),
-        lines=tuple((scalar, tuple(c[i] for c in kept)) for i, scalar in enumerate(lines)),
-        untold={
+        columns=tuple(s for s, ok in zip(scores, enough, strict=True) if ok),
+        lines=tuple((scalar, tuple(c[i] for c in shown_columns)) for i, scalar in enumerate(lines)),
+        too_few={
             f"{s.task} {s.protocol['name']}": max(c.n for c in column)
-            for s, column, tells in zip(scores, columns, told, strict=True)
-            if not tells
+            for s, column, ok in zip(scores, columns, enough, strict=True)
+            if not ok
         },
     )
 
 
 def tau_note(found: Sequence[Correlations]) -> str:
-    """Return what a reader has to know of the correlations, with how many there are."""
-    count = sum(c.told for table in found for _, line in table.lines for c in line)
+    """Return the note that explains the correlations, with their number."""
+    count = sum(c.known for table in found for _, line in table.lines for c in line)
     return TAU.format(count=count, chance=count * (1 - CONFIDENCE))
 
 
 def correlate(scalar: Scalar, score: Section) -> Correlation:
-    """Correlate a scalar with a section's primary metric, turned so that more is better.
+    """Correlate a scalar with a section's primary metric, with the sign that makes higher better.
 
-    Replicates are one backbone: their means stand for them, or their likeness would pass for evidence.
+    Replicates count as one backbone with their mean values: they resemble each other, so counting each would overstate
+    the evidence.
     """
     sign = 1 if score.higher_is_better else -1
     scores = {(r.backbone, r.weights8): r.metrics.get(score.primary) for r in score.rows}
-    alike: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    replicates: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in scalar.section.rows:
         one, two = row.metrics.get(scalar.metric), scores.get((row.backbone, row.weights8))
         if one and two:
-            alike[row.made_by].append((one.mean, sign * two.mean))
-    means = [[fmean(column) for column in zip(*alike[name], strict=True)] for name in sorted(alike)]
+            replicates[row.replicate_key].append((one.mean, sign * two.mean))
+    means = [[fmean(column) for column in zip(*replicates[name], strict=True)] for name in sorted(replicates)]
     return kendall([one for one, _ in means], [two for _, two in means])
 
 
 def tau_cell(found: Correlation) -> Cell:
-    """Return `tau (low to high), n`; a dash where nothing can be told."""
-    if not found.told:
+    """Return `tau (low to high), n`; a dash if tau is unknown."""
+    if not found.known:
         why = "constant" if found.n >= FEWEST else "too few"
         return Cell(text=f"{MISSING} ({why}, n = {found.n})", value=found.tau)
     text = f"{found.tau:+.2f} ({found.low:+.2f} to {found.high:+.2f}), n = {found.n}"
@@ -176,7 +180,7 @@ def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Pat
 
 
 def values_table(sections: Sequence[Section]) -> Table:
-    """Return the headline scalars: backbones and numbers of others by analyses."""
+    """Return the headline scalars: backbones, and published numbers for reference, by analyses."""
     columns = [section_column(s, escape_cell(s.primary), task=s.task) for s in sections]
     lines: list[list[Cell | str]] = []
     for rows in by_backbone(sections).values():
@@ -199,7 +203,7 @@ def tau_table(found: Correlations) -> Table:
 
 
 def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out: Path) -> str:
-    """A line a backbone."""
+    """Return one line of links for each backbone."""
     lines: dict[str, list[str]] = {}
     digests = {section.digest for section in sections}
     for path, result in pictures.items():
@@ -207,9 +211,9 @@ def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out:
             continue
         name = f"{result.backbone['name']}@{weights8(result.backbone)}"
         what = path.stem.partition(f"-seed{result.seed}")[2].lstrip("-.") or "picture"
-        told = f"{result.task} {result.protocol['name']}: {what}, seed {result.seed}"
+        label = f"{result.task} {result.protocol['name']}: {what}, seed {result.seed}"
         link = quote(Path(os.path.relpath(path, out)).as_posix())
-        lines.setdefault(name, []).append(f"[{escape_cell(told)}]({link})")
+        lines.setdefault(name, []).append(f"[{escape_cell(label)}]({link})")
     return "".join(f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items()))
 
 
@@ -217,7 +221,7 @@ def _tau_section(found: Correlations) -> str:
     parts = [f"### {found.mode.capitalize()} backbones\n"]
     if found.columns:
         parts += [tau_table(found).markdown()]
-    if found.untold:
-        listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.untold.items())
-        parts += [f"{UNTOLD}: {listed}.\n"]
+    if found.too_few:
+        listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.too_few.items())
+        parts += [f"{TOO_FEW}: {listed}.\n"]
     return "\n".join(parts)

@@ -1,4 +1,8 @@
-"""What a claim is made of: comparisons of scores, each a sum of terms that is above 0 if the claim is true."""
+"""Ten claims of two papers about masked image modelling (MIM), as comparisons of scores.
+
+Paper 1: Kong & Zhang, arXiv 2208.04164. Paper 2: Xie et al., arXiv 2205.13543. The claims and the rule of the verdict
+(`claims_page`) were written down before any record of the suite existed.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,11 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A number of every record of a task and protocol.
+    """A number in every record of a task and protocol.
 
     Args:
-        metric: of the record; "" is the primary one.
-        curve: the mean over a curve of the record, in place of a metric.
+        metric: a metric of the record; "" is the primary one.
+        curve: a curve of the record whose mean is used instead of a metric.
     """
 
     task: str
@@ -24,13 +28,13 @@ class Score:
         return f"mean of the curve {self.curve}" if self.curve else self.metric
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """Task, protocol and number, in one line."""
         return f"{self.task} {self.protocol} {self.what}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A part of a comparison: a role's score by a factor. A role is a method, or a variant of one."""
+    """A part of a comparison: the score of a role times a factor. A role is a method or a variant of one."""
 
     factor: float
     role: str
@@ -47,11 +51,11 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A claim, and what decides it.
+    """A claim, and the comparisons that decide it.
 
     Args:
-        given: comparisons without which the others say nothing.
-        context: scores that are listed too, and compared with nothing.
+        preconditions: comparisons that must be above 0 for the others to be meaningful.
+        context: scores that are listed but not compared.
     """
 
     number: int
@@ -59,19 +63,19 @@ class Claim:
     sentence: str
     measure: str
     comparisons: tuple[Comparison, ...]
-    given: tuple[Comparison, ...] = ()
+    preconditions: tuple[Comparison, ...] = ()
     context: tuple[Score, ...] = ()
 
     @property
     def shown(self) -> tuple[Score, ...]:
-        """The scores that are listed, each once; not those of single blocks."""
-        terms = [term for each in (*self.given, *self.comparisons) for term in each.terms]
+        """The scores that are listed, each once, without those of single blocks."""
+        terms = [term for each in (*self.preconditions, *self.comparisons) for term in each.terms]
         compared = [t.score for t in terms if "/" not in t.score.metric]
         return tuple(dict.fromkeys((*self.context, *compared)))
 
 
 def above(one: str, other: str, score: Score, *, higher: bool = True) -> Comparison:
-    """`one` above `other`; below it, where lower is what is claimed."""
+    """Compare two roles: `one` above `other`, or below it if the claim is a lower score."""
     sign = 1 if higher else -1
     terms = (Term(factor=sign, role=one, score=score), Term(factor=-sign, role=other, score=score))
     return Comparison(label=f"{one} {'above' if higher else 'below'} {other}: {score}", terms=terms)
@@ -80,16 +84,11 @@ def above(one: str, other: str, score: Score, *, higher: bool = True) -> Compari
 def each(
     ones: Sequence[str], others: Sequence[str], scores: Iterable[Score], *, higher: bool = True
 ) -> tuple[Comparison, ...]:
-    """Every one above every other, in every score."""
+    """Compare each of `ones` with each of `others` in every score."""
     return tuple(above(one, other, score, higher=higher) for score in scores for one in ones for other in others)
 
 
-# What two papers claim of masked image modelling (MIM), each as comparisons that numbers can decide.
-#
-# They were written down, with the rule of the verdict (`verdicts`), before any record of the suite existed:
-#
-#
-# 1: Kong & Zhang, arXiv 2208.04164. 2: Xie et al., arXiv 2205.13543.
+# The claims.
 
 SCRATCH = "scratch"
 MIM = ("mae", "simmim")  # the two methods that the papers test
@@ -101,16 +100,16 @@ PAPER_2 = "Revealing the Dark Secrets of MIM (arXiv 2205.13543)"
 
 
 def few(images: int) -> str:
-    """The role of MAE on so many images."""
+    """Return the role of MAE pretrained on this number of images."""
     return f"mae, {images} image{'' if images == 1 else 's'}"
 
 
 def claims(covered: str, blocks: int) -> tuple[Claim, ...]:
-    """The ten claims.
+    """Return the ten claims.
 
     Args:
-        covered: the classification whose classes supervised pretraining was taught.
-        blocks: of the backbones; the papers' last three of twelve are the last quarter of them.
+        covered: the classification task whose classes supervised pretraining was trained on.
+        blocks: of the backbones; the papers' last three of twelve blocks become the last quarter.
     """
     return (
         _occlusion(covered),
@@ -127,13 +126,13 @@ def claims(covered: str, blocks: int) -> tuple[Claim, ...]:
 
 
 def learnt(covered: str) -> tuple[Comparison, ...]:
-    """What every claim about supervised pretraining takes for granted: that it learnt what it was taught."""
+    """Return the precondition of claims about supervised pretraining: that it learned its classes."""
     score = Score(task=covered, protocol="frozen", metric="top1")
     return (above("supervised", SCRATCH, score),)
 
 
 def quarter(blocks: int) -> int:
-    """How many blocks are the last ones: 3 of 12."""
+    """Return the number of blocks in the last quarter: 3 of 12."""
     return max(1, blocks // 4)
 
 
@@ -144,11 +143,11 @@ def _occlusion(covered: str) -> Claim:
         number=1,
         paper=PAPER_1,
         sentence="MIM features are more occlusion-invariant than supervised and contrastive ones (CKA under masking).",
-        measure="CKA between features of occluded and whole images, the mean over all layers and over 10 to 90 % "
-        "hidden, by cells of the mean colour, by dropped tokens, and by true occluders; MAE and SimMIM each against "
-        "supervised and MoCo v3.",
+        measure="CKA between the features of occluded and whole images, averaged over all layers and over 10 to 90 % "
+        "of the image hidden (by cells of the mean colour, by dropped tokens, by true occluders): MAE and SimMIM each "
+        "above supervised and MoCo v3.",
         comparisons=each(MIM, OTHERS, scores),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )
 
 
@@ -157,19 +156,19 @@ def _similarity(covered: str) -> Claim:
     gain = (Term(factor=0.5, role="mae", score=score), Term(factor=-0.5, role=SCRATCH, score=score))
     comparisons = []
     for other in ("r-mae", "c-mae"):
-        for sign, said in ((1, "not worse"), (-1, "not better")):
+        for sign, verb in ((1, "not worse"), (-1, "not better")):
             ends = (Term(factor=sign, role=other, score=score), Term(factor=-sign, role="mae", score=score))
-            label = f"{other} {said} than mae by half of mae's gain over scratch: {score}"
+            label = f"{other} {verb} than mae by half of mae's gain over scratch: {score}"
             comparisons.append(Comparison(label=label, terms=(*ends, *gain)))
     return Claim(
         number=2,
         paper=PAPER_1,
         sentence="Replacing MAE's similarity (R-MAE, C-MAE) changes little.",
-        measure="Top-1 after fine-tuning. Little is less than half of what MAE itself gains over scratch, to either "
-        "side (the papers' own figures for ViT-B: about 0.5 points, of a gain of 1.3). R-MAE is that of lambda 1; the "
-        "other two are listed. Where MAE gains nothing over scratch, nothing can be told.",
+        measure="Top-1 after fine-tuning. A change is little if it is less than half of MAE's gain over scratch, in "
+        "either direction (the papers' figures for ViT-B: about 0.5 points of a gain of 1.3). R-MAE has lambda 1; the "
+        "other two values are listed. If MAE gains nothing over scratch, the claim is not decided.",
         comparisons=tuple(comparisons),
-        given=(above("mae", SCRATCH, score),),
+        preconditions=(above("mae", SCRATCH, score),),
     )
 
 
@@ -179,8 +178,8 @@ def _few_images(covered: str) -> Claim:
         number=3,
         paper=PAPER_1,
         sentence="A few images, even one, give a better initialisation than scratch.",
-        measure="Top-1 after fine-tuning from MAE on 1, 10 and 100 images (a set of its own in each replicate), "
-        "repeated to as many updates as the other methods make.",
+        measure="Top-1 after fine-tuning from MAE pretrained on 1, 10 and 100 images (another set in each replicate), "
+        "repeated to the number of updates of the other methods: each above scratch.",
         comparisons=each([few(n) for n in FEW], [SCRATCH], [score]),
     )
 
@@ -191,15 +190,15 @@ def _semantics(covered: str) -> Claim:
         number=4,
         paper=PAPER_1,
         sentence="MIM features are less semantic (frozen) though better to fine-tune.",
-        measure="Top-1 of a linear probe, and of fine-tuning; MAE and SimMIM each against supervised and MoCo v3. "
-        "Supervised pretraining was taught the classes that are asked for, as in the papers.",
+        measure="Top-1 of a linear probe and of fine-tuning: MAE and SimMIM each below supervised and MoCo v3 in the "
+        "first, above them in the second. Supervised pretraining was trained on the same classes, as in the papers.",
         comparisons=(*each(MIM, OTHERS, [frozen], higher=False), *each(MIM, OTHERS, [tuned])),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )
 
 
 def _mean(metric: str, blocks: Iterable[int], role: str, factor: float) -> tuple[Term, ...]:
-    """The mean over blocks of an attention metric."""
+    """Return the terms of the mean of an attention metric over blocks."""
     names = [f"{metric}/{block}" for block in blocks]
     return tuple(Term(factor=factor / len(names), role=role, score=_attention(name)) for name in names)
 
@@ -226,11 +225,11 @@ def _locality(covered: str, blocks: int) -> Claim:
         number=5,
         paper=PAPER_2,
         sentence="MIM brings locality to all layers; supervised is global above (attention distance, entropy).",
-        measure="Averaged attention distance (pixels) and entropy (nats), the mean over the last quarter of the "
-        f"blocks ({quarter(blocks)} of {blocks}): MAE and SimMIM each below supervised; and supervised wider there "
-        "than in its first quarter.",
+        measure="Attention distance (pixels) and entropy (nats), averaged over the last quarter of the blocks "
+        f"({quarter(blocks)} of {blocks}): MAE and SimMIM each below supervised, and supervised's distance larger "
+        "there than in its first quarter.",
         comparisons=(*narrow, wider),
-        given=learnt(covered),
+        preconditions=learnt(covered),
         context=tuple(map(_attention, ("distance", "distance_last3", "entropy", "entropy_last3"))),
     )
 
@@ -238,7 +237,7 @@ def _locality(covered: str, blocks: int) -> Claim:
 def _diversity(covered: str, blocks: int) -> Claim:
     few_last = quarter(blocks)
     last, before = range(blocks - few_last, blocks), range(blocks - few_last)
-    kept = tuple(
+    diverse = tuple(
         Comparison(
             label=f"{mim} above supervised: KL divergence between heads, last quarter",
             terms=(*_mean("KL", last, mim, 1), *_mean("KL", last, "supervised", -1)),
@@ -254,12 +253,12 @@ def _diversity(covered: str, blocks: int) -> Claim:
         paper=PAPER_2,
         sentence="MIM keeps head diversity; supervised loses it in the last layers; dropping those helps supervised "
         "and hurts MIM.",
-        measure="KL divergence between heads (nats), the mean over the last quarter of the blocks "
-        f"({few_last} of {blocks}): MAE and SimMIM each above supervised; supervised's below that of its earlier "
-        f"blocks. PCK@0.1 of pose and RMSE of depth, fine-tuned whole and without that quarter (keypoint AP is near 0 "
-        "at this scale, so PCK).",
-        comparisons=(*kept, lost, *_drops(few_last)),
-        given=learnt(covered),
+        measure="KL divergence between heads (nats), averaged over the last quarter of the blocks "
+        f"({few_last} of {blocks}): MAE and SimMIM each above supervised, and supervised below its own earlier blocks. "
+        "PCK@0.1 of pose and RMSE of depth, fine-tuned with and without that quarter (PCK, since keypoint AP is near 0 "
+        "at this scale).",
+        comparisons=(*diverse, lost, *_drops(few_last)),
+        preconditions=learnt(covered),
         context=tuple(map(_attention, ("KL", "KL_last3"))),
     )
 
@@ -286,9 +285,9 @@ def _layers(covered: str) -> Claim:
         number=7,
         paper=PAPER_2,
         sentence="MIM layers are alike (CKA), supervised layers are not.",
-        measure="CKA between two different layers, the mean over all pairs: MAE and SimMIM each above supervised.",
+        measure="CKA between two different layers, averaged over all pairs: MAE and SimMIM each above supervised.",
         comparisons=each(MIM, ["supervised"], [score]),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )
 
 
@@ -314,17 +313,17 @@ def _geometry(covered: str) -> Claim:
         paper=PAPER_2,
         sentence="MIM wins on geometric and motion tasks (pose, depth, tracking) and fine-grained classification; "
         "supervised stays near on covered semantics.",
-        measure="Fine-tuned: PCK@0.1 of pose, RMSE of depth, the headline of tracking, top-1 of the species: MAE and "
-        "SimMIM each better than supervised. Near: supervised has more than half of MIM's gain over scratch in "
-        f"{covered}, whose classes it was taught. (Supervised on the species was taught those that are the "
-        "fine-grained task here as well.)",
+        measure="Fine-tuned: PCK@0.1 of pose, RMSE of depth, the primary metric of tracking, top-1 of the species: MAE "
+        "and SimMIM each better than supervised. Near: supervised has more than half of MIM's gain over scratch in "
+        f"{covered}, whose classes it was trained on. (Supervised pretraining on the species was also trained on the "
+        "classes of the fine-grained task here.)",
         comparisons=(
             *each(MIM, ["supervised"], [pose]),
             *each(MIM, ["supervised"], [depth], higher=False),
             *each(MIM, ["supervised"], [tracking, species]),
             *near,
         ),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )
 
 
@@ -334,12 +333,12 @@ def _losses(covered: str) -> Claim:
         number=9,
         paper=PAPER_2,
         sentence="In detection, MIM's localisation loss falls faster, supervised's classification loss lower.",
-        measure="The mean over all iterations of Mask R-CNN's box regression loss (lower is a faster fall) and "
-        "classification loss, fine-tuned: MAE and SimMIM each below supervised in the first, above it in the second. "
-        "(A detector that finds nothing has next to no box loss, since few of its proposals match: in short training "
-        "a low one is no merit by itself.)",
+        measure="Box regression loss (a lower mean is a faster fall) and classification loss of Mask R-CNN, averaged "
+        "over all iterations of fine-tuning: MAE and SimMIM each below supervised in the first, above it in the "
+        "second. (A detector that finds nothing has almost no box loss, since few of its proposals match: in short "
+        "training a low box loss alone is not an advantage.)",
         comparisons=(*each(MIM, ["supervised"], [box], higher=False), *each(MIM, ["supervised"], [cls])),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )
 
 
@@ -351,5 +350,5 @@ def _shape(covered: str) -> Claim:
         sentence="MIM is more shape-biased than supervised.",
         measure="Shape bias (0 to 1) of a linear probe on cue conflicts: MAE and SimMIM each above supervised.",
         comparisons=each(MIM, ["supervised"], [score]),
-        given=learnt(covered),
+        preconditions=learnt(covered),
     )

@@ -1,9 +1,9 @@
-"""Whether a claim holds: the rule, decided before any record of the suite existed.
+"""The verdict on each claim, by a rule fixed before any record of the suite existed, and the page of claims.
 
-A comparison is a sum of scores that the claim has above 0. Its interval is Student's, over the replicates that
-all its scores share. A claim *holds* if the 95 % interval of every comparison lies above 0: all have to, so
-each may err at its own level. It *does not hold* if that of any lies below 0, with Bonferroni's correction over
-the claim's comparisons: one of many would do so by chance. Everything else *cannot be told here*.
+A comparison is a sum of scores that the claim predicts to be above 0, with Student's interval over the replicates that
+all its scores share. A claim *holds* if the 95 % interval of every comparison is above 0: all must be, so each is
+tested at its own level. It *does not hold* if the interval of any comparison is below 0 after Bonferroni's correction
+over the claim's comparisons. Otherwise it is *not decided by these records*.
 """
 
 import math
@@ -17,55 +17,55 @@ from leaderboards.standings import Section
 from leaderboards.statistics import CONFIDENCE, ROUNDING, Interval, mean_interval
 from leaderboards.tables import MARK, MISSING, OVERVIEW, Table, escape_cell, number
 
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot be told here"
-FEWEST = 2  # replicates that have an interval
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided by these records"
+FEWEST = 2  # replicates for an interval
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A comparison with its interval (None: missing), and what it says: "for", "against" or "open"."""
+    """A comparison with its interval (None: missing), and its outcome: "for", "against" or "open"."""
 
     comparison: Comparison
     interval: Interval | None
-    says: str
+    outcome: str
     missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A claim, its comparisons judged, and what follows."""
+    """A claim with its preconditions and comparisons judged."""
 
     claim: Claim
-    given: tuple[Judged, ...]
+    preconditions: tuple[Judged, ...]
     judged: tuple[Judged, ...]
 
     @property
     def word(self) -> str:
         """HOLDS, FAILS or OPEN."""
-        if self.missing or any(each.says != "for" for each in self.given):
+        if self.missing or any(each.outcome != "for" for each in self.preconditions):
             return OPEN
-        said = {each.says for each in self.judged}
-        return HOLDS if said == {"for"} else FAILS if "against" in said else OPEN
+        outcomes = {each.outcome for each in self.judged}
+        return HOLDS if outcomes == {"for"} else FAILS if "against" in outcomes else OPEN
 
     @property
     def missing(self) -> list[str]:
-        """What is not there, each once."""
-        every = (*self.given, *self.judged)
+        """The missing scores, each once."""
+        every = (*self.preconditions, *self.judged)
         return list(dict.fromkeys(text for each in every for text in each.missing))
 
 
 def verdict(claim: Claim, replicates: Replicates) -> Verdict:
-    """Judge a claim by the numbers of one scale."""
+    """Judge a claim by the scores of one scale."""
     number = len(claim.comparisons)
     return Verdict(
         claim=claim,
-        given=tuple(_judge(each, replicates, 1) for each in claim.given),
+        preconditions=tuple(_judge(each, replicates, 1) for each in claim.preconditions),
         judged=tuple(_judge(each, replicates, number) for each in claim.comparisons),
     )
 
 
 def _judge(comparison: Comparison, replicates: Replicates, number: int) -> Judged:
-    """One of `number` comparisons."""
+    """Judge one of `number` comparisons."""
     known = [replicates.values(term.role, term.score) for term in comparison.terms]
     shared = sorted(set.intersection(*(set(values.by_replicate) for values in known)))
     parts = [[t.factor * v.by_replicate[k] for t, v in zip(comparison.terms, known, strict=True)] for k in shared]
@@ -73,20 +73,20 @@ def _judge(comparison: Comparison, replicates: Replicates, number: int) -> Judge
     problems = [values.problem for values in known if values.problem]
     if len(shared) < FEWEST and not problems:
         roles = " and ".join(dict.fromkeys(term.role for term in comparison.terms))
-        problems = [f"{roles}: n = {len(shared)} in {comparison.terms[0].score}, and an interval needs {FEWEST}"]
+        problems = [f"{roles}: n = {len(shared)} in {comparison.terms[0].score}, but an interval needs {FEWEST}"]
     if problems:
-        return Judged(comparison=comparison, interval=interval, says="open", missing=tuple(problems))
-    says = _explain([math.fsum(part) for part in parts], _rounding(parts), number)
-    return Judged(comparison=comparison, interval=interval, says=says)
+        return Judged(comparison=comparison, interval=interval, outcome="open", missing=tuple(problems))
+    outcome = _outcome([math.fsum(part) for part in parts], _rounding(parts), number)
+    return Judged(comparison=comparison, interval=interval, outcome=outcome)
 
 
 def _rounding(parts: Sequence[Sequence[float]]) -> float:
-    """What numbers of this size may be off by."""
+    """Return the rounding error of numbers of this size."""
     return ROUNDING * max(math.fsum(map(abs, part)) for part in parts)
 
 
-def _explain(values: Sequence[float], slack: float, number: int) -> str:
-    """ "for" a claim, "against" it, or "open"; not a finite number is open."""
+def _outcome(values: Sequence[float], slack: float, number: int) -> str:
+    """Return "for" the claim, "against" it, or "open"; values that are not finite are open."""
     own = mean_interval(values)
     corrected = mean_interval(values, 1 - (1 - CONFIDENCE) / number)
     if own.half_width is None or corrected.half_width is None:
@@ -96,49 +96,50 @@ def _explain(values: Sequence[float], slack: float, number: int) -> str:
     return "against" if corrected.mean + corrected.half_width < -slack else "open"
 
 
-# The page of claims: for each the sentence, the measure, the numbers, and the verdict.
+# The page: for each claim the sentence, the measure, the scores and the verdict.
 
 RULE = (
     "The claims, their measures and this rule were fixed before any record of `--suite claims` existed. A replicate is "
-    "a pretraining (seed k), evaluated with seed k; scratch's are its seeds. A comparison is a difference, paired by "
-    "replicate and turned so that the claim has it above 0, with Student's 95 % interval over replicates. A claim "
-    "**holds** if the intervals of all its comparisons lie above 0; it **does not hold** if that of any lies below 0 "
-    "after Bonferroni's correction over its comparisons (one of many would by chance); else it **cannot be told "
-    "here**, as where a record is missing or n = 1, or where what is given is not so: of claims about supervised "
-    "pretraining, that it learnt what it was taught (its linear probe is above that of scratch; asked for since the "
-    "records of `--suite methods`, where it did not). The scale was chosen so that it does, on a seed that no record "
-    "has. All of it is said of this scale alone: small backbones, shortly trained, on small images."
+    "one pretraining (seed k), evaluated with seed k; the replicates of scratch are its evaluation seeds. A comparison "
+    "is a difference, paired by replicate and with the sign that the claim predicts to be above 0, with Student's 95 % "
+    "interval over replicates. A claim **holds** if the intervals of all its comparisons are above 0. It **does not "
+    "hold** if the interval of any comparison is below 0 after Bonferroni's correction over its comparisons (without "
+    "it, one of many would be by chance). Otherwise it is **not decided by these records**, also if a record is "
+    "missing, n = 1, or a precondition does not hold. The precondition of claims about supervised pretraining is that "
+    "it learned its classes: its linear probe is above that of scratch. (The precondition was added after the records "
+    "of `--suite methods`, in which it failed; the scale was then chosen so that it holds, on a seed that no record "
+    "has.) The verdicts apply to this scale only: small backbones, short pretraining, small images."
 )
-SAYS = {"for": "as claimed", "against": "against", "open": MISSING}
+OUTCOMES = {"for": "as claimed", "against": "against", "open": MISSING}
 UNCORRECTED = "against, but not after correction"
 
 
 def page(standings: Sequence[Section], records: Path | None = None) -> str | None:
-    """Return the page as markdown; None where no two methods were pretrained alike. `records` is the store."""
+    """Return the page as markdown; None without a scale of two methods. `records` is the store."""
     every = {scale: _judged(scale, standings, records) for scale in scales(standings)}
     if not every:
         return None
     found = {scale: each for scale, each in every.items() if _is_asked(*each)} or every
-    parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {RULE}\n", _summary(found)]
+    parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {_conclusion(found)}\n", _summary(found)]
+    parts += [f"How a claim is judged: {RULE}\n"]
     parts += [_chapter(place, *each) for place, each in enumerate(found.values(), 1)]
     return "\n".join(parts)
 
 
 def summary(page: str) -> str:
-    """Return a page's table of all verdicts, which is before its chapters."""
+    """Return the table of all verdicts from the page."""
     lines = page.partition("\n## ")[0].splitlines(keepends=True)
     return "".join(line for line in lines if line.startswith("|"))
 
 
 def _judged(scale: Scale, standings: Sequence[Section], records: Path | None) -> tuple[Replicates, list[Verdict]]:
     replicates = Replicates(scale, standings, curves_of(records))
-    told = claims(covered(scale), replicates.blocks)
-    return replicates, [verdict(claim, replicates) for claim in told]
+    return replicates, [verdict(claim, replicates) for claim in claims(covered(scale), replicates.blocks)]
 
 
 def _is_asked(replicates: Replicates, verdicts: Sequence[Verdict]) -> bool:
-    """Whether anything could be compared, or at least analysed: else the scale is another question's."""
-    judged = [each for told in verdicts for each in told.judged]
+    """Return whether the scale has a comparison or an analysis; otherwise it belongs to another question."""
+    judged = [each for one in verdicts for each in one.judged]
     terms = (term for each in judged for term in each.comparison.terms)
     analysed = {t for t in terms if t.score.task.startswith("analysis/") and t.role != SCRATCH}
     return any(not each.missing for each in judged) or any(
@@ -147,28 +148,41 @@ def _is_asked(replicates: Replicates, verdicts: Sequence[Verdict]) -> bool:
 
 
 def covered(scale: Scale) -> str:
-    """The classification whose classes supervised pretraining was taught at a scale."""
+    """Return the classification task whose classes supervised pretraining was trained on at a scale."""
     tiny = "tiny-imagenet" in scale.data
     return "classification/tiny-imagenet" if tiny else "classification/scenes"
 
 
+def _conclusion(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
+    """Return how many claims have each verdict, by scale."""
+    sentences = []
+    for place, (_, verdicts) in enumerate(found.values(), 1):
+        words = [one.word for one in verdicts]
+        sentences.append(
+            f"At scale {place}, of {len(words)} claims {words.count(HOLDS)} hold, {words.count(FAILS)} do not hold, "
+            f"and {words.count(OPEN)} are {OPEN}."
+        )
+    return " ".join(sentences)
+
+
 def _summary(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
-    scales_told = "".join(f"{k}. {escape_cell(scale)}\n" for k, scale in enumerate(found, 1))
+    listed = "".join(f"{k}. {escape_cell(scale)}\n" for k, scale in enumerate(found, 1))
     head = ["", "claim", *(f"scale {k}" for k in range(1, len(found) + 1))]
     columns = [verdicts for _, verdicts in found.values()]
     rows = [
         [str(line[0].claim.number), line[0].claim.sentence, *map(_verdict, line)] for line in zip(*columns, strict=True)
     ]
-    return f"Scales:\n\n{scales_told}\n{Table(head=head, rows=rows, left=2).markdown()}"
+    return f"{Table(head=head, rows=rows, left=2).markdown()}\nScales:\n\n{listed}"
 
 
-def _verdict(told: Verdict) -> str:
-    """The word, and how many comparisons went which way: most that cannot be told are not for want of numbers."""
-    says = [each.says for each in told.judged]
-    if all(each.missing for each in told.judged):
-        why = "n = 1" if any(each.interval for each in told.judged) else "no comparison"
-        return f"{told.word} ({why})"
-    return f"{told.word} ({says.count('for')} of {len(says)} as claimed, {says.count('against')} against)"
+def _verdict(one: Verdict) -> str:
+    """Return the verdict, with the number of comparisons for and against."""
+    if all(each.missing for each in one.judged):
+        why = "n = 1" if any(each.interval for each in one.judged) else "no comparison"
+        return f"{one.word} ({why})"
+    outcomes = [each.outcome for each in one.judged]
+    counts = f"{outcomes.count('for')} of {len(outcomes)} as claimed, {outcomes.count('against')} against"
+    return f"{one.word} ({counts})"
 
 
 def _chapter(place: int, replicates: Replicates, verdicts: Sequence[Verdict]) -> str:
@@ -176,39 +190,40 @@ def _chapter(place: int, replicates: Replicates, verdicts: Sequence[Verdict]) ->
     return "\n".join([head, *(_claim(each, replicates) for each in verdicts)])
 
 
-def _claim(told: Verdict, replicates: Replicates) -> str:
-    claim = told.claim
+def _claim(one: Verdict, replicates: Replicates) -> str:
+    claim = one.claim
     parts = [
         f"### {claim.number}. {claim.sentence}\n",
-        f"**{told.word[0].upper()}{told.word[1:]}**: {_counts(told)}. {claim.paper}. {claim.measure}\n",
+        f"**{one.word[0].upper()}{one.word[1:]}**: {_counts(one)}. {claim.paper}. {claim.measure}\n",
         _means(claim.shown, replicates),
-        _comparisons(told, replicates),
+        _comparisons(one, replicates),
     ]
-    # Of a single replicate the table says so.
-    alone = [each for each in (*told.given, *told.judged) if each.interval is None]
-    if missing := list(dict.fromkeys(text for each in alone for text in each.missing)):
+    # A single replicate is not listed as missing: the table shows n = 1.
+    absent = [each for each in (*one.preconditions, *one.judged) if each.interval is None]
+    if missing := list(dict.fromkeys(text for each in absent for text in each.missing)):
         parts += [f"Missing:\n\n{_missing(missing)}"]
     return "\n".join(parts)
 
 
 def _missing(texts: Sequence[str]) -> str:
-    """A line a role."""
+    """Return a line for each role."""
     by_role: dict[str, list[str]] = {}
     for role, _, what in (text.partition(": ") for text in texts):
         by_role.setdefault(role, []).append(what)
     return "".join(f"- {escape_cell(role)}: {escape_cell('; '.join(w))}\n" for role, w in by_role.items())
 
 
-def _counts(told: Verdict) -> str:
-    says = [each.says for each in told.judged]
+def _counts(one: Verdict) -> str:
+    outcomes = [each.outcome for each in one.judged]
+    failed = any(each.outcome != "for" for each in one.preconditions)
     return (
-        f"of {len(says)} comparisons {says.count('for')} are as claimed, {says.count('against')} against"
-        f"{', and what is given is not' if any(each.says != 'for' for each in told.given) else ''}"
+        f"of {len(outcomes)} comparisons {outcomes.count('for')} are as claimed, {outcomes.count('against')} against"
+        f"{', and the precondition does not hold' if failed else ''}"
     )
 
 
 def _means(scores: Sequence[Score], replicates: Replicates) -> str:
-    """A line a role, a column a score: means over replicates, for every role that has one."""
+    """Return the means over replicates: a row for each role that has one, a column for each score."""
     rows = []
     for role in replicates.roles:
         found = [mean_interval(_values(role, score, replicates)) for score in scores]
@@ -227,15 +242,15 @@ def _mean(interval: Interval, digits: int) -> str:
 
 
 def _decimals(score: Score, replicates: Replicates) -> int:
-    """2 for percentages and pixels, 4 for small values."""
+    """Return 2 for percentages and pixels, 4 for small values."""
     every = [v for role in replicates.roles for v in _values(role, score, replicates)]
     return 2 if max(map(abs, every), default=0.0) >= 10 else 4
 
 
-def _comparisons(told: Verdict, replicates: Replicates) -> str:
-    rows = [_row(each, replicates, "given: ") for each in told.given]
-    rows += [_row(each, replicates) for each in told.judged]
-    return Table(head=["claimed", "by how much", "n", ""], rows=rows, left=1).markdown()
+def _comparisons(one: Verdict, replicates: Replicates) -> str:
+    rows = [_row(each, replicates, "precondition: ") for each in one.preconditions]
+    rows += [_row(each, replicates) for each in one.judged]
+    return Table(head=["claimed", "difference", "n", "outcome"], rows=rows, left=1).markdown()
 
 
 def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:
@@ -244,15 +259,13 @@ def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:
     if interval is None:
         return [label, MISSING, "0", "missing"]
     digits = _decimals(judged.comparison.terms[0].score, replicates)
-    return [label, number(interval, digits), str(interval.n), _says(judged)]
+    return [label, number(interval, digits), str(interval.n), _outcome_cell(judged)]
 
 
-def _says(judged: Judged) -> str:
-    """What a comparison says; apart, what only the correction for many leaves open."""
-    interval = judged.interval
-    if interval is None:
-        return "missing"
-    if judged.missing:
+def _outcome_cell(judged: Judged) -> str:
+    """Return the outcome of a comparison with an interval; "open" only by the correction is named."""
+    if judged.missing or judged.interval is None:
         return "no interval"
-    below = interval.half_width is not None and interval.mean + interval.half_width < 0
-    return UNCORRECTED if judged.says == "open" and below else SAYS[judged.says]
+    half_width = judged.interval.half_width
+    below = half_width is not None and judged.interval.mean + half_width < 0
+    return UNCORRECTED if judged.outcome == "open" and below else OUTCOMES[judged.outcome]

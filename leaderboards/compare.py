@@ -1,4 +1,4 @@
-"""Two backbones side by side: their difference in each task, with its interval, and what it means in words.
+"""Compare two backbones: their difference in each task, with its interval and in words.
 
 python -m leaderboards.compare A B [--results DIR]
 """
@@ -14,7 +14,7 @@ from leaderboards.standings import Row, Section, mode, read
 from leaderboards.statistics import Difference, difference
 from leaderboards.tables import MISSING, Table, arrow, decimals
 
-HEAD = ["task", "protocol", "backbone is", "metric", "A", "B", "A - B", "n", "in words"]
+HEAD = ["task", "protocol", "mode", "metric", "A", "B", "A - B", "n", "in words"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,24 +32,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def page(standings: Sequence[Section], a: str, b: str) -> str:
-    """Return the comparison as markdown: current digests that both have. Raises UserError for a name."""
+    """Return the comparison as markdown, for the current digests that both have; raises UserError for a bad name."""
     current = [section for section in standings if not section.superseded_by]
     pairs = [(s, _find(s, a, standings), _find(s, b, standings)) for s in current]
     lines = [_line(s, one, two) for s, one, two in pairs if one is not None and two is not None]
     title = f"# A = {a}, B = {b}\n\n"
     if not lines:
-        return f"{title}They have no task, protocol and digest in common.\n"
+        return f"{title}They have no task with the same protocol and digest in common.\n"
     return title + Table(head=HEAD, rows=lines, left=4).markdown()
 
 
 def _find(section: Section, name: str, standings: Sequence[Section]) -> Row | None:
-    """The row of a name, with or without @weights; raises UserError where it is in no section, or is two rows'."""
+    """Return the row of a name, with or without @weights; raises UserError for an unknown or ambiguous name."""
     known = {_full(row): row.backbone for s in standings for row in s.rows}
     meant = [full for full, backbone in known.items() if name in (full, backbone)]
     if not meant:
         raise unknown("recorded backbone", name, known)
     if len(meant) > 1:
-        raise UserError(f"{name} is the name of {' and '.join(sorted(meant))}. Give one of these.")
+        raise UserError(f"{name} is ambiguous: {' and '.join(sorted(meant))}. Give one of these.")
     return next((row for row in section.rows if _full(row) == meant[0]), None)
 
 
@@ -80,12 +80,12 @@ def _signed(found: Difference, digits: int) -> str:
 
 def _words(section: Section, found: Difference, digits: int) -> str:
     if found.half_width is None:
-        return "a single seed, or one that is not finite: nothing can be told"
-    if not found.told_apart:
+        return "no interval: a single seed, or a value that is not finite"
+    if not found.excludes_zero:
         largest = abs(found.mean) + found.half_width
-        return f"cannot be told apart; if they differ, then by less than {largest:.{digits}f}"
+        return f"no difference found; if there is one, it is below {largest:.{digits}f}"
     if not section.ranked:
-        return f"{'A' if found.mean > 0 else 'B'} has more, by {abs(found.mean) - found.half_width:.{digits}f} or more"
+        return f"{'A' if found.mean > 0 else 'B'} is larger, by {abs(found.mean) - found.half_width:.{digits}f} or more"
     better = "A" if (found.mean > 0) == section.higher_is_better else "B"
     least = abs(found.mean) - found.half_width
     return f"{better} is better, by {least:.{digits}f} or more"
@@ -94,12 +94,19 @@ def _words(section: Section, found: Difference, digits: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m leaderboards.compare",
-        description="The paired difference of two backbones in every task that both have, with 95 % intervals.",
+        description="Print the difference of two backbones in every task that both have, with its 95 %% interval."
+        " Seeds that both have are compared in pairs.",
     )
     add = parser.add_argument
-    add("a", metavar="A", help="a backbone's name in the records, with @weights where it is not unique")
-    add("b", metavar="B", help="the other's")
-    add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
+    add("a", metavar="A", help="name of the first backbone in the records; add @weights if the name is ambiguous")
+    add("b", metavar="B", help="name of the second backbone")
+    add(
+        "--results",
+        type=Path,
+        default=HERE / "results",
+        metavar="DIR",
+        help="folder of the records (default: leaderboards/results)",
+    )
     return parser
 
 

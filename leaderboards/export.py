@@ -1,4 +1,4 @@
-"""The tables for other programs: one CSV of every number, and LaTeX tables (booktabs) of the current ones."""
+"""Exports for other programs: a CSV file of every number, and LaTeX tables (booktabs) of the current ones."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ SPECIAL = {char: f"\\{char}" for char in "&%$#_{}"} | {
 
 
 def write_csv(standings: Sequence[Section], path: Path) -> None:
-    """Write a line for each backbone and metric of each section, superseded ones too; means in full."""
+    """Write a line for each backbone and metric of every section, also superseded ones, with unrounded means."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -35,7 +35,7 @@ def write_csv(standings: Sequence[Section], path: Path) -> None:
 
 def _lines(section: Section, row: Row) -> Iterator[dict[str, object]]:
     first, last = row.rank or (None, None)
-    told = {
+    shared = {
         "task": section.task,
         "protocol": section.protocol["name"],
         "mode": mode(section.protocol),
@@ -50,7 +50,7 @@ def _lines(section: Section, row: Row) -> Iterator[dict[str, object]]:
     }
     for name, interval in row.metrics.items():
         primary = name == section.primary
-        yield told | {
+        yield shared | {
             "metric": name,
             "primary": primary,
             "higher_is_better": section.higher_is_better if primary else None,
@@ -76,7 +76,7 @@ def write_latex(standings: Sequence[Section], folder: Path) -> list[Path]:
 
 
 def latex(section: Section) -> str:
-    """One section as a table: the primary metric first; bold is the best, $\\approx$ a tie with it."""
+    """Return a section as a table: the primary metric first; bold is the best, $\\approx$ a tie with it."""
     others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
     arrow = " $\\uparrow$" if section.higher_is_better else " $\\downarrow$"
     head = ["backbone", "method", escaped(section.primary) + arrow * section.ranked, "rank"]
@@ -110,5 +110,5 @@ def _number(section: Section, row: Row, name: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text as LaTeX prints it."""
+    """Return a text with LaTeX's special characters escaped."""
     return "".join(SPECIAL.get(char, char) for char in text)

@@ -1,8 +1,8 @@
-"""Detection's classification and localisation losses of several backbones, from their records (Dark Secrets of MIM).
+"""Plot the classification and localisation losses of detection runs from their records (Dark Secrets of MIM).
 
     python -m leaderboards.loss_curves RECORD.json [RECORD.json ...] --out losses.png
 
-A line a record, a colour a backbone; what is drawn is a moving mean, whose width the picture states.
+One line per record, one colour per backbone. The lines are moving means; their width is in the title.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STYLE: dict[Any, Any] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw; returns 0, or 2 for a wrong request."""
+    """Run the command; returns 0, or 2 for a wrong request."""
     args = _parser().parse_args(argv)
     try:
         draw([Store(path.parent).read(path) for path in args.records], args.out, args.smooth)
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def draw(records: Sequence[Result], out: Path, smooth: int | None = None) -> None:
-    """Draw both losses into `out`; `smooth` iterations to a mean (default: a twentieth of all).
+    """Draw both losses into the file `out`, as means over `smooth` iterations (default: a twentieth of all).
 
-    Raises UserError for records without the curves, or that do not compare, and for a file that cannot be written.
+    Raises UserError for records without these curves, records that are not comparable, or an unwritable file.
     """
     _check(records, out, smooth)
     import matplotlib as mpl
@@ -66,7 +66,7 @@ def draw(records: Sequence[Result], out: Path, smooth: int | None = None) -> Non
 
 
 def moving_mean(values: Sequence[float], width: int) -> Any:
-    """The mean of the `width` values around each, of fewer at the ends, where there are no more."""
+    """Return the mean of the `width` values around each value, of fewer at both ends."""
     import numpy as np
 
     sums, at = np.concatenate(([0.0], np.cumsum(values))), np.arange(len(values))
@@ -90,29 +90,29 @@ def _check(records: Sequence[Result], out: Path, smooth: int | None) -> None:
         where = f"{_name(record)}, {record.task}, {record.protocol['name']}, seed {record.seed}"
         if missing := [name for name in PANELS if not record.curves.get(name)]:
             raise UserError(
-                f"The record of {where} holds no curve of {' and '.join(missing)}"
+                f"The record of {where} has no curve of {' and '.join(missing)}"
                 f"{' (its run failed)' if record.status != 'done' else ''}. Give records of finished detection runs."
             )
         if record.digest != records[0].digest:
             raise UserError(
-                f"The records do not compare: that of {where} has digest {record.digest[:8]}, that of "
-                f"{_name(records[0])} {records[0].digest[:8]}. Give records of one task, protocol and digest."
+                f"The records are not comparable: {where} has digest {record.digest[:8]}, "
+                f"{_name(records[0])} has {records[0].digest[:8]}. Give records of one task, protocol and digest."
             )
     if out.suffix not in SUFFIXES:
-        raise UserError(f"--out {out}: give a file that ends in {', '.join(SUFFIXES)}.")
+        raise UserError(f"--out {out}: the file name must end in {', '.join(SUFFIXES)}.")
     if smooth is not None and smooth < 1:
-        raise UserError(f"--smooth {smooth}: a mean takes 1 iteration or more.")
+        raise UserError(f"--smooth {smooth}: give 1 iteration or more.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m leaderboards.loss_curves",
-        description="Classification and localisation losses of detection runs, in one picture.",
+        description="Plot the classification and localisation losses of detection runs in one picture.",
     )
     add = parser.add_argument
-    add("records", nargs="+", type=Path, metavar="RECORD.json", help="of one task and digest")
-    add("--out", type=Path, required=True, metavar="FILE.png", help="the picture")
-    add("--smooth", type=int, metavar="N", help="iterations to a mean (default: a twentieth)")
+    add("records", nargs="+", type=Path, metavar="RECORD.json", help="records of one task and digest")
+    add("--out", type=Path, required=True, metavar="FILE.png", help="file of the picture: .png, .pdf or .svg")
+    add("--smooth", type=int, metavar="N", help="iterations in the moving mean (default: a twentieth of all)")
     return parser
 
 

@@ -1,4 +1,7 @@
-"""The overview: backbones by tasks, with a mean rank over families. Frozen and fine-tuned, embedded and real apart."""
+"""The overview: backbones by tasks, with a mean rank over families.
+
+Frozen and fine-tuned backbones, and the embedded world and real data, have tables of their own.
+"""
 
 import math
 from bisect import bisect_left, bisect_right
@@ -43,15 +46,15 @@ EMPTY = (
     "`python -m leaderboards.render --results results --out DIR` turns the records into tables.\n"
 )
 MEAN_RANK = (
-    "Mean rank: over the families (in each, over its columns), among the backbones that have every column of this "
-    "table; in brackets the same mean of the first and of the last ranks that the seeds leave possible."
+    "Mean rank is the mean over families of the mean rank over a family's columns, among the backbones that have every "
+    "column of this table; in brackets, the same mean of the first and of the last ranks that the seeds leave possible."
 )
 Name = tuple[str, str]  # a row's backbone and weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """One table of the overview: current sections whose numbers may stand side by side."""
+    """One table of the overview: current sections of one mode, on the embedded world or on real data."""
 
     mode: str
     embedded: bool
@@ -59,7 +62,7 @@ class Block:
 
     @property
     def title(self) -> str:
-        """What its backbones are, and where."""
+        """The heading of the table."""
         where = ", embedded world" if self.embedded else ""
         return f"{self.mode.capitalize()} backbones{where}"
 
@@ -77,13 +80,13 @@ class Block:
         return max(counts.items(), key=lambda item: item[::-1])[0]
 
     def notes(self, ranks: Mapping[Name, str]) -> str:
-        """What a reader has to know of the table."""
-        said = f"n = {self.common_n} where a cell does not say otherwise."
-        return f"{said} {MEAN_RANK}" if ranks else said
+        """Return the notes below the table."""
+        seeds = f"n = {self.common_n} unless a cell gives another n."
+        return f"{seeds} {MEAN_RANK}" if ranks else seeds
 
 
 def blocks(standings: Iterable[Section]) -> list[Block]:
-    """Return the overview's tables: modes, and real data, apart."""
+    """Return the overview's tables, one for each mode and kind of data."""
     current = [s for s in standings if s.rows and not s.superseded_by and s.ranked]
     made = [
         Block(
@@ -99,7 +102,7 @@ def blocks(standings: Iterable[Section]) -> list[Block]:
 def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
     """Return the overview: backbones by tasks, current digests only.
 
-    `elsewhere` is the page of numbers that were published and not run here.
+    `elsewhere` is the page of published numbers that were not run here.
     """
     if not standings:
         return f"{MARK}# Leaderboards\n\n{EMPTY}"
@@ -113,16 +116,16 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
     if old := [s for s in standings if s.superseded_by]:
         parts += ["## Superseded\n\n" + "".join(map(superseded, old))]
     if any(not s.ranked for s in standings):
-        parts += [f"What the backbones do inside: [analyses]({ANALYSES}).\n"]
+        parts += [f"Analyses of the features: [analyses]({ANALYSES}).\n"]
     if scales(standings):
-        parts += [f"Whether it holds here what two papers say of MIM: [claims]({CLAIMS}).\n"]
+        parts += [f"Tests of two papers' claims about masked image modelling: [claims]({CLAIMS}).\n"]
     if elsewhere:
-        parts += [f"Numbers of others, [published and not run here]({elsewhere}), are never ranked with these.\n"]
+        parts += [f"[Published numbers that were not run here]({elsewhere}) are never ranked with these.\n"]
     return "\n".join([*parts, REPRODUCE + "\n"])
 
 
 def matrix(block: Block, ranks: Mapping[Name, str]) -> Table:
-    """Return backbones by sections, each cell the primary metric; with the mean rank where there is one."""
+    """Return backbones by sections, each cell the primary metric; with the mean rank, if there is one."""
     head = name_columns("ascending")
     head += [Column(name="mean rank", kind="number")] if ranks else []
     head += [section_column(s, arrow(s), first=best_first(s), task=s.task) for s in block.sections]
@@ -140,7 +143,7 @@ def _rank_cell(mean_rank: str | None) -> Cell:
 
 
 def _cell(section: Section, row: Row | None, common: int) -> Cell:
-    """The primary metric of a row, with n where it is not the table's `common` one, and with its rank."""
+    """Return the primary metric of a row, with n if it differs from the table's `common` one, and with its rank."""
     if row is None:
         return Cell(text=MISSING)
     cell = primary_cell(section, row)
@@ -154,9 +157,9 @@ def _name(row: Row) -> Name:
 
 
 def mean_ranks(standings: Sequence[Section]) -> dict[Name, str]:
-    """Return mean rank (first to last possible) of each backbone that has every section; {} if fewer than two have.
+    """Return the mean rank (first to last possible) of each backbone that has every section; {} for fewer than two.
 
-    Ranks are those among these backbones alone: a rank among other competitors would not compare.
+    Ranks are computed among these backbones only, since ranks among different competitors are not comparable.
     """
     complete = set.intersection(*({_name(row) for row in s.rows} for s in standings))
     if len(complete) < 2:
@@ -171,7 +174,7 @@ def mean_ranks(standings: Sequence[Section]) -> dict[Name, str]:
 
 
 def _ranks(section: Section, rows: Sequence[Row]) -> Iterator[tuple[float, int, int]]:
-    """Each row's rank (ties share theirs), and the first and last that are possible; not finite is last."""
+    """Yield each row's rank (equal means share theirs) and its first and last possible rank; not finite is last."""
     sign = 1 if section.higher_is_better else -1
     means = [sign * row.metrics[section.primary].mean if row.rank else -math.inf for row in rows]
     ordered = sorted(means)
@@ -181,8 +184,8 @@ def _ranks(section: Section, rows: Sequence[Row]) -> Iterator[tuple[float, int, 
         possible = rank_intervals(values, higher_is_better=section.higher_is_better)
     for mean, interval in zip(means, possible, strict=True):
         better = len(rows) - bisect_right(ordered, mean)
-        alike = len(rows) - better - bisect_left(ordered, mean)
-        yield (better + (alike + 1) / 2, *(interval or (len(rows), len(rows))))
+        equal = len(rows) - better - bisect_left(ordered, mean)
+        yield (better + (equal + 1) / 2, *(interval or (len(rows), len(rows))))
 
 
 def _mean_rank(families: Sequence[Sequence[tuple[float, int, int]]]) -> str:
@@ -201,7 +204,7 @@ def columns(standings: Sequence[Section]) -> str:
 
 
 def failures(standings: Sequence[Section]) -> str:
-    """Count the failed runs of each task, with the page that names them."""
+    """Count the failed runs of each task, linked to the page that lists them."""
     counts = Counter({s.task: 0 for s in standings})
     for section in standings:
         counts[section.task] += len(section.failed)
@@ -209,18 +212,18 @@ def failures(standings: Sequence[Section]) -> str:
 
 
 def superseded(section: Section) -> str:
-    """Return a line on a section whose digest is not the current one."""
+    """Return a line about a section whose digest is not the current one."""
     new = (section.superseded_by or "")[:8]
     return (
         f"- [{section.task}]({page_name(section.task)}) {escape_cell(section.protocol['name'])}: digest "
-        f"`{section.digest[:8]}`, {len(section.rows)} backbones, by `{new}`\n"
+        f"`{section.digest[:8]}`, {len(section.rows)} backbones, superseded by `{new}`\n"
     )
 
 
-# The small table of a README: families by backbones, all fine-tuned on the embedded world.
+# The small table in a README: backbones by families, fine-tuned on the embedded world.
 
-WIDEST = 120  # characters in a line of it
-SHORT = 8  # rows of it
+MAX_WIDTH = 120  # characters in a line; intervals are dropped from wider tables
+MAX_ROWS = 8
 
 
 def extract(standings: Sequence[Section], link: str) -> str:
@@ -235,10 +238,10 @@ def extract(standings: Sequence[Section], link: str) -> str:
     if not complete:
         return f"No backbone has been fine-tuned in every family of the embedded world yet. All results: {link}.\n"
     places = {name: sum([*rows].index(name) for rows in by_name) for name in complete}
-    names = sorted(complete, key=lambda name: (places[name], name))[:SHORT]
+    names = sorted(complete, key=lambda name: (places[name], name))[:MAX_ROWS]
     head = ["backbone", *(s.task.partition("/")[0] for s in found)]
     text = _short_table(head, names, found, by_name, intervals=True)
-    if len(text.partition("\n")[0]) > WIDEST:
+    if len(text.partition("\n")[0]) > MAX_WIDTH:
         text = _short_table(head, names, found, by_name, intervals=False)
     return (
         f"{text}\nFine-tuned on the embedded world; the columns are {', '.join(map(arrow, found))}.\n"

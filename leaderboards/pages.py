@@ -1,4 +1,4 @@
-"""A page for each task: a section for each protocol and digest, current ones first."""
+"""A page for each task, a card for each backbone, and the page on pretraining with few images."""
 
 import math
 from collections import defaultdict
@@ -57,7 +57,7 @@ def task_page(task: str, standings: Sequence[Section], numbers: Sequence[Publish
 
 
 def task_section(section: Section) -> str:
-    """Return one section: heading, what the numbers stand on, table, failures."""
+    """Return one section: heading, provenance, table, failures."""
     name, old = section.protocol["name"], section.superseded_by
     kind = f"{mode(section.protocol)} backbone, digest `{section.digest[:8]}`"
     head = f"## {escape_cell(name)}: {kind}{' (superseded)' if old else ''}\n"
@@ -69,7 +69,7 @@ def task_section(section: Section) -> str:
 
 
 def provenance(section: Section) -> str:
-    """Say which protocol, data, split, selection and digest a section's numbers stand on."""
+    """List the protocol, data, splits, selection and digest behind a section's numbers."""
     results, protocol = section.results, section.protocol
     splits = distinct(result.selection.get("reported_on") for result in results)
     lines = [
@@ -79,25 +79,25 @@ def provenance(section: Section) -> str:
         f"- task version {section.task_version}, digest `{section.digest}`",
     ]
     if str(protocol["name"]).endswith("-smoke"):
-        lines += ["- **smoke**: a few images for one epoch; the numbers mean nothing"]
+        lines += ["- **smoke**: a few images for one epoch; the numbers are not results"]
     if any(optimistic(result) for result in results):
-        lines += ["- **optimistic**: the split reported on also chose hyper-parameters"]
+        lines += ["- **optimistic**: hyper-parameters were chosen on the split that is reported"]
     if section.superseded_by:
         new = section.superseded_by[:8]
-        lines += [f"- **superseded** by digest `{new}`, which is newer; the two do not compare"]
+        lines += [f"- **superseded** by digest `{new}`, which is newer; their numbers are not comparable"]
     return "\n".join(lines) + "\n"
 
 
 def optimistic(result: Result) -> bool:
-    """Say whether the split reported on also chose hyper-parameters."""
+    """Return whether hyper-parameters were chosen on the split that is reported."""
     chosen_on = result.selection.get("selected_on")
     return chosen_on is not None and chosen_on == result.selection.get("reported_on")
 
 
 def selection(result: Result) -> str:
-    """Say on which split hyper-parameters were chosen, among how many trials."""
+    """Return on which split hyper-parameters were chosen, and among how many trials."""
     split, trials = (result.selection.get(key) for key in ("selected_on", "trials"))
-    return f"{split} ({len(trials or ())} trials)" if split else "nothing, all are the protocol's"
+    return f"{split} ({len(trials or ())} trials)" if split else "none, the protocol fixes all of them"
 
 
 def task_table(section: Section) -> Table:
@@ -138,7 +138,7 @@ def run_name(result: Result) -> str:
 
 
 def diverged(section: Section) -> list[str]:
-    """Name the seeds whose metric is not finite, and so made a whole cell nan."""
+    """List the seeds with a metric that is not finite, which makes the mean nan."""
     return [
         f"not finite: {run_name(result)}: {escape_cell(name)}"
         for row in section.rows
@@ -148,10 +148,10 @@ def diverged(section: Section) -> list[str]:
     ]
 
 
-# A card for each backbone: what it is, what became of its weights, and every number it has.
+# A card for each backbone: what it is, how its weights were loaded, and all its numbers.
 
 KEYS = ("matched", "missing", "unexpected", "resampled")
-HEAD = ["task", "protocol", "backbone is", "metric", "value", "rank", "of", "digest", "n"]
+HEAD = ["task", "protocol", "mode", "metric", "value", "rank", "of", "digest", "n"]
 
 
 def cards(standings: Sequence[Section]) -> dict[str, str]:
@@ -165,14 +165,14 @@ def cards(standings: Sequence[Section]) -> dict[str, str]:
 
 def _card(numbers: Sequence[tuple[Section, Row]]) -> str:
     result = numbers[0][1].results[0]
-    told = result.backbone["pretraining"]
+    header = result.backbone["pretraining"]
     lines = {
         "architecture": result.backbone["arch"],
         "method": result.backbone["method"],
         "weights": result.backbone["weights"],
         "SHA-256": result.backbone["weights_sha256"],
         "loading": _loading(result.load_report),
-        **{f"file says: {key}": told[key] for key in sorted(told) if key != "pretraining"},
+        **{f"header of the file: {key}": header[key] for key in sorted(header) if key != "pretraining"},
     }
     listed = "".join(f"- {key}: {escape_cell(value)}\n" for key, value in lines.items() if value)
     title = escape_cell(f"{result.backbone['name']}, {numbers[0][1].weights8}")
@@ -182,14 +182,14 @@ def _card(numbers: Sequence[tuple[Section, Row]]) -> str:
 
 
 def _loading(report: Mapping[str, Any]) -> str:
-    """How many keys went where; lists are counted."""
+    """Count the matched, missing, unexpected and resampled keys."""
     counts = {key: report.get(key) for key in KEYS}
-    said = [
+    parts = [
         f"{len(value) if isinstance(value, list) else value} {key}"
         for key, value in counts.items()
         if value is not None
     ]
-    return ", ".join(said)
+    return ", ".join(parts)
 
 
 def _line(section: Section, row: Row) -> list[Cell | str]:
@@ -208,23 +208,21 @@ def _line(section: Section, row: Row) -> list[Cell | str]:
     ]
 
 
-# The few-image table: what pretraining on 1, 10, ... images is worth, with scratch as the line to beat.
-#
-# After Kong & Zhang, arXiv 2208.04164: the set is repeated, so that all rows stand on as many updates. A
-# backbone is in it if its weights file says that it saw a chosen few images (`--images`).
+# The few-image page: scores after pretraining on 1, 10, ... images, compared with scratch (Kong & Zhang, arXiv
+# 2208.04164). It lists the backbones whose weights were pretrained with `--images`.
 
-PAGE = "few-images.md"
-NOTE = (
-    "Backbones pretrained on a chosen few images, repeated to the same number of updates. A cell is the mean over "
-    "sets of images (each the mean over its seeds of evaluation) ± the half-width of its 95 % t interval; a single "
-    "set has none, and says nothing on how much another set would differ. Scratch is the line to beat: the same "
+FEW_IMAGES = "few-images.md"
+FEW_IMAGES_NOTE = (
+    "Backbones pretrained on a few chosen images, repeated to the same number of updates. A cell is the mean over sets "
+    "of images (a set's value is the mean over its evaluation seeds) ± the half-width of its 95 % t interval; a single "
+    "set has no interval and does not show how much another set would differ. Scratch is the reference: the same "
     "architecture and protocol without pretraining."
 )
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Series:
-    """What the rows of one table share: all of a pretraining but its images."""
+    """What the rows of one table share: all pretraining settings except the images."""
 
     method: str
     arch: str
@@ -232,26 +230,27 @@ class Series:
     data: str
 
 
-def page(standings: Sequence[Section]) -> str | None:
-    """Return the page as markdown; None where no record is of a backbone pretrained on few images."""
+def few_images_page(standings: Sequence[Section]) -> str | None:
+    """Return the page as markdown; None if no record is of a backbone pretrained on few images."""
     current = [section for section in standings if not section.superseded_by]
     found = {s for section in current for row in section.rows if (s := series(row)) is not None}
     if not found:
         return None
-    head = f"{MARK}# Few-image pretraining\n\n[All tasks]({OVERVIEW}). {NOTE}\n"
-    return "\n".join([head, *(_section(one, current) for one in sorted(found))])
+    head = f"{MARK}# Few-image pretraining\n\n[All tasks]({OVERVIEW}). {FEW_IMAGES_NOTE}\n"
+    return "\n".join([head, *(_series_section(one, current) for one in sorted(found))])
 
 
 def series(row: Row) -> Series | None:
-    """Return the series a row belongs to; None for a backbone that saw no chosen few images."""
-    told = row.pretraining
-    if told.get("images") is None:
+    """Return the series of a row; None for a backbone that was not pretrained on few images."""
+    settings = row.pretraining
+    if settings.get("images") is None:
         return None
-    return Series(method=told["method"]["name"], arch=told["arch"], recipe=told["recipe"]["name"], data=told["data"])
+    method, recipe = settings["method"]["name"], settings["recipe"]["name"]
+    return Series(method=method, arch=settings["arch"], recipe=recipe, data=settings["data"])
 
 
-def _section(one: Series, current: Sequence[Section]) -> str:
-    """One series: a row for each number of images, a column for each task and protocol."""
+def _series_section(one: Series, current: Sequence[Section]) -> str:
+    """Return the table of a series: a row for each number of images, a column for each task and protocol."""
     columns = {section.digest: _cells(one, section) for section in current}
     shown = [s for s in current if any(columns[s.digest])]
     counts = sorted({images for s in shown for images in columns[s.digest]})
@@ -262,7 +261,7 @@ def _section(one: Series, current: Sequence[Section]) -> str:
 
 
 def _cells(one: Series, section: Section) -> dict[int, str]:
-    """A section's cells by number of images; 0 is scratch."""
+    """Return a section's cells by number of images; 0 is scratch."""
     means = defaultdict(list)
     for row in section.rows:
         backbone, metric = row.results[0].backbone, row.metrics.get(section.primary)

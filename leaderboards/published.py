@@ -1,4 +1,4 @@
-"""Numbers of others, as `published.toml` has them: shown with their source and protocol, never ranked with ours."""
+"""Numbers that others published (`published.toml`): shown with source and protocol, never ranked with ours."""
 
 import dataclasses
 import math
@@ -14,21 +14,21 @@ from leaderboards.tables import MARK, OVERVIEW, Cell, Column, Table, escape_cell
 PAGE = "published.md"
 TITLE = "Published, not run here"
 NOTE = (
-    "These are others' numbers under others' protocols: heads, schedules, input sizes and boxes differ between rows, "
-    "so they rank with nothing, and with none of ours. Each was read in the source it names."
+    "Others measured these numbers under their own protocols: heads, schedules, input sizes and boxes differ between "
+    "rows, so they are ranked neither with each other nor with ours. Each was read in the source given."
 )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Published:
-    """A number somebody else measured.
+    """A number that others measured.
 
     Args:
-        task: ours, that it is of: "depth/nyu".
+        task: the task of ours that it belongs to, such as "depth/nyu".
         value, metric: as published; percentages 0-100, metres.
         backbone, method, pretraining: what was evaluated.
-        protocol: how, in a line.
-        source: where the number stands: a paper's table, or a repository at a commit.
+        protocol: how it was evaluated, in one line.
+        source: where it was published: a paper's table, or a repository at a commit.
     """
 
     task: str
@@ -42,7 +42,7 @@ class Published:
 
 
 def load(path: Path) -> list[Published]:
-    """Read the numbers; raises UserError at one without source, or that is none."""
+    """Read the numbers; raises UserError for one without a source, or whose value is not a number."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -50,7 +50,7 @@ def load(path: Path) -> list[Published]:
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"The published numbers {path} cannot be read: {error}. Mend it.") from None
+        raise UserError(f"The published numbers {path} cannot be read: {error}. Fix the file.") from None
     if extra := content.keys() - {"group"}:
         raise unknown(f"key of {path}", min(extra), ["group"])
     return [_number(path, group, row) for group in content.get("group", []) for row in _rows(path, group)]
@@ -59,33 +59,33 @@ def load(path: Path) -> list[Published]:
 def _rows(path: Path, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     rows = group.get("rows", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"rows of a group in {path} must be a list of tables. Mend it.")
+        raise UserError(f"rows of a group in {path} must be a list of tables. Fix the file.")
     return rows
 
 
 def _number(path: Path, group: Mapping[str, Any], row: Mapping[str, Any]) -> Published:
-    """A row with what its group says of all of them."""
-    told = {**{key: value for key, value in group.items() if key != "rows"}, **row}
+    """Return a row completed by the keys of its group."""
+    merged = {**{key: value for key, value in group.items() if key != "rows"}, **row}
     fields = {field.name: field.type for field in dataclasses.fields(Published)}
-    for key in told:
+    for key in merged:
         if key not in fields:
             raise unknown(f"key of a number in {path}", key, fields)
     for key, kind in fields.items():
-        value = told.get(key)
+        value = merged.get(key)
         if kind is float and isinstance(value, int | float) and math.isfinite(value):
             continue
         if kind is str and isinstance(value, str) and value.strip():
             continue
         raise UserError(
-            f"The number {told.get('value', '')} of {told.get('backbone', 'a backbone')} on "
-            f"{told.get('task', 'a task')} in {path} has no {key}. A published number is shown with all of "
-            f"{', '.join(fields)}, or not at all: add it, or delete the row."
+            f"The number {merged.get('value', '')} of {merged.get('backbone', 'a backbone')} on "
+            f"{merged.get('task', 'a task')} in {path} has no {key}. A published number needs all of "
+            f"{', '.join(fields)}: add what is missing, or delete the row."
         )
-    return Published(**{**told, "value": float(told["value"])})
+    return Published(**{**merged, "value": float(merged["value"])})
 
 
 def page(numbers: Sequence[Published]) -> str | None:
-    """Return the page of all numbers, by task; None where there is none."""
+    """Return the page of all numbers, by task; None if there are none."""
     if not numbers:
         return None
     parts = [f"{MARK}# {TITLE}\n\n[Our numbers]({OVERVIEW}). {NOTE}\n"]

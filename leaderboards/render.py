@@ -1,4 +1,4 @@
-"""Leaderboards from records: a page per task and an overview, as markdown.
+"""Render records as leaderboards: an overview, a page per task and further pages, as markdown.
 
 python -m leaderboards.render [--results DIR] [--out DIR] [--extract README.md] [--check] [--print]
 """
@@ -17,9 +17,8 @@ from bench.files import write_atomic
 from bench.processes import keep_memory
 from bench.records import Result
 from leaderboards import analyses, claims_page, export, published, web_page
-from leaderboards import pages as few_images
 from leaderboards.overview import extract, overview
-from leaderboards.pages import cards, task_pages
+from leaderboards.pages import FEW_IMAGES, cards, few_images_page, task_pages
 from leaderboards.published import Published
 from leaderboards.standings import MANY, Section, read
 from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
     except OSError as error:
         print(  # noqa: T201
-            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or mend this.", file=sys.stderr
+            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or fix this one.", file=sys.stderr
         )
     return 2
 
@@ -79,16 +78,21 @@ def all_pages(
     out: Path = BOARDS,
     records: Path | None = None,
 ) -> dict[str, str]:
-    """Return every page as file name -> markdown: the overview, one a task, one a backbone, and what else there is.
+    """Return all pages as file name -> markdown.
 
-    `pictures`, that lie beside records, are linked as seen from `out`; curves are read from the store `records`.
+    Args:
+        standings: the sections of all tasks.
+        numbers: published numbers.
+        pictures: the pictures next to records, which are linked relative to `out`.
+        out: the folder of the pages.
+        records: the store, for the curves that the claims need.
     """
     elsewhere = published.page(numbers)
     jobs: list[Callable[[], Mapping[str, str | None]]] = [
         lambda: {OVERVIEW: overview(standings, published.PAGE if elsewhere else None)},
         lambda: task_pages(standings, numbers),
         lambda: cards(standings),
-        lambda: {few_images.PAGE: few_images.page(standings), published.PAGE: elsewhere},
+        lambda: {FEW_IMAGES: few_images_page(standings), published.PAGE: elsewhere},
         lambda: {ANALYSES: analyses.page(standings, pictures, out)},
         lambda: {CLAIMS: claims_page.page(standings, records)},
     ]
@@ -97,7 +101,7 @@ def all_pages(
 
 
 def stale_pages(pages: Mapping[str, str], out: Path) -> list[str]:
-    """List the pages of `out` that are missing, differ, or are of a task without records."""
+    """List the pages of `out` that are missing, differ, or have no records any more."""
     found = {path.name: path.read_bytes() for path in out.glob("*.md")}
     ours = {name for name, text in found.items() if text.startswith(MARK.encode())}
     changed = {name for name, text in pages.items() if found.get(name) != text.encode()}
@@ -105,17 +109,17 @@ def stale_pages(pages: Mapping[str, str], out: Path) -> list[str]:
 
 
 def write(pages: Mapping[str, str], stale: Sequence[str], out: Path) -> None:
-    """Write the stale pages, delete those without records; raises UserError at a foreign file."""
+    """Write the stale pages and delete those without records; raises UserError for a file of the user's own."""
     out.mkdir(parents=True, exist_ok=True)
     for path in (out / name for name in stale):
         if path.exists() and not path.read_bytes().startswith(MARK.encode()):
             raise UserError(
-                f"{path} was not written by this command and would be lost. "
+                f"{path} was not written by this command and would be overwritten. "
                 f"Give another folder with --out DIR, or move that file."
             )
     for name in stale:
         if name in pages:
-            # Half a page, left by a kill, would lack its mark and be taken for the user's own.
+            # Atomic: a partial page left by a killed process would be taken for a file of the user's own.
             temporary = out / f".{name}.part"
             temporary.write_text(pages[name], encoding="utf-8", newline="\n")
             temporary.replace(out / name)
@@ -124,7 +128,7 @@ def write(pages: Mapping[str, str], stale: Sequence[str], out: Path) -> None:
 
 
 def print_page(page: str) -> None:
-    """Print a page: drawn on a terminal, as it is into a pipe."""
+    """Print a page: formatted on a terminal, as markdown into a pipe."""
     text = page.removeprefix(MARK)
     if sys.stdout.isatty():
         from rich.console import Console
@@ -136,32 +140,54 @@ def print_page(page: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m leaderboards.render", description="Markdown tables from records.")
+    parser = argparse.ArgumentParser(
+        prog="python -m leaderboards.render", description="Render the records of all runs as leaderboards in markdown."
+    )
     add = parser.add_argument
-    add("--results", type=Path, default=HERE / "results", metavar="DIR", help="records to read")
-    add("--out", type=Path, default=BOARDS, metavar="DIR", help="folder of the pages")
-    add("--published", type=Path, default=PUBLISHED, metavar="FILE", help="numbers of others")
+    add(
+        "--results",
+        type=Path,
+        default=HERE / "results",
+        metavar="DIR",
+        help="folder of the records (default: leaderboards/results)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=BOARDS,
+        metavar="DIR",
+        help="folder that the pages are written to (default: leaderboards/boards)",
+    )
+    add(
+        "--published",
+        type=Path,
+        default=PUBLISHED,
+        metavar="FILE",
+        help="TOML file of published numbers (default: leaderboards/published.toml)",
+    )
     add(
         "--extract",
         type=Path,
         action="append",
         default=[],
         metavar="FILE.md",
-        help="also replace the text between the marks <!-- tables --> and <!-- /tables --> of this file by a small "
-        "table of fine-tuned backbones on the embedded world, and the text between <!-- claims --> and <!-- /claims "
-        "-->, where these marks exist, by the verdicts on the claims; may be repeated",
+        help="also write a small table into this file, between the lines <!-- tables --> and <!-- /tables -->, and if "
+        "it has the lines <!-- claims --> and <!-- /claims -->, the verdicts on the claims; may be repeated "
+        "(default: none)",
     )
-    add("--csv", type=Path, metavar="FILE", help="also every number as CSV")
-    add("--latex", type=Path, metavar="DIR", help="also a file of LaTeX tables (booktabs) a task")
-    add("--html", type=Path, metavar="DIR", help="also one web page, with plots; needs no network")
-    add("--check", action="store_true", help="write nothing; exit 1 if a page is stale")
+    add("--csv", type=Path, metavar="FILE", help="also write every number to this CSV file (default: none)")
+    add("--latex", type=Path, metavar="DIR", help="also write LaTeX tables, a file per task (default: none)")
+    add(
+        "--html", type=Path, metavar="DIR", help="also write one web page with plots that works offline (default: none)"
+    )
+    add("--check", action="store_true", help="write no pages; exit with status 1 if a page is missing or out of date")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser
 
 
-# One small table and the claims' verdicts inside another file, a README, between marks.
+# A small table and the claims' verdicts between marks in another file, such as a README.
 
-TABLES, VERDICTS = ("tables", "claims")  # <!-- tables --> and <!-- /tables -->: what is between them is replaced
+TABLES, VERDICTS = "tables", "claims"  # the text between <!-- tables --> and <!-- /tables --> is replaced
 
 
 def put(path: Path, standings: Sequence[Section], out: Path, verdicts: str = "") -> str:
@@ -197,6 +223,6 @@ def _replaced(path: Path, text: str, name: str, by: str) -> str:
 
 
 if __name__ == "__main__":
-    keep_memory()  # ranks are compared block by block
-    gc.disable()  # a hundred thousand records make no garbage, and are looked through for it again and again
+    keep_memory()  # ranks are computed in blocks whose arrays are reused
+    gc.disable()  # a hundred thousand records make no garbage, but every collection would scan them
     sys.exit(main())

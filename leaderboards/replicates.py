@@ -1,9 +1,9 @@
-"""What every replicate of every method scored, scale by scale, from records.
+"""The scores of every replicate of every method, by scale, from records.
 
-A scale is what all methods of a comparison share: architecture, images, and how long and how large they were
-trained. A role is a method, or a variant of it: R-MAE at another lambda, MAE on few images, scratch. Its
-replicates are its pretrainings, by seed, each the mean over its seeds of evaluation, and over backbones made
-twice alike; those of scratch are its seeds of evaluation.
+A scale is what all methods of a comparison share: architecture, images, epochs, batch and image size. A role is a
+method or a variant of one: R-MAE with another lambda, MAE on few images, scratch. The replicates of a role are its
+pretraining seeds; a replicate's score is the mean over its evaluation seeds and over backbones pretrained twice with
+the same settings. The replicates of scratch are its evaluation seeds.
 """
 
 import functools
@@ -20,14 +20,14 @@ from leaderboards.claims import SCRATCH, Score, few
 from leaderboards.standings import Row, Section
 
 ORDER = (SCRATCH, "supervised", "moco", "mae", "r-mae", "c-mae", "simmim")
-BLOCKS = 12  # of the papers' ViT-B
-TOLD = {"method", "arch", "recipe", "data", "images", "seed"}
+BLOCKS = 12  # blocks of the papers' ViT-B
+HEADER_KEYS = {"method", "arch", "recipe", "data", "images", "seed"}
 Curves = Callable[[Result], Mapping[str, Sequence[float]]]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Scale:
-    """What the methods share."""
+    """The settings that the methods share."""
 
     arch: str
     data: str
@@ -37,7 +37,7 @@ class Scale:
     batch_size: int
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """All settings in one line."""
         return (
             f"{self.arch}, {self.data}, recipe {self.recipe}: {self.epochs} epochs at {self.img_size} pixels, "
             f"batch {self.batch_size}"
@@ -46,7 +46,7 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Values:
-    """A role's score by replicate, or what keeps it from being known."""
+    """A role's score by replicate, or why it is unknown."""
 
     by_replicate: Mapping[int, float]
     problem: str = ""
@@ -66,28 +66,28 @@ class Replicates:
     """The numbers of one scale."""
 
     def __init__(self, scale: Scale, standings: Sequence[Section], curves: Curves) -> None:
-        """Look at the current sections; `curves` finds those of a record."""
+        """Use the current sections; `curves` returns the curves of a record."""
         self.scale, self.curves = scale, curves
         self.sections = {(s.task, str(s.protocol["name"])): s for s in shown(standings)}
         self._known: dict[tuple[str, Score], Values] = {}
 
     @functools.cached_property
     def roles(self) -> list[str]:
-        """All that there are, scratch first."""
+        """All roles with a record, scratch first."""
         found = {m.role for s in self.sections.values() for m in self._members(s)}
         known = [role for role in ORDER if role in found]
         return known + sorted(found - set(known), key=lambda role: (len(role), role))
 
     @property
     def blocks(self) -> int:
-        """Of the backbones, as an analysis of attention tells; BLOCKS before there is one."""
+        """The number of blocks, from an analysis of attention; BLOCKS if there is none."""
         section = self.sections.get(("analysis/attention", "frozen"))
         members = self._members(section) if section else []
         names = {name for m in members for result in m.row.results for name in result.metrics}
         return sum(name.startswith("KL/") for name in names) or BLOCKS
 
     def values(self, role: str, score: Score) -> Values:
-        """A role's score, looked up once."""
+        """Return a role's score by replicate, looked up once."""
         if (role, score) not in self._known:
             self._known[role, score] = self._look_up(role, score)
         return self._known[role, score]
@@ -100,18 +100,18 @@ class Replicates:
         assert section is not None
         if len({m.settings for m in members}) > 1:
             names = ", ".join(sorted({f"{m.row.backbone}@{m.row.weights8}" for m in members}))
-            problem = f"{role}: {names} were not made with the same settings"
+            problem = f"{role}: {names} were pretrained with different settings"
             return Values(by_replicate={}, problem=problem)
         found = defaultdict(list)
         for member in members:
             if (value := self._value(section, member, score)) is not None:
                 found[member.replicate].append(value)
         means = {seed: math.fsum(values) / len(values) for seed, values in found.items()}
-        what = f"its records of {score.task} {score.protocol} hold no {score.what}"
+        what = f"its records of {score.task} {score.protocol} have no {score.what}"
         return Values(by_replicate=means, problem="" if means else f"{role}: {what}")
 
     def _value(self, section: Section, member: _Member, score: Score) -> float | None:
-        """The mean over the records of a replicate; None where one lacks it."""
+        """Return the mean over the records of a replicate; None if one of them lacks the score."""
         found = []
         for result in member.row.results:
             if member.role == SCRATCH and result.seed != member.replicate:
@@ -131,11 +131,11 @@ class Replicates:
 
 
 def scales(standings: Sequence[Section]) -> list[Scale]:
-    """The scales at which more than one method was pretrained."""
+    """Return the scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    headers = [told for row in _rows(standings) if (told := _pretraining(row))]
-    for told in {id(told): told for told in headers}.values():  # weights made alike share theirs
-        methods[_scale(told)].add(told["method"]["name"])
+    headers = [header for row in _rows(standings) if (header := _header(row))]
+    for header in {id(header): header for header in headers}.values():  # equal headers are one cached object
+        methods[_scale(header)].add(header["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
 
 
@@ -144,29 +144,29 @@ def _rows(standings: Sequence[Section]) -> Iterator[Row]:
 
 
 def _members(row: Row, scale: Scale) -> list[_Member]:
-    """A row's replicates at a scale: one; of scratch, one for each seed."""
-    told = _pretraining(row)
-    if told is not None:
-        if _scale(told) != scale:
+    """Return a row's replicates at a scale: one, or for scratch one for each seed."""
+    header = _header(row)
+    if header is not None:
+        if _scale(header) != scale:
             return []
-        return [_Member(role=_role(told), replicate=told["seed"], settings=row.made_by, row=row)]
+        return [_Member(role=_role(header), replicate=header["seed"], settings=row.replicate_key, row=row)]
     if row.method != SCRATCH or row.results[0].backbone["arch"] != scale.arch:
         return []
     return [_Member(role=SCRATCH, replicate=r.seed, settings="", row=row) for r in row.results]
 
 
-def _role(told: Mapping[str, Any]) -> str:
-    method, weight = told["method"]["name"], told["method"].get("reconstruction_weight")
+def _role(header: Mapping[str, Any]) -> str:
+    method, weight = header["method"]["name"], header["method"].get("reconstruction_weight")
     if method == "r-mae" and weight != 1:
         return f"r-mae, lambda {weight:g}"
-    return few(told["images"]) if method == "mae" and told["images"] else str(method)
+    return few(header["images"]) if method == "mae" and header["images"] else str(method)
 
 
-def _scale(told: Mapping[str, Any]) -> Scale:
-    recipe = told["recipe"]
+def _scale(header: Mapping[str, Any]) -> Scale:
+    recipe = header["recipe"]
     return Scale(
-        arch=told["arch"],
-        data=told["data"],
+        arch=header["arch"],
+        data=header["data"],
         recipe=recipe["name"],
         img_size=recipe["img_size"],
         epochs=recipe["epochs"],
@@ -174,13 +174,13 @@ def _scale(told: Mapping[str, Any]) -> Scale:
     )
 
 
-def _pretraining(row: Row) -> Mapping[str, Any] | None:
-    """What the weights say of how they were made, where that is all that a replicate is known by."""
-    return told if (told := row.pretraining).keys() >= TOLD else None
+def _header(row: Row) -> Mapping[str, Any] | None:
+    """Return the pretraining settings of the weights, if they identify a replicate."""
+    return row.pretraining if row.pretraining.keys() >= HEADER_KEYS else None
 
 
 def curves_of(records: Path | None) -> Curves:
-    """Find a record's curves in a store, since standings are read without them; without a store there are none."""
+    """Return a function that reads a record's curves from a store (standings omit them); {} without a store."""
     return lambda result: _stored(records, result) if records else {}
 
 

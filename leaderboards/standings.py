@@ -1,4 +1,4 @@
-"""Records grouped into what may be compared: one section per task, protocol and digest."""
+"""Records grouped into comparable sections, one per task, protocol and digest, and read from a store."""
 
 import dataclasses
 import functools
@@ -23,15 +23,15 @@ PRETRAINED = "backbone.safetensors"  # the file that every `pretrain.run` export
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One backbone with its weights, over its seeds."""
+    """The results of one backbone with its weights, over all seeds."""
 
     backbone: str
     method: str
     weights8: str
-    results: tuple[Result, ...]  # done, by seed
-    metrics: Mapping[str, Interval]  # without the per-class ones ("iou/person")
-    rank: tuple[int, int] | None = None  # the first and last that the data allow; None: not finite
-    ties: bool = False  # with the first row of its section, which it is not
+    results: tuple[Result, ...]  # finished runs, by seed
+    metrics: Mapping[str, Interval]  # without per-class metrics such as "iou/person"
+    rank: tuple[int, int] | None = None  # first and last possible; None: not finite or not ranked
+    ties: bool = False  # ties with the first row of its section, and is another row
 
     @property
     def n(self) -> int:
@@ -40,7 +40,7 @@ class Row:
 
     @property
     def pretraining(self) -> Json:
-        """What the weights say of how `pretrain.run` made them; {} for others."""
+        """The pretraining settings in the header of weights that `pretrain.run` made; {} for other weights."""
         return _parsed(self.results[0].backbone["pretraining"].get("pretraining", "{}"))
 
     @property
@@ -49,24 +49,24 @@ class Row:
         return not (self.pretraining and self.results[0].backbone["weights"] == PRETRAINED)
 
     @property
-    def made_by(self) -> str:
-        """What tells its pretraining from those alike but for their seeds; for other weights, their name."""
-        told = {k: v for k, v in self.pretraining.items() if not k.endswith("seed")}
-        return json.dumps(told) if told else f"{self.backbone}@{self.weights8}"
+    def replicate_key(self) -> str:
+        """The pretraining settings without the seeds, equal for replicates; the name of other weights."""
+        settings = {k: v for k, v in self.pretraining.items() if not k.endswith("seed")}
+        return json.dumps(settings) if settings else f"{self.backbone}@{self.weights8}"
 
     def values(self, metric: str) -> dict[int, float]:
-        """A metric by seed, where the seed has it."""
+        """Return a metric by seed, for the seeds that have it."""
         return {r.seed: r.metrics[metric] for r in self.results if metric in r.metrics}
 
     def cost(self, key: str) -> float | None:
-        """The mean of a cost ("device_hours", "images_per_second", "data_wait") over the seeds that recorded it."""
+        """Return the mean of a cost, such as "device_hours", over the seeds that recorded it."""
         values = [cost for r in self.results if (cost := r.cost.get(key)) is not None]
         return math.fsum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """All that is comparable: the rows of one digest, best first, and the runs that failed."""
+    """Comparable results: the rows of one digest, best first, and the failed runs."""
 
     task: str
     task_version: int
@@ -76,22 +76,22 @@ class Section:
     higher_is_better: bool
     rows: tuple[Row, ...]
     failed: tuple[Result, ...]
-    largest: Mapping[str, float] = field(default_factory=dict)  # the rows' largest mean of each metric
+    largest: Mapping[str, float] = field(default_factory=dict)  # largest absolute mean of each metric
     superseded_by: str | None = None
 
     @property
     def ranked(self) -> bool:
-        """Whether its numbers have a better end; those of an analysis have none."""
+        """Whether higher or lower is better; for an analysis neither is."""
         return self.task.partition("/")[0] != "analysis"
 
     @property
     def results(self) -> tuple[Result, ...]:
-        """The records behind the rows; those of the failed runs where there is no row."""
+        """The records behind the rows; without rows, those of the failed runs."""
         return tuple(result for row in self.rows for result in row.results) or self.failed
 
     @property
     def finished(self) -> tuple[bool, str, str]:
-        """Orders sections by age; one without a number cannot supersede one that has some."""
+        """A sort key by age; a section without numbers sorts first, so it cannot supersede one with numbers."""
         return bool(self.rows), max(result.finished for result in self.results), self.digest
 
 
@@ -107,14 +107,14 @@ def sections(results: Iterable[Result]) -> list[Section]:
 
 
 def mode(protocol: Json) -> str:
-    """Say how the backbone is used, "frozen" or "fine-tuned"; the two are never mixed."""
+    """Return how the backbone is used, "frozen" or "fine-tuned"; the two are never mixed."""
     return "frozen" if protocol["frozen"] else "fine-tuned"
 
 
-@functools.cache  # every row of a backbone says the same
+@functools.cache  # all rows of a backbone have the same header
 def _parsed(pretraining: str) -> Json:
-    told = json.loads(pretraining)
-    return told if isinstance(told, dict) else {}
+    settings = json.loads(pretraining)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _identity(result: Result) -> tuple[str, str, int, str]:
@@ -182,7 +182,7 @@ def _best_first(section: Section) -> tuple[Row, ...]:
         interval = row.metrics.get(section.primary)
         mean = interval.mean if interval else math.nan
         score = -mean if section.higher_is_better else mean
-        # NaN compares with nothing, so it goes last by its own key.
+        # NaN has no order, so a key of its own puts it last.
         return math.isnan(mean), 0.0 if math.isnan(mean) else score, row.backbone, row.weights8
 
     return tuple(sorted(section.rows, key=place))
@@ -193,20 +193,20 @@ def _mark_superseded(family: list[Section]) -> list[Section]:
     return [newest, *(replace(section, superseded_by=newest.digest) for section in older)]
 
 
-# A store of records into standings: task by task, on several cores where there are many.
+# Reading a store of records: task by task, on several cores if there are many.
 
-MANY = 2000  # backbones in tasks, from which on other processes pay
-SHOWN = ("device", "device_hours", "images_per_second", "data_wait")
+MANY = 2000  # backbones over all tasks, from which on several processes are faster
+SHOWN_COSTS = ("device", "device_hours", "images_per_second", "data_wait")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a store holds.
+    """The content of a store.
 
     Args:
-        records: their number.
-        broken: a paragraph for each record that was left out.
-        pictures: the images that lie beside records, `<record>*.png`, sorted, each with its record.
+        records: the number of records read.
+        broken: a message for each record that was left out.
+        pictures: the images next to records, `<record>*.png`, sorted, each with its record.
     """
 
     standings: list[Section]
@@ -216,11 +216,11 @@ class Reading:
 
 
 def read(root: Path) -> Reading:
-    """Read a store; raises UserError where there is none."""
+    """Read a store; raises UserError if the folder does not exist."""
     if not root.is_dir():
         raise UserError(
-            f"There is no results folder {root}. Give one that python -m bench.run has written, "
-            f"with --results DIR; its own default is results/ in the current folder."
+            f"The results folder {root} does not exist. Give one that python -m bench.run has written "
+            f"with --results DIR; bench.run's default is results/ in the current folder."
         )
     tasks = sorted(task.rstrip("/") for task in glob.glob("*/*/", root_dir=root))  # noqa: PTH207
     jobs = [functools.partial(read_task, Store(root), task) for task in tasks]
@@ -238,7 +238,7 @@ def read(root: Path) -> Reading:
 def read_task(store: Store, task: str) -> Reading:
     """Read the records of one task."""
     results, broken, shared = dict[Path, Result](), [], dict[Any, Any]()
-    files = store.paths(task, "")  # records and pictures by one look at each folder
+    files = store.paths(task, "")  # records and pictures, listing each folder once
     for path in files:
         if path.name.endswith(".json"):
             try:
@@ -253,7 +253,7 @@ def read_task(store: Store, task: str) -> Reading:
 def _pictures(files: list[Path], results: Mapping[Path, Result]) -> dict[Path, Result]:
     found = {}
     for path in files:
-        # The seed is read whole, or seed 1 would have the pictures of seed 10.
+        # All digits of the seed are matched; otherwise seed 1 would get the pictures of seed 10.
         stem = path.name.endswith(".png") and re.match(r".*?-seed\d+", path.name)
         if stem and (result := results.get(path.with_name(f"{stem[0]}.json"))):
             found[path] = result
@@ -261,17 +261,17 @@ def _pictures(files: list[Path], results: Mapping[Path, Result]) -> dict[Path, R
 
 
 def _in_place(result: Result, path: Path) -> Result:
-    # A copied file would count as one more seed and narrow the interval.
+    # A copied file would count as an additional seed and narrow the interval.
     place = result.key.place
     if not path.as_posix().endswith(f"/{place}"):
         raise UserError(
-            f"The record {path} holds the number of {place}: a copy, or moved by hand. Move it there or delete it."
+            f"The record {path} belongs at {place}: it was copied or moved by hand. Move it there or delete it."
         )
     return result
 
 
 def _lean(result: Result, backbone: str, shared: dict[Any, Any]) -> Result:
-    """A record without what no page shows, and with one copy of what is the same in many of a `backbone`."""
+    """Drop what no page shows from a record, and share equal parts between records, to save memory."""
     changes = {
         "backbone": shared.setdefault(backbone, result.backbone),
         "load_report": shared.setdefault((backbone, "loading"), result.load_report),
@@ -279,15 +279,15 @@ def _lean(result: Result, backbone: str, shared: dict[Any, Any]) -> Result:
         "data": shared.setdefault((result.digest, str(result.data)), result.data),
         "selection": shared.setdefault(_chosen(result.selection), result.selection),
         "curves": {},
-        "cost": {key: result.cost[key] for key in SHOWN if key in result.cost},
+        "cost": {key: result.cost[key] for key in SHOWN_COSTS if key in result.cost},
         "environment": {},
         "git": {},
     }
-    vars(result).update(changes)  # nobody else has it yet, and a copy takes as long as all checks
+    vars(result).update(changes)  # in place: no other reference exists yet, and a copy takes as long as all checks
     return result
 
 
 def _chosen(selection: Json) -> tuple[object, ...]:
-    """What pages say of a selection: of its trials their number."""
+    """Return what the pages show of a selection: the splits and the number of trials."""
     on = selection.get("selected_on"), selection.get("reported_on")
     return "selection", *on, len(selection.get("trials") or ())

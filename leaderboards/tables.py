@@ -20,11 +20,11 @@ CLAIMS = "claims.md"
 MISSING = "\N{EN DASH}"
 TIE = " ≈"
 LEGEND = (
-    "Mean ± half-width of the 95 % t interval over n seeds; a single seed has no interval. "
-    "**Bold** is the best mean; ≈ is a tie with it: equal means, or a 95 % interval of their difference that holds 0 "
-    "(paired where seeds are shared, else Welch's; n ≥ 2). **Rank** is every rank that the seeds leave possible (t "
-    "tests of a row with each other one, Holm's correction); a single seed leaves all. ↑ higher is better, ↓ lower "
-    "is better."
+    "Mean ± half-width of the 95 % t interval over n seeds; a single seed has no interval. **Bold** is the best mean; "
+    "≈ marks a tie with it: equal means, or a 95 % interval of their difference that contains 0 (paired if seeds are "
+    "shared, else Welch's; n ≥ 2). **Rank** is the range of ranks that the seeds leave possible (t tests against every "
+    "other row, with Holm's correction); with a single seed every rank is possible. ↑ higher is better, ↓ lower is "
+    "better."
 )
 
 

@@ -1,4 +1,8 @@
-"""What the page's scatter plot can draw: every metric and cost of the current sections, by backbone."""
+"""The leaderboards as one web page: tables to sort and filter, a scatter plot, and the pictures of analyses.
+
+`index.html` contains its style, script and data, requests nothing from a server, and opens from a folder. Its cells
+are those of the markdown pages; equal records give equal bytes.
+"""
 
 import json
 import math
@@ -25,20 +29,22 @@ from leaderboards.published import NOTE, TITLE, Published, by_task, published_ta
 from leaderboards.standings import Row, Section, mode
 from leaderboards.tables import LEGEND, MARK, MISSING, exact, inline, metric_cell
 
-# What a record's cost is called, its unit, and how many of the recorded unit make one.
+# The data of the scatter plot: every metric and cost of the current sections, by backbone.
+
+# Cost in a record: its name, its unit, and the factor from the recorded unit.
 COST_MEASURES = {
     "device_hours": ("cost of a run", "device-hours", 1),
     "images_per_second": ("speed", "images/s", 1),
     "peak_memory_bytes": ("peak memory", "GiB", 2**30),
     "parameters": ("parameters", "millions", 10**6),
 }
-# Records carry no units; these are the field's names, percentages 0-100 and metres.
+# Records have no units: these are the conventional ones, by the metric's name.
 UNITS = {r"top\d+|mean_class_accuracy|[am]Acc|mIoU|(bbox_|mask_)?A[PR]\w*|PCK@.*|SUC|AO|SR\d+": "%", r"RMSE|SqRel": "m"}
 Keys = Mapping[tuple[str, str], int]  # of a row's backbone and weights
 
 
 def scatter_data(standings: Sequence[Section]) -> dict[str, Any]:
-    """Return backbones, methods, measures and the two to start with, as the page's script reads them."""
+    """Return backbones, methods, measures and the first two to draw, as the page's script reads them."""
     current = [section for section in standings if not section.superseded_by]
     rows = {(row.backbone, row.weights8): row for section in current for row in section.rows}
     keys = {name: index for index, name in enumerate(sorted(rows))}
@@ -58,7 +64,7 @@ def _backbone(row: Row, *, twin: bool) -> dict[str, str]:
 
 
 def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
-    """A section's metrics, the primary one first, then its costs."""
+    """Yield a section's metrics, the primary one first, then its costs."""
     group = f"{section.task}, {section.protocol['name']}"
     others = sorted({name for row in section.rows for name in row.metrics} - {section.primary})
     for name in (section.primary, *others):
@@ -103,11 +109,11 @@ def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {"x": x, "y": y}
 
 
-# What the web page says, chapter by chapter, as HTML: overview, tasks, published numbers, what is not in a table.
+# The chapters, as HTML.
 
 
 def overview_chapter(standings: Sequence[Section]) -> str:
-    """Return backbones by tasks, current digests only; modes, and real data, apart."""
+    """Return backbones by tasks, current digests only, a table for each mode and kind of data."""
     parts = [
         f'<section class="filtered" data-mode="{block.mode}">\n<h3>{block.title}</h3>\n{_matrix(block)}</section>\n'
         for block in blocks(standings)
@@ -117,16 +123,16 @@ def overview_chapter(standings: Sequence[Section]) -> str:
 
 def _matrix(block: Block) -> str:
     ranks = mean_ranks(block.sections)
-    stand_on = bullets(inline(line.removeprefix("- ")) for line in columns(block.sections).splitlines())
+    provenances = bullets(inline(line.removeprefix("- ")) for line in columns(block.sections).splitlines())
     return (
         matrix(block, ranks).html(slug(block.title), f"{block.title} by task", "overview")
         + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
-        + f"<details><summary>Digests and data of the columns</summary>\n{stand_on}</details>\n"
+        + f"<details><summary>Digests and data of the columns</summary>\n{provenances}</details>\n"
     )
 
 
 def analyses_chapter(standings: Sequence[Section]) -> str:
-    """Return scalars by backbone, and their correlation with scores; "" where there is no analysis."""
+    """Return scalars by backbone, and their correlation with scores; "" without an analysis."""
     sections = [s for s in analyses.shown(standings) if not s.ranked]
     if not sections:
         return ""
@@ -142,9 +148,9 @@ def _correlations(found: Correlations) -> str:
     if found.columns:
         ident = slug("analyses", found.mode)
         parts.append(analyses.tau_table(found).html(ident, f"Kendall's tau-b, {found.mode}"))
-    if found.untold:
-        listed = ", ".join(f"{name} (n = {n})" for name, n in found.untold.items())
-        parts.append(f'<p class="prose note">{escape(f"{analyses.UNTOLD}: {listed}.")}</p>\n')
+    if found.too_few:
+        listed = ", ".join(f"{name} (n = {n})" for name, n in found.too_few.items())
+        parts.append(f'<p class="prose note">{escape(f"{analyses.TOO_FEW}: {listed}.")}</p>\n')
     return "".join([*parts, "</section>\n"])
 
 
@@ -165,16 +171,16 @@ def tasks_chapter(standings: Sequence[Section]) -> str:
 
 
 def _section(section: Section) -> str:
-    """One protocol and digest: the table, what did not finish, what the numbers stand on."""
+    """Return one protocol and digest: the table, failures and provenance."""
     kind, old = mode(section.protocol), " (superseded)" if section.superseded_by else ""
     title = f"{escape(section.protocol['name'])}: {kind} backbone, digest <code>{section.digest[:8]}</code>{old}"
-    stand_on = [line.removeprefix("- ") for line in provenance(section).splitlines()]
+    facts = [line.removeprefix("- ") for line in provenance(section).splitlines()]
     remarks = [*map(failure, section.failed), *diverged(section)]
     return (
         f'<section class="filtered" data-task="{escape(section.task)}" data-mode="{kind}">\n'
         f'<h4 id="{_ident(section)}">{title}</h4>\n'
         f"{_section_table(section) if section.rows else '<p>No run has finished.</p>'}\n"
-        f"{bullets(map(inline, remarks), 'remarks failed')}{bullets(map(inline, stand_on))}</section>\n"
+        f"{bullets(map(inline, remarks), 'remarks failed')}{bullets(map(inline, facts))}</section>\n"
     )
 
 
@@ -192,7 +198,7 @@ def _section_table(section: Section) -> str:
 
 
 def published_chapter(numbers: Sequence[Published]) -> str:
-    """Return others' numbers by task, with protocol and source; "" for none."""
+    """Return the published numbers by task, with protocol and source; "" for none."""
     parts = []
     for task, group in by_task(numbers):
         table = published_table(group).html(slug("published", task), f"{escape(task)}, published, not run here")
@@ -209,7 +215,7 @@ def failed_chapter(standings: Sequence[Section]) -> str:
 def superseded_chapter(standings: Sequence[Section]) -> str:
     """Return a line for each section whose digest is not the current one; "" for none."""
     return bullets(
-        f"{_link(s)}: {_count(len(s.rows), 'backbone')}, by <code>{s.superseded_by[:8]}</code>"
+        f"{_link(s)}: {_count(len(s.rows), 'backbone')}, superseded by <code>{s.superseded_by[:8]}</code>"
         for s in standings
         if s.superseded_by
     )
@@ -234,10 +240,7 @@ def _count(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
-# The leaderboards as one web page: tables to sort and to filter, a scatter plot, the pictures of analyses.
-#
-# `index.html` holds its style, script and data, asks no server for anything, and opens from a folder. Its cells are
-# those of the markdown; equal records give equal bytes.
+# The page.
 
 PAGE = "index.html"
 PICTURES = "pictures"
@@ -251,14 +254,14 @@ def write(
     out: Path,
     pictures: Mapping[Path, Result] = MappingProxyType({}),
 ) -> list[Path]:
-    """Write the page, and copy the `pictures`, each of a record; returns the files.
+    """Write the page and copy the records' `pictures`; return the files.
 
-    Raises UserError where `out` holds an index.html that this did not write.
+    Raises UserError if `out` has an index.html that this function did not write.
     """
     page = out / PAGE
     if page.exists() and MARK not in page.read_text("utf-8", errors="replace")[:200]:
         raise UserError(
-            f"{page} was not written by this command and would be lost. "
+            f"{page} was not written by this command and would be overwritten. "
             f"Give another folder with --html DIR, or move that file."
         )
     copies = [out / picture_place(path) for path in pictures]
@@ -271,7 +274,7 @@ def write(
 
 
 def picture_place(path: Path) -> Path:
-    """Return a picture's place in the page's folder, which keeps its place among the records."""
+    """Return a picture's place in the page's folder: the same as among the records."""
     return Path(PICTURES, *path.parts[-4:])
 
 
@@ -327,10 +330,10 @@ def _figures(pictures: Mapping[Path, Result]) -> str:
 def _figure(path: Path, result: Result) -> str:
     subject = re.sub(r"[-_.]+", " ", path.stem.partition("-seed")[2].lstrip("0123456789")).strip()
     run = f"{result.backbone['name']} on {result.task}, {result.protocol['name']}, seed {result.seed}"
-    told = f"{subject or 'Picture'} of {run}"
+    text = f"{subject or 'Picture'} of {run}"
     source = "/".join(picture_place(path).parts)
-    image = f'<img src="{escape(quote(source))}" alt="{escape(told)}" loading="lazy">'
-    return f"<figure>{image}<figcaption>{escape(told)}</figcaption></figure>\n"
+    image = f'<img src="{escape(quote(source))}" alt="{escape(text)}" loading="lazy">'
+    return f"<figure>{image}<figcaption>{escape(text)}</figcaption></figure>\n"
 
 
 def _embedded(data: object) -> str:

@@ -56,7 +56,7 @@ const SHAPES = [
   "M-2-7h4v5h5v4h-5v5h-4v-5h-5v-4h5z",
 ];
 
-// As many colours as shapes; each next six methods pair them anew.
+// As many colours as shapes; every further six methods pair them differently.
 function colour(method) {
   const index = data.methods.indexOf(method);
   return `color: var(--method-${(index + Math.floor(index / SHAPES.length)) % SHAPES.length})`;
@@ -85,10 +85,10 @@ function draw() {
   byId("x-title").textContent = `${x.title} →`;
   byId("y-title").textContent = `↑ ${y.title}`;
   byId("detail").textContent = "";
-  let told = points.length === 1 ? "1 point." : `${points.length} points.`;
-  if (lacking) told += ` Not measured horizontally: ${lacking} with the vertical measure.`;
-  if (notPositive) told += ` Not above zero, so not on a logarithmic axis: ${notPositive}.`;
-  byId("scatter-count").textContent = told;
+  let message = points.length === 1 ? "1 point." : `${points.length} points.`;
+  if (lacking) message += ` Not measured horizontally: ${lacking} with the vertical measure.`;
+  if (notPositive) message += ` Not above zero, so not on a logarithmic axis: ${notPositive}.`;
+  byId("scatter-count").textContent = message;
   byId("legend").replaceChildren(...data.methods.filter((m) => points.some((p) => p.method === m)).map(legendEntry));
   byId("plot").replaceChildren(...(points.length ? [plot(x, y, log, points)] : []));
   byId("scatter-table").replaceChildren(pointTable(x, y, points));
@@ -143,12 +143,12 @@ function spaced(ticks, at, format) {
 
 function mark(point, x, y, left, top) {
   const [cx, cy] = [left(point.x.mean), top(point.y.mean)];
-  const told = `${point.label}, ${point.method}: ${y.title} ${point.y.text}; ${x.title} ${point.x.text}`;
-  const place = { class: "point", role: "img", "aria-label": told, transform: `translate(${cx} ${cy})` };
+  const label = `${point.label}, ${point.method}: ${y.title} ${point.y.text}; ${x.title} ${point.x.text}`;
+  const place = { class: "point", role: "img", "aria-label": label, transform: `translate(${cx} ${cy})` };
   const whole = element("g", { ...place, tabindex: -1, "data-key": point.label });
   whole.append(...intervals(point, left, top, cx, cy), glyph(point.method), element("circle", { class: "hit", r: 12 }));
   for (const event of ["focus", "pointerenter"]) {
-    whole.addEventListener(event, () => { byId("detail").textContent = told; });
+    whole.addEventListener(event, () => { byId("detail").textContent = label; });
   }
   return whole;
 }
@@ -160,7 +160,7 @@ function intervals({ method, x, y }, left, top, cx, cy) {
   return ends.map((end) => element("line", { class: "interval", style: colour(method), ...end }));
 }
 
-// One stop of the Tab key for all points, as two thousand stops would shut the keyboard in.
+// All points are one stop of the Tab key: two thousand stops would trap keyboard users.
 function moveByArrows(marks) {
   const STEPS = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, Home: -Infinity, End: Infinity };
   const select = (index) => marks.forEach((one, i) => one.setAttribute("tabindex", i === index ? 0 : -1));
@@ -175,7 +175,7 @@ function moveByArrows(marks) {
   });
 }
 
-// Names stand beside their points where they cover neither a point nor another name.
+// A name is drawn next to its point if it covers neither a point nor another name.
 function labels(points, left, top, right) {
   const group = element("g", { "aria-hidden": "true" });
   if (points.length > 40) return group;

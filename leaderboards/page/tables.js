@@ -1,4 +1,4 @@
-// The page's tables, as page.py wrote them: sorted by any column, filtered by text, task and mode.
+// The page's tables, as web_page.py wrote them: sorted by any column, filtered by text, task and mode.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -28,7 +28,7 @@ function sort(table, head) {
   table.tBodies[0].append(...keyed.map(([, row]) => row));
 }
 
-// A cell with a number carries it in full; one without text has neither.
+// A cell of numbers has its unrounded value as data; a cell without a number has none.
 function sortKey(cell) {
   if (cell.classList.contains("number")) return cell.dataset.value ? Number(cell.dataset.value) : null;
   return cell.textContent;
@@ -66,7 +66,7 @@ function hideColumns(table) {
   }
 }
 
-// A part of which the filter leaves no row (no column, in the overview) only lengthens the page.
+// Parts without a row (in the overview: without a column) after filtering are hidden.
 function hideIfEmpty(part, byText) {
   const columns = Array.from(part.querySelectorAll("th[data-task]"));
   if (columns.length) part.hidden ||= columns.every((head) => head.hidden);
@@ -85,7 +85,7 @@ byId("filters").hidden = false;
 byId("filters").addEventListener("input", filter);
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
 byId("filters").addEventListener("reset", (event) => {
-  event.preventDefault(); // it would empty the fields only after this
+  event.preventDefault(); // the default would empty the fields only after this
   for (const field of ["text", "task", "mode"]) byId(field).value = "";
   filter();
 });

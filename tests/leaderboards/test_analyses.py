@@ -67,26 +67,26 @@ def test_more_of_a_scalar_with_a_larger_error_is_a_negative_tau(
     assert line(page, "analysis/attention, frozen, KL")[1] == "-0.60 (-0.92 to +0.22), n = 6"
 
 
-def test_fewer_than_four_cannot_be_told(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
+def test_fewer_than_four_backbones_give_no_correlation(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     page = text(results_dir, tmp_path)
-    assert "Cannot be told, for want of 4 backbones that have both: pose/scenes frozen (n = 3)." in page
+    assert "Not computed, since fewer than 4 backbones have both: pose/scenes frozen (n = 3)." in page
 
 
-def test_how_many_leave_0_out_by_chance_is_said(results_dir: Path, tmp_path: Path, write: Write) -> None:
+def test_the_note_counts_intervals_that_exclude_0_by_chance(results_dir: Path, tmp_path: Path, write: Write) -> None:
     """Twenty scalars against a score: one."""
     for i in range(6):
         told = {f"scalar{k}": float(i * (k % 6 + 1) % 7) for k in range(19)}
         write(metrics={"distance": float(i), **told}, **ATTENTION, **backbone(i))
         write(metrics={"RMSE": 1.0 + i}, **DEPTH, **backbone(i))
-    assert "of the 20 here, 1 would by chance" in text(results_dir, tmp_path)
+    assert "of the 20 intervals here, 1 would exclude 0 by chance" in text(results_dir, tmp_path)
 
 
-def test_frozen_and_fine_tuned_are_apart(six: list[Path], results_dir: Path) -> None:
+def test_frozen_and_fine_tuned_backbones_are_correlated_separately(six: list[Path], results_dir: Path) -> None:
     fine_tuned, frozen = correlations(standings(results_dir))
 
     assert [s.task for s in fine_tuned.columns] == ["depth/scenes"]
     assert frozen.columns == ()
-    assert frozen.untold == {"pose/scenes frozen": 3}
+    assert frozen.too_few == {"pose/scenes frozen": 3}
     assert {scalar.metric for scalar, _ in fine_tuned.lines} == {"distance", "KL"}
 
 
@@ -113,7 +113,7 @@ def test_pretrainings_that_differ_in_their_seed_are_one_backbone(results_dir: Pa
     assert (found.n, found.tau) == (5, pytest.approx(-0.8))  # one pair of ten is the other way round
 
 
-def test_layers_and_ends_of_intervals_are_no_scalars(results_dir: Path, write: Write) -> None:
+def test_layers_and_ends_of_intervals_are_not_scalars(results_dir: Path, write: Write) -> None:
     told = {"shape_bias": 0.2, "shape_bias_low": 0.1, "shape_bias_high": 0.3, "shape_bias/cat": 0.5}
     write(metrics={**told, "shape_top1": 16.0}, **BIAS, **backbone(0))
     (section,) = shown(standings(results_dir))
@@ -133,7 +133,7 @@ def test_values_their_intervals_and_references(results_dir: Path, tmp_path: Path
     assert page.index("| humans") < page.index("| resnet50")
 
 
-def test_pictures_are_linked_as_seen_from_the_page(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
+def test_pictures_are_linked_relative_to_the_page(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     picture = six[0].with_name(f"{six[0].stem}.heads.png")
     picture.write_bytes(b"png")
     page = text(results_dir, tmp_path / "pages")
@@ -162,7 +162,9 @@ def test_smoke_and_superseded_runs_do_not_count(
     assert text(results_dir, tmp_path) == before
 
 
-def test_the_chapter_says_what_the_page_says(six: list[Path], results_dir: Path, tmp_path: Path, write: Write) -> None:
+def test_the_web_chapter_has_the_numbers_of_the_page(
+    six: list[Path], results_dir: Path, tmp_path: Path, write: Write
+) -> None:
     write(metrics={"shape_bias": 0.2, "reference/humans": 0.9587}, **BIAS, **backbone(0))
     html = web_page.analyses_chapter(standings(results_dir))
 
@@ -173,13 +175,13 @@ def test_the_chapter_says_what_the_page_says(six: list[Path], results_dir: Path,
     assert html.count("<section") == html.count("</section>") == 2
 
 
-def test_render_writes_the_page_and_ranks_no_analysis(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
+def test_render_writes_the_page_and_does_not_rank_analyses(six: list[Path], results_dir: Path, tmp_path: Path) -> None:
     out, html = tmp_path / "out", tmp_path / "html"
     asked = ["--results", str(results_dir), "--out", str(out), "--html", str(html)]
     assert render.main(asked) == 0
     overview = (out / "README.md").read_text()
 
-    assert "What the backbones do inside: [analyses](analyses.md)." in overview
+    assert "Analyses of the features: [analyses](analyses.md)." in overview
     assert "analysis/attention" not in overview
     assert "depth/scenes" in overview
     assert "frozen distance" in (out / "analyses.md").read_text()
@@ -190,9 +192,9 @@ def test_render_writes_the_page_and_ranks_no_analysis(six: list[Path], results_d
     assert render.main([*asked, "--check"]) == 0
 
 
-def test_of_an_analysis_nobody_is_better(six: list[Path], results_dir: Path, write: Write) -> None:
+def test_in_an_analysis_no_backbone_is_better(six: list[Path], results_dir: Path, write: Write) -> None:
     for i, seed in ((0, 1), (1, 1), (0, 2), (1, 2)):
         write(metrics={"distance": 60.0 + i + seed / 100}, seed=seed, **ATTENTION, **backbone(i))
     told = compare.page(standings(results_dir), "vit-1", "vit-0")
-    assert "A has more, by 1.00 or more" in told
+    assert "A is larger, by 1.00 or more" in told
     assert "better" not in line(told, "analysis/attention")[-1]

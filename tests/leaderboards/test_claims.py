@@ -23,24 +23,24 @@ def judged(records):
     return {claim.number: verdict(claim, found) for claim in claims(SPECIES, found.blocks)}
 
 
-def test_every_claim_holds_where_every_number_is_as_claimed(result):
+def test_every_claim_holds_if_all_scores_are_as_claimed(result):
     words = {number: told.word for number, told in judged(world(result)).items()}
     assert words == dict.fromkeys(NUMBERS, HOLDS)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
-def test_a_claim_does_not_hold_where_one_number_is_against_it(result, number):
+def test_a_claim_does_not_hold_if_one_comparison_is_against_it(result, number):
     told = judged(world(result, changes=[AGAINST[number]]))[number]
     assert told.word == FAILS
-    assert {each.says for each in told.judged} >= {"for", "against"}
+    assert {each.outcome for each in told.judged} >= {"for", "against"}
 
 
-def test_no_claim_can_be_told_where_replicates_scatter(result):
+def test_no_claim_is_decided_if_replicates_scatter(result):
     words = {told.word for told in judged(world(result, spread=3)).values()}
     assert words == {OPEN}
 
 
-def test_no_claim_can_be_told_from_one_replicate_and_that_is_said(result):
+def test_no_claim_is_decided_by_one_replicate_and_the_reason_is_given(result):
     for told in judged(world(result, seeds=(0,))).values():
         assert told.word == OPEN
         assert all("n = 1" in text for text in told.missing)
@@ -55,9 +55,9 @@ def test_a_missing_method_is_named(result, number):
     assert all(text.startswith("supervised: no record of ") for text in told.missing)
 
 
-def test_what_is_missing_goes_before_what_is_against(result):
+def test_missing_records_outweigh_comparisons_against(result):
     told = judged(world(result, without="moco", changes=[AGAINST[1]]))[1]
-    assert "against" in {each.says for each in told.judged}
+    assert "against" in {each.outcome for each in told.judged}
     assert told.word == OPEN
 
 
@@ -68,13 +68,13 @@ def test_a_missing_variant_is_named(result, number, role):
     assert told.missing == [f"{role}: no record of {SPECIES} finetune top1"]
 
 
-def test_where_supervised_learnt_nothing_only_claims_without_it_can_be_told(result):
+def test_if_supervised_learned_nothing_only_claims_without_it_are_decided(result):
     told = judged(world(result, changes=[(SPECIES, "frozen", "supervised", "top1", 10)]))
     assert {n: t.word for n, t in told.items()} == {n: HOLDS if n in (2, 3) else OPEN for n in NUMBERS}
 
 
 @pytest.mark.parametrize(("blocks", "last"), [(12, 3), (6, 1), (24, 6)])
-def test_the_last_quarter_of_the_blocks_is_what_is_compared_and_dropped(blocks, last):
+def test_the_last_quarter_of_the_blocks_is_compared_and_dropped(blocks, last):
     every = {claim.number: claim for claim in claims(SPECIES, blocks)}
     protocols = {score.protocol for score in every[6].shown}
     assert f"finetune-drop{last}" in protocols
@@ -85,7 +85,7 @@ def test_the_last_quarter_of_the_blocks_is_what_is_compared_and_dropped(blocks, 
     assert {t.score.metric for t in wider.terms if t.factor < 0} == {f"distance/{k}" for k in range(last)}
 
 
-def test_where_mae_gains_nothing_the_similarity_cannot_be_told(result):
+def test_if_mae_gains_nothing_the_similarity_is_not_decided(result):
     flat = [(SPECIES, "finetune", role, "top1", 20) for role in ("mae", "r-mae", "c-mae")]
     assert judged(world(result, changes=flat))[2].word == OPEN
     worse = [(SPECIES, "finetune", role, "top1", 10) for role in ("mae", "r-mae", "c-mae")]
@@ -117,27 +117,27 @@ def test_the_interval_is_students_over_paired_replicates(result):
     first = told.judged[0].interval
     assert first.mean == pytest.approx(2)
     assert first.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)  # t of 2 degrees
-    assert [each.says for each in told.judged] == ["open", "for"]
+    assert [each.outcome for each in told.judged] == ["open", "for"]
     assert by_hand(result, (2.0, 3.0, 4.0)).word == HOLDS
 
 
-def test_against_is_said_after_bonferroni(result):
+def test_against_needs_bonferronis_correction(result):
     # 2.6 is beyond 4.303 / sqrt(3) = 2.48, and short of 6.205 / sqrt(3) = 3.58.
     assert by_hand(result, (-1.6, -2.6, -3.6)).word == OPEN
     assert by_hand(result, (-2.7, -3.7, -4.7)).word == FAILS
     assert by_hand(result, (-1.6, -2.6, -3.6), roles=("mae",)).word == FAILS
 
 
-def test_equal_numbers_are_open_and_rounding_is_no_difference(result):
-    assert by_hand(result, (0.0, 0.0, 0.0), roles=("mae",)).judged[0].says == "open"
-    assert by_hand(result, (1e-13, 1e-13, 1e-13), roles=("mae",)).judged[0].says == "open"
+def test_equal_scores_are_open_and_rounding_errors_are_ignored(result):
+    assert by_hand(result, (0.0, 0.0, 0.0), roles=("mae",)).judged[0].outcome == "open"
+    assert by_hand(result, (1e-13, 1e-13, 1e-13), roles=("mae",)).judged[0].outcome == "open"
     assert by_hand(result, (1e-6, 1e-6, 1e-6), roles=("mae",)).word == HOLDS
 
 
-def test_what_only_correction_leaves_open_is_told_apart(result):
+def test_an_outcome_open_only_by_correction_is_named(result):
     leads = ((-1.6, -2.6, -3.6), (-2.7, -3.7, -4.7), (-1.0, 0.0, 1.0), (2.0, 3.0, 4.0))
-    said = [claims_page._says(by_hand(result, each).judged[0]) for each in leads]
-    assert said == ["against, but not after correction", "against", "\N{EN DASH}", "as claimed"]
+    outcomes = [claims_page._outcome_cell(by_hand(result, each).judged[0]) for each in leads]
+    assert outcomes == ["against, but not after correction", "against", "\N{EN DASH}", "as claimed"]
 
 
 def test_a_diverged_replicate_is_not_dropped(result):
@@ -146,7 +146,7 @@ def test_a_diverged_replicate_is_not_dropped(result):
     assert math.isnan(told.judged[0].interval.mean)
 
 
-def test_a_replicate_is_the_mean_over_its_seeds_of_evaluation(result):
+def test_a_replicate_is_the_mean_over_its_evaluation_seeds(result):
     records = world(result)
     twice = [
         dataclasses.replace(r, seed=r.seed + 10, metrics={k: v + 2 for k, v in r.metrics.items()})
@@ -161,7 +161,7 @@ def test_a_replicate_is_the_mean_over_its_seeds_of_evaluation(result):
     assert values.keys() == {0, 1, 2}
 
 
-def test_a_backbone_made_twice_is_one_replicate_and_other_settings_are_not_mixed_in(result):
+def test_a_backbone_pretrained_twice_is_one_replicate_and_other_settings_are_not_mixed_in(result):
     records = world(result)
     frozen = [r for r in records if (r.task, r.protocol["name"]) == (SPECIES, "frozen")]
     (one,) = [r for r in frozen if r.backbone["name"] == "mae-0"]
@@ -178,19 +178,19 @@ def test_a_backbone_made_twice_is_one_replicate_and_other_settings_are_not_mixed
     changed = {**other, "pretraining": {"pretraining": json.dumps(made)}}
     told = judged([*records, dataclasses.replace(again, backbone=changed)])[4]
     assert told.word == OPEN
-    assert "mae-again@abababab were not made with the same settings" in told.missing[0]
+    assert "mae-again@abababab were pretrained with different settings" in told.missing[0]
 
 
 @pytest.mark.parametrize(
     ("name", "data", "blocks"),
     [("claims", "species", 6), ("claims-gpu", "species", 12), ("claims-gpu", "tiny-imagenet-200", 12)],
 )
-def test_the_suite_makes_every_run_that_a_claim_compares(name, data, blocks):
+def test_the_suite_has_every_run_that_a_claim_compares(name, data, blocks):
     """Every role at every score, three times, so that nothing is missing when it is done."""
     wanted = suite.load(name)
     covered = SPECIES if data == "species" else "classification/tiny-imagenet"
     for claim in claims(covered, blocks):
-        for comparison in (*claim.given, *claim.comparisons):
+        for comparison in (*claim.preconditions, *claim.comparisons):
             for term in comparison.terms:
                 found = replicated(wanted, data, term)
                 assert found >= {0, 1, 2}, (claim.number, comparison.label, term.role)

@@ -30,7 +30,7 @@ def summary(page, number):
     return [cell.strip() for cell in line.split("|")[3:-1]]
 
 
-def test_another_scale_is_judged_by_itself_and_smoke_runs_are_none(result):
+def test_another_scale_is_judged_separately_and_smoke_runs_are_ignored(result):
     records = world(result)
     again = [elsewhere(r) for r in world(result, changes=AGAINST.values()) if r.backbone["weights_sha256"]]
     found = replicates.scales(sections([*records, *again]))
@@ -45,7 +45,7 @@ def test_another_scale_is_judged_by_itself_and_smoke_runs_are_none(result):
     assert replicates.scales(sections(smoke)) == []
 
 
-def test_the_page_says_the_rule_the_numbers_and_what_is_missing(result):
+def test_the_page_has_the_rule_the_scores_and_what_is_missing(result):
     page = claims_page.page(sections(world(result)))
     assert claims_page.RULE in page
     assert page.count("### ") == 10
@@ -55,8 +55,8 @@ def test_the_page_says_the_rule_the_numbers_and_what_is_missing(result):
     assert f"{interval.mean:.2f} ± {interval.half_width:.2f} (n = 3)" in page
     # Without a store there are no curves, and so no verdict on the ninth.
     ninth = page[page.index("### 9.") : page.index("### 10.")]
-    assert "**Cannot be told here**: of 4 comparisons 0 are as claimed, 0 against." in ninth
-    assert "records of detection/scenes finetune hold no mean of the curve bbox" in ninth
+    assert "**Not decided by these records**: of 4 comparisons 0 are as claimed, 0 against." in ninth
+    assert "records of detection/scenes finetune have no mean of the curve bbox" in ninth
 
 
 def test_curves_are_read_from_the_store(write, results_dir, result):
@@ -81,7 +81,7 @@ def test_without_two_methods_there_is_no_page(result):
     assert claims_page.page(sections(alone)) is None
 
 
-def test_a_scale_of_one_replicate_is_shown_and_what_is_no_suite_of_claims_is_not(result):
+def test_a_scale_of_one_replicate_is_shown_and_a_scale_without_analyses_is_not(result):
     once = [elsewhere(r) for r in world(result, seeds=(0,)) if r.backbone["weights_sha256"]]
     page = claims_page.page(sections([*world(result), *once]))
     assert summary(page, 10) == [f"{HOLDS} (2 of 2 as claimed, 0 against)", f"{OPEN} (n = 1)"]

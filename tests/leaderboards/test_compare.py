@@ -13,7 +13,7 @@ def cells(page):
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-def test_a_paired_difference_is_told_apart_where_the_rows_overlap(result):
+def test_a_paired_difference_excludes_0_although_the_rows_overlap(result):
     records = seeds(result, 60.0, 70.0, 80.0, backbone="a")
     records += seeds(result, 59.0, 68.9, 79.1, backbone="b")
     ((*_, a, b, less, n, words),) = cells(compare.page(sections(records), "a", "b"))
@@ -22,24 +22,24 @@ def test_a_paired_difference_is_told_apart_where_the_rows_overlap(result):
     assert words == "A is better, by 0.75 or more"
 
 
-def test_what_is_lower_is_better_where_it_is_so(result):
+def test_lower_is_better_for_such_metrics(result):
     lower = {"higher_is_better": False}
     records = seeds(result, 60.0, 70.0, 80.0, backbone="a", **lower)
     records += seeds(result, 59.0, 68.9, 79.1, backbone="b", **lower)
     assert "B is better" in compare.page(sections(records), "a", "b")
 
 
-def test_a_difference_within_its_interval_says_what_is_excluded(result):
+def test_a_difference_within_its_interval_has_an_upper_bound(result):
     records = seeds(result, 70.0, 71.0, backbone="a") + seeds(result, 70.5, 70.0, backbone="b")
     ((*_, words),) = cells(compare.page(sections(records), "a", "b"))
     # Differences -0.5, 1.0: mean 0.25, 12.7062 x 1.06066 / sqrt(2) = 9.5297
-    assert words == "cannot be told apart; if they differ, then by less than 9.78"
+    assert words == "no difference found; if there is one, it is below 9.78"
 
 
-def test_single_seeds_tell_nothing(result):
+def test_single_seeds_have_no_interval(result):
     records = [*seeds(result, 90.0, backbone="a"), *seeds(result, 10.0, backbone="b")]
     ((*_, words),) = cells(compare.page(sections(records), "a", "b"))
-    assert words.endswith("nothing can be told")
+    assert words.startswith("no interval: a single seed")
 
 
 def test_digests_and_protocols_are_never_mixed(result):
@@ -47,7 +47,7 @@ def test_digests_and_protocols_are_never_mixed(result):
     late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
     records += seeds(result, 70.5, 70.0, backbone="b", **late)
     records += seeds(result, 70.5, backbone="b", protocol="finetune", digest="e3" * 32)
-    assert "nothing" not in compare.page(sections(records), "a", "b")
+    assert "no interval" not in compare.page(sections(records), "a", "b")
     assert "in common" in compare.page(sections(records), "a", "b")
 
 

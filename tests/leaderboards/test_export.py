@@ -5,7 +5,7 @@ from leaderboards import export
 from leaderboards.standings import sections
 
 
-def test_csv_has_every_number_in_full(result, tmp_path):
+def test_csv_has_every_number_unrounded(result, tmp_path):
     records = [result(seed=s, metrics={"top1": 50 + s / 3, "top5": 90.0}) for s in range(3)]
     records += [result(backbone="a,b", method="scratch", weights=None, metrics={"top1": 40.0})]
     old = {"digest": "e2" * 32, "finished": "2020-01-01T00:00:00+00:00"}
@@ -39,13 +39,13 @@ def test_latex_marks_the_best_and_the_ties_and_escapes_names(result, tmp_path):
     assert "\\begin{tabular}{llrrr}" in lines
 
 
-def test_latex_escapes_all_that_is_special():
+def test_latex_escapes_all_special_characters():
     assert export.escaped("a_b%$#{}~^\\<>&") == (
         "a\\_b\\%\\$\\#\\{\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}\\textless{}\\textgreater{}\\&"
     )
 
 
-def test_superseded_numbers_are_in_no_latex_table(result, tmp_path):
+def test_superseded_numbers_are_not_in_latex_tables(result, tmp_path):
     late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
     records = [result(metrics={"top1": 11.0}), result(metrics={"top1": 22.0}, **late)]
     (path,) = export.write_latex(sections(records), tmp_path)

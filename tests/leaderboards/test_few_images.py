@@ -32,7 +32,7 @@ def cells(page):
 def test_sets_of_images_make_the_interval_and_scratch_is_the_first_line(result):
     records = [pretrained(result, 1, seed, top1) for seed, top1 in enumerate((20.0, 21.0, 22.0))]
     records += [pretrained(result, 1000, 0, 30.0), scratch(result, 10.0)]
-    head, _, *rows = cells(pages.page(sections(records)))
+    head, _, *rows = cells(pages.few_images_page(sections(records)))
     assert head == ["pretrained on", "[classification/scenes](classification-scenes.md) frozen top1 ↑"]
     assert rows == [
         ["scratch", "10.00"],
@@ -47,7 +47,7 @@ def test_a_protocol_without_few_images_has_no_column_and_a_missing_number_is_a_d
     records += [scratch(result, 10.0), scratch(result, 50.0, **other)]
     tuned = dataclasses.replace(pretrained(result, 1, 0, 60.0), digest="d3" * 32)
     tuned = dataclasses.replace(tuned, protocol={**tuned.protocol, "name": "frozen-knn"})
-    _, _, *rows = cells(pages.page(sections([*records, tuned])))
+    _, _, *rows = cells(pages.few_images_page(sections([*records, tuned])))
     assert rows == [
         ["scratch", "10.00", "\N{EN DASH}"],
         ["1 image", "20.00", "60.00"],
@@ -55,13 +55,13 @@ def test_a_protocol_without_few_images_has_no_column_and_a_missing_number_is_a_d
     ]
 
 
-def test_another_architecture_is_no_baseline(result):
+def test_another_architecture_is_not_the_reference(result):
     records = [pretrained(result, 1, 0, 20.0), scratch(result, 10.0, backbone="resnet")]
-    _, _, *rows = cells(pages.page(sections(records)))
+    _, _, *rows = cells(pages.few_images_page(sections(records)))
     assert rows == [["1 image", "20.00"]]
 
 
 def test_without_few_images_there_is_no_page(result):
     records = [result(), scratch(result, 10.0)]
-    assert pages.page(sections(records)) is None
-    assert pages.PAGE not in render.all_pages(sections(records))
+    assert pages.few_images_page(sections(records)) is None
+    assert pages.FEW_IMAGES not in render.all_pages(sections(records))

@@ -38,32 +38,32 @@ def test_records_become_a_picture(write: Write, tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("changes", "arguments", "said"),
+    ("changes", "arguments", "message"),
     [
-        ({"curves": {}}, [], "holds no curve of cls and bbox"),
-        ({"curves": {"cls": [1.0]}}, [], "holds no curve of bbox"),
-        ({"curves": curves(), "digest": "d2" * 32}, [], "digest d2d2d2d2, that of vit@a1a1a1a1 d1d1d1d1"),
-        ({"curves": curves()}, ["--smooth", "0"], "takes 1 iteration or more"),
-        ({"curves": curves()}, ["--out", "losses.txt"], "ends in .png, .pdf, .svg"),
+        ({"curves": {}}, [], "has no curve of cls and bbox"),
+        ({"curves": {"cls": [1.0]}}, [], "has no curve of bbox"),
+        ({"curves": curves(), "digest": "d2" * 32}, [], "digest d2d2d2d2, vit@a1a1a1a1 has d1d1d1d1"),
+        ({"curves": curves()}, ["--smooth", "0"], "give 1 iteration or more"),
+        ({"curves": curves()}, ["--out", "losses.txt"], "must end in .png, .pdf, .svg"),
         ({"curves": curves()}, ["--out", "nowhere/losses.png"], "cannot be written"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(
+def test_records_that_cannot_be_drawn_are_an_error(
     write: Write,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     changes: dict[str, object],
     arguments: list[str],
-    said: str,
+    message: str,
 ) -> None:
     records = [write(curves=curves(), **DETECTION), write(backbone="b", **DETECTION, **changes)]
     given = [*map(str, records), "--out", str(tmp_path / "x.png"), *arguments]
 
     assert loss_curves.main(given) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_file_that_is_no_record_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_not_a_record_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").write_text("{}")
     assert loss_curves.main([str(tmp_path / "a.json"), "--out", str(tmp_path / "x.png")]) == 2
     assert "cannot be read" in capsys.readouterr().err

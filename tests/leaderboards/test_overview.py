@@ -13,7 +13,7 @@ def test_the_overview_is_backbones_by_tasks(result):
     a, b = rows(overview)
     assert a == ["a", "mae", "a1a1a1a1", "50.00 ± 0.00", "**30.00 ± 0.00**"]
     assert b == ["b", "mae", "a1a1a1a1", "**60.00** (n = 1)", "\N{EN DASH}"]
-    assert "n = 2 where a cell does not say otherwise." in overview
+    assert "n = 2 unless a cell gives another n." in overview
     assert "[segmentation/scenes](segmentation-scenes.md) frozen mIoU ↑" in overview
     assert "- segmentation/scenes, frozen: digest `e2e2e2e2`" in overview
     assert "python -m bench.run --backbone NAME" in overview
@@ -29,13 +29,13 @@ def test_real_data_and_the_embedded_world_are_apart(result):
     assert "voc" not in scenes
 
 
-def test_no_records_give_a_friendly_overview():
+def test_without_records_the_overview_shows_the_first_command():
     pages = tables([])
     assert list(pages) == ["README.md"]
     assert "No results yet" in pages["README.md"]
 
 
-def test_the_mean_rank_is_over_families_and_complete_backbones_alone(result):
+def test_the_mean_rank_is_over_families_and_only_for_complete_backbones(result):
     detect = {"task": "detection/scenes", "digest": "d2" * 32}
     other = {"task": "detection/coco", "digest": "d3" * 32}
     depth = {"task": "depth/scenes", "digest": "d4" * 32}
@@ -74,7 +74,7 @@ def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
     card = pages["backbone-vit-b@a1a1a1a1.md"]
     assert "- method: mae\n" in card
     assert "- loading: 1 matched, 0 missing, 0 unexpected, 0 resampled\n" in card
-    assert "- file says: recipe: mae-1600\n" in card
+    assert "- header of the file: recipe: mae-1600\n" in card
     first, second = [line for line in card.splitlines() if line.startswith("| [classification")]
     cells = [cell.strip() for cell in first.strip("|").split(" | ")]
     assert cells[1:9] == [*("frozen", "frozen", "top1 ↑", "**50.00**"), *("1\N{EN DASH}2", "2", "`d1d1d1d1`", "1")]
@@ -86,4 +86,4 @@ def test_stale_digests_are_listed_in_the_overview(result):
     late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
     overview = tables([result(), result(**late)])["README.md"]
     assert "## Superseded\n\n- [classification/scenes]" in overview
-    assert "digest `d1d1d1d1`, 1 backbones, by `e2e2e2e2`" in overview
+    assert "digest `d1d1d1d1`, 1 backbones, superseded by `e2e2e2e2`" in overview

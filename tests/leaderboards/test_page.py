@@ -42,7 +42,7 @@ class Elements(HTMLParser):
             self.crossed.append(tag)
 
 
-def test_one_file_holds_all_and_names_nothing_elsewhere(result, out):
+def test_one_file_contains_everything_and_refers_to_nothing_else(result, out):
     assert web_page.write(sections([result()]), [], out) == [out / "index.html"]
     elements = Elements((out / "index.html").read_text())
     assert not elements.open
@@ -53,7 +53,7 @@ def test_one_file_holds_all_and_names_nothing_elsewhere(result, out):
     assert addresses == {"http://www.w3.org/2000/svg"}  # the name of SVG, which nothing fetches
 
 
-def test_order_of_records_changes_no_byte(result):
+def test_the_order_of_records_does_not_change_a_byte(result):
     records = [result(backbone=b, seed=s, metrics={"top1": 50 + s / 3}) for b in "abc" for s in range(3)]
     records += [result(digest="e2" * 32, finished="2025-01-01T00:00:00+00:00")]
     records += [result(seed=9, status="failed", error="x", metrics={}, cost={})]
@@ -77,33 +77,33 @@ def test_a_name_cannot_become_markup_or_end_the_script(result):
     assert row == f"{name} <i> a1a1a1a1".lower()
 
 
-def test_twins_by_name_are_told_apart_by_weights(result):
+def test_equal_names_are_distinguished_by_weights(result):
     found = web_page.html(sections([result(weights="a1" * 32), result(weights="b2" * 32)]))
     data = json.loads(re.search(r'id="data">(.*?)</script>', found, re.DOTALL)[1])
     assert [backbone["label"] for backbone in data["backbones"]] == ["vit@a1a1a1a1", "vit@b2b2b2b2"]
 
 
-def test_no_records_say_so(out):
+def test_without_records_the_page_shows_a_message(out):
     web_page.write([], [], out)
     text = (out / "index.html").read_text()
     assert "No results yet" in text
     assert 'id="scatter"' not in text
 
 
-def test_a_task_where_all_failed_says_so(result):
+def test_a_task_with_only_failed_runs_shows_a_message(result):
     failed = result(status="failed", error="no <memory>", metrics={}, cost={}, selection={})
     text = web_page.html(sections([failed]))
     assert "No run has finished." in text
     assert "failed: vit@a1a1a1a1 seed 0: no &lt;memory&gt;" in text
 
 
-def test_a_diverged_seed_is_named_and_its_cell_has_no_place_in_the_order(result):
+def test_a_diverged_seed_is_listed_and_its_cell_has_no_sort_value(result):
     text = web_page.html(sections([result(metrics={"top1": math.nan})]))
     assert "not finite: vit@a1a1a1a1 seed 0: top1" in text
     assert '<td class="number">nan</td>' in text
 
 
-def test_pictures_beside_records_are_copied_and_described(write, results_dir, out):
+def test_pictures_next_to_records_are_copied_and_described(write, results_dir, out):
     first, tenth = (write(seed=seed) for seed in (1, 10))
     names = {first: ["-attention-distance.png", ".png"], tenth: ["-cka.png"]}
     for record, ends in names.items():
@@ -122,7 +122,7 @@ def test_pictures_beside_records_are_copied_and_described(write, results_dir, ou
     assert [image["alt"] for image in images] == [f"attention distance {run} 1", f"Picture {run} 1", f"cka {run} 10"]
 
 
-def test_published_numbers_have_no_rank_and_no_part_in_the_plot(result):
+def test_published_numbers_have_no_rank_and_are_not_in_the_plot(result):
     told = Published(
         task="pose/coco",
         backbone="ViT-H",
@@ -140,7 +140,7 @@ def test_published_numbers_have_no_rank_and_no_part_in_the_plot(result):
     assert "ViT-H" not in text.replace(section, "")
 
 
-def test_a_page_of_ones_own_is_not_overwritten(result, out):
+def test_a_page_of_the_users_own_is_not_overwritten(result, out):
     out.mkdir()
     (out / "index.html").write_text("<h1>Mine</h1>")
     with pytest.raises(UserError, match=r"index\.html was not written by this command"):

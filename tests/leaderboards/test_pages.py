@@ -42,7 +42,7 @@ def test_lower_is_better_puts_the_smallest_first(result):
     assert "top1" not in page
 
 
-def test_rows_that_cannot_be_told_from_the_best_are_marked(result):
+def test_rows_that_tie_with_the_best_are_marked(result):
     records = seeds(result, 69.0, 70.0, 71.0, backbone="best")
     records += seeds(result, 68.0, 70.5, 68.5, backbone="close")
     records += seeds(result, 68.0, 69.0, 70.0, backbone="always-less")
@@ -55,7 +55,7 @@ def test_rows_that_cannot_be_told_from_the_best_are_marked(result):
     assert cells["single"] == "69.90"
 
 
-def test_one_seed_stands_alone_and_says_so(result):
+def test_a_single_seed_has_no_interval_and_n_1(result):
     (row,) = rows(tables(seeds(result, 61.234))[PAGE])
     assert row[3:6] == ["**61.23**", "1", "1"]
 
@@ -92,7 +92,7 @@ def test_frozen_and_finetuned_are_separate_tables(result):
     assert [row[-1] for row in rows(frozen)] == ["**50.00**"]
 
 
-def test_weights_tell_rows_of_one_name_apart(result):
+def test_rows_of_one_name_are_distinguished_by_weights(result):
     records = seeds(result, 60.0, weights="a1" * 32) + seeds(result, 40.0, weights=None)
     pages = tables(records)
     for page in (pages[PAGE], pages["README.md"]):
@@ -117,7 +117,7 @@ def test_failed_runs_are_listed_with_their_first_line(result):
     assert "- [classification/scenes](classification-scenes.md): 1 failed\n" in pages["README.md"]
 
 
-def test_a_task_where_all_failed_says_so(result):
+def test_a_task_with_only_failed_runs_shows_a_message(result):
     failed = result(status="failed", error=None, metrics={}, cost={}, selection={})
     pages = tables([failed])
     assert "No run has finished." in pages[PAGE]
@@ -142,14 +142,14 @@ def test_per_class_metrics_stay_in_the_record(result):
     assert page.index("mIoU ↑") < page.index("aAcc")
 
 
-def test_a_metric_that_some_seeds_lack_says_over_how_many(result):
+def test_a_metric_that_some_seeds_lack_has_its_own_n(result):
     records = [result(metrics={"top1": 50.0, "top5": 80.0}), result(seed=1)]
     records[1] = dataclasses.replace(records[1], metrics={"top1": 50.0})
     (row,) = rows(tables(records)[PAGE])
     assert row[5] == "80.00 (n = 1)"
 
 
-def test_a_split_that_chose_for_itself_is_called_optimistic(result):
+def test_choosing_on_the_reported_split_is_called_optimistic(result):
     chosen = {"selected_on": "val", "reported_on": "val", "trials": [], "epoch": 1}
     assert "optimistic" not in tables([result()])[PAGE]
     assert "optimistic" in tables([result(selection=chosen)])[PAGE]
@@ -164,15 +164,15 @@ def test_provenance_names_protocol_data_split_selection_and_digest(result):
     assert "smoke" not in page
 
 
-def test_a_protocol_that_chose_nothing_says_so(result):
+def test_a_protocol_that_chose_nothing_is_noted(result):
     fixed = {"selected_on": None, "reported_on": "val", "trials": [], "epoch": "last"}
     page = tables([result(selection=fixed)])[PAGE]
-    assert "chosen on: nothing, all are the protocol's\n" in page
+    assert "chosen on: none, the protocol fixes all of them\n" in page
     assert "optimistic" not in page
 
 
-def test_a_smoke_run_is_called_one(result):
-    assert "the numbers mean nothing" in tables([result(protocol="frozen-smoke")])[PAGE]
+def test_a_smoke_run_is_marked(result):
+    assert "the numbers are not results" in tables([result(protocol="frozen-smoke")])[PAGE]
 
 
 def test_costs_are_means_and_name_every_device(result):
@@ -182,7 +182,7 @@ def test_costs_are_means_and_name_every_device(result):
     assert row[-4:] == ["0.1500", "500.5", "0.123", "CPU, 2 cores; NVIDIA H200"]
 
 
-def test_order_of_records_changes_no_byte(result):
+def test_the_order_of_records_does_not_change_a_byte(result):
     records = seeds(result, 50.1, 50.2, 50.7, backbone="a") + seeds(result, 50.1, backbone="b")
     records += seeds(result, 50.1, backbone="c") + seeds(result, 9.0, digest="e2" * 32)
     records += [result(seed=i, status="failed", error="x", metrics={}, cost={}) for i in range(6, 9)]
@@ -217,6 +217,6 @@ def test_task_table_is_the_pages_table(result):
     assert task_table(section).markdown() in tables([result()])[PAGE]
 
 
-def test_mode_is_the_protocols_own_word_not_its_name():
+def test_the_mode_is_the_protocols_flag_not_its_name():
     assert mode({"name": "linear", "frozen": True}) == "frozen"
     assert mode({"name": "frozen-then-tuned", "frozen": False}) == "fine-tuned"

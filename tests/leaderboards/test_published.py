@@ -34,14 +34,14 @@ def test_the_projects_own_numbers_all_have_a_source_and_a_protocol():
     assert len(set(numbers)) == len(numbers)
 
 
-def test_a_row_is_read_with_what_its_group_says(file):
+def test_a_row_inherits_the_keys_of_its_group(file):
     one, two = published.load(file(NUMBER))
     assert (one.backbone, one.metric, one.value, one.task) == ("ViT-B", "top1", 83.6, "classification/scenes")
     assert two.value == 85.0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         (', source = "a paper, table 1" },\n  {', " },\n  {", "has no source"),
         ('source = "a paper, table 1"', 'source = " "', "has no source"),
@@ -54,12 +54,12 @@ def test_a_row_is_read_with_what_its_group_says(file):
         ("[[group]]", "[[group", "cannot be read"),
     ],
 )
-def test_a_number_without_a_source_or_with_another_flaw_is_refused(file, old, new, said):
-    with pytest.raises(UserError, match=said):
+def test_a_number_without_a_source_or_with_another_flaw_is_refused(file, old, new, message):
+    with pytest.raises(UserError, match=message):
         published.load(file(NUMBER.replace(old, new, 1)))
 
 
-def test_published_numbers_stand_apart_and_are_never_ranked(file, result):
+def test_published_numbers_are_in_a_section_of_their_own_and_never_ranked(file, result):
     numbers = published.load(file(NUMBER))
     ours = [result(seed=seed, metrics={"top1": 50.0 + seed}) for seed in (0, 1)]
     pages, alone = render.all_pages(sections(ours), numbers), render.all_pages(sections(ours))
@@ -75,7 +75,7 @@ def test_published_numbers_stand_apart_and_are_never_ranked(file, result):
     assert [row.rank for row in sections(ours)[0].rows] == [(1, 1)]
 
 
-def test_a_task_that_nobody_ran_here_is_on_the_page_of_published_numbers_alone(file, result):
+def test_a_task_without_runs_is_only_on_the_page_of_published_numbers(file, result):
     numbers = published.load(file(NUMBER.replace("classification/scenes", "depth/nyu")))
     pages = render.all_pages(sections([result()]), numbers)
     assert "## depth/nyu" in pages[published.PAGE]

@@ -26,7 +26,7 @@ def test_many_records_are_read_by_several_processes_to_the_same_pages(write, res
     assert all_pages(one.standings) == all_pages(several.standings)
 
 
-def test_a_reading_shows_what_the_records_show(write, result, results_dir):
+def test_a_reading_gives_the_pages_of_its_records(write, result, results_dir):
     changes = {"curves": {"loss": [1.0, 2.0]}, "environment": {"torch": "2"}}
     records = [result(seed=s, metrics={"top1": 50.0 + s}, **changes) for s in range(2)]
     for seed in range(2):

@@ -48,7 +48,7 @@ def test_shuffled_creation_gives_the_same_bytes(write, render, out, results_dir)
     assert seen[0] == seen[1] == seen[2]
 
 
-def test_check_is_silent_when_fresh_and_names_what_is_stale(write, render, out, capsys):
+def test_check_is_silent_if_up_to_date_and_lists_stale_pages(write, render, out, capsys):
     write()
     render()
     before = contents(out)
@@ -87,7 +87,7 @@ def test_a_page_whose_records_are_gone_is_stale_then_deleted(write, render, out)
 
 
 @pytest.mark.parametrize("damage", [b"{", b"[]", b'{"schema": 99}', b"\xff\xfe", None])
-def test_a_corrupt_record_is_named_and_the_rest_rendered(write, render, out, capsys, damage):
+def test_a_corrupt_record_is_reported_and_the_others_rendered(write, render, out, capsys, damage):
     write(backbone="good")
     bad = write(backbone="bad")
     bad.write_bytes(damage or bad.read_bytes().replace(b"50.0", b"90.0"))  # None: edited by hand
@@ -102,7 +102,7 @@ def test_a_corrupt_record_is_named_and_the_rest_rendered(write, render, out, cap
 
 
 @pytest.mark.parametrize("place", ["vit@a1a1a1a1/d1d1d1d1-seed1.json", "b@c/d1d1d1d1-seed0.json"])
-def test_a_copied_record_is_not_one_more_seed(write, render, out, capsys, place):
+def test_a_copied_record_is_not_another_seed(write, render, out, capsys, place):
     path = write()
     copy = path.parents[1] / place
     copy.parent.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def test_a_copied_record_is_not_one_more_seed(write, render, out, capsys, place)
     assert " 1 |" in line
 
 
-def test_an_empty_folder_is_no_error(render, out):
+def test_an_empty_folder_is_not_an_error(render, out):
     assert render() == 0
     assert "No results yet" in (out / "README.md").read_text()
     assert render("--check") == 0
@@ -127,7 +127,7 @@ def test_a_missing_folder_is_a_wrong_request(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_readme_of_ones_own_is_not_overwritten(write, render, out, capsys):
+def test_a_readme_of_the_users_own_is_not_overwritten(write, render, out, capsys):
     write()
     out.mkdir()
     (out / "README.md").write_text("# My project\n")

@@ -53,7 +53,7 @@ def test_a_value_that_is_not_finite_is_not_dropped(values):
     assert interval.n == len(values)
 
 
-def test_order_of_values_changes_no_bit():
+def test_the_order_of_values_does_not_change_a_bit():
     values = [0.1, 0.2, 0.3, 1e8, -1e8, 0.7]
     assert mean_interval(values) == mean_interval(values[::-1])
 
@@ -67,7 +67,7 @@ def test_shared_seeds_are_compared_in_pairs_as_the_paired_t_test_does():
     assert found.paired
     assert found.n == 3
     assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high))
-    assert found.told_apart  # their own intervals overlap by far
+    assert found.excludes_zero  # their own intervals overlap by far
     assert not tie(A, B)
 
 
@@ -90,7 +90,7 @@ def test_other_seeds_are_compared_as_welchs_test_does():
         ({0: 70.0, 1: 71.0}, {0: 69.0, 1: 70.0}, False),  # apart by the same in each pair
     ],
 )
-def test_a_tie_is_what_an_interval_cannot_tell_apart_or_equal_means(a, b, expected):
+def test_a_tie_is_equal_means_or_an_interval_that_contains_0(a, b, expected):
     assert tie(a, b) is tie(b, a) is expected
 
 

@@ -57,7 +57,7 @@ def test_contrast_is_the_one_of_the_definition():
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_stands_out_from_its_background(page, scheme):
+def test_every_text_has_enough_contrast(page, scheme):
     page.look(scheme=scheme)
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     texts = page.run(TEXTS)
@@ -67,7 +67,7 @@ def test_every_text_stands_out_from_its_background(page, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_rows_under_the_pointer_and_marks_stand_out_too(page, scheme):
+def test_rows_under_the_pointer_and_marks_have_enough_contrast(page, scheme):
     page.look(scheme=scheme)
     for ink in ("ink", "muted"):
         assert contrast(colour(page, ink), colour(page, "shade")) >= 4.5
@@ -75,7 +75,7 @@ def test_rows_under_the_pointer_and_marks_stand_out_too(page, scheme):
         assert contrast(colour(page, mark), colour(page, "paper")) >= 3
 
 
-def test_the_reader_who_prefers_dark_gets_dark(page):
+def test_a_preference_for_dark_gives_the_dark_scheme(page):
     paper = "getComputedStyle(document.body).backgroundColor"
     light = page.run(paper)
     page.look(scheme="dark")
@@ -83,7 +83,7 @@ def test_the_reader_who_prefers_dark_gets_dark(page):
 
 
 @pytest.mark.parametrize("width", [320, 360, 768, 1600])
-def test_nothing_but_a_tables_own_box_scrolls_sideways(page, width):
+def test_only_a_tables_own_box_scrolls_sideways(page, width):
     page.look(width=width)
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     assert page.run("document.documentElement.scrollWidth") == width
@@ -136,7 +136,7 @@ def test_the_first_stop_skips_to_the_tables(page):
     assert page.run("document.activeElement.id") == "main"
 
 
-def test_controls_tables_and_marks_have_names_when_read_aloud(page):
+def test_controls_tables_and_marks_have_accessible_names(page):
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
     told = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"]]
@@ -148,7 +148,7 @@ def test_controls_tables_and_marks_have_names_when_read_aloud(page):
     assert len(tables) == len(set(tables)) > 4
 
 
-def test_headings_descend_by_one_and_the_page_says_what_it_is(page):
+def test_headings_descend_by_one_and_the_page_has_a_title(page):
     levels = page.run("Array.from(document.querySelectorAll('h1, h2, h3, h4'), (one) => Number(one.tagName[1]))")
     assert levels[0] == 1
     assert levels.count(1) == 1
@@ -164,7 +164,7 @@ def test_headings_descend_by_one_and_the_page_says_what_it_is(page):
     assert set(targets) <= set(ids)
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
+def test_the_page_requests_nothing_and_logs_no_errors(page):
     page.click("th button")
     page.click("#log")
     page.type("#text", "mae")
@@ -175,7 +175,7 @@ def test_the_page_asks_for_nothing_and_complains_of_nothing(page):
     assert [event for event in page.events if event["method"] in said] == []
 
 
-def test_a_picture_beside_a_record_is_shown_with_its_words(chromium, result, tmp_path):
+def test_a_picture_next_to_a_record_is_shown_with_its_description(chromium, result, tmp_path):
     place = tmp_path / "classification/scenes/vit@a1a1a1a1/d1d1d1d1-seed0-attention-distance.png"
     place.parent.mkdir(parents=True)
     Image.new("RGB", (30, 20)).save(place)

@@ -67,7 +67,7 @@ def test_logarithmic_cost_spreads_factors_evenly_and_leaves_the_metric_alone(pag
     assert {"0.1", "1", "10", "100"} <= set(texts)
 
 
-def test_logarithm_is_offered_for_costs_alone(page):
+def test_a_logarithmic_axis_is_offered_only_for_costs(page):
     assert not page.run("document.getElementById('log').disabled")
     choose(page, "x", "mIoU", "segmentation/voc, finetune")
     assert page.run("document.getElementById('log').disabled")
@@ -92,7 +92,7 @@ def test_bars_are_the_intervals_and_a_single_seed_has_none(page):
     assert points["single"]["bars"] == []
 
 
-def test_a_point_says_its_name_and_both_values(page):
+def test_a_point_shows_its_name_and_both_values(page):
     (told,) = [point["told"] for point in page.run(POINTS) if point["name"] == "best"]
     assert told.startswith("best, mae: top1 (%), higher is better: classification/scenes, frozen 80.20 ± 0.50; ")
     assert told.endswith("cost of a run (device-hours): classification/scenes, frozen 1")
@@ -112,7 +112,7 @@ def test_one_tab_stop_leads_to_all_points_by_arrows(page):
     assert page.run("document.getElementById('detail').innerText").startswith("single, moco: ")
 
 
-def test_methods_differ_in_colour_and_in_shape_and_the_legend_says_which(page):
+def test_methods_differ_in_colour_and_shape_and_the_legend_lists_them(page):
     looks = "[one.getAttribute('d'), getComputedStyle(one).color]"
     glyphs = page.run(f"Array.from(document.querySelectorAll('.point .glyph'), (one) => {looks})")
     assert len({shape for shape, _ in glyphs}) == len({colour for _, colour in glyphs}) == 4
@@ -135,12 +135,12 @@ def test_the_same_points_are_a_table(page):
     ]
 
 
-def test_the_text_filter_holds_for_the_points(page):
+def test_the_text_filter_applies_to_the_points(page):
     page.type("#text", "mae")
     assert [point["name"] for point in page.run(POINTS)] == ["best"]
 
 
-def test_a_cost_of_zero_is_left_out_of_a_logarithm_and_said(chromium, result, tmp_path):
+def test_a_cost_of_zero_is_left_out_of_a_logarithmic_axis_and_counted(chromium, result, tmp_path):
     free, dear = ({"device_hours": hours} for hours in (0.0, 2.0))
     records = [result(backbone="free", cost=free), result(backbone="dear", cost=dear)]
     write(sections(records), [], tmp_path)
@@ -153,7 +153,7 @@ def test_a_cost_of_zero_is_left_out_of_a_logarithm_and_said(chromium, result, tm
     assert text == "1 point. Not above zero, so not on a logarithmic axis: 1."
 
 
-def test_a_diverged_seed_and_a_superseded_digest_are_no_points(result, standings):
+def test_a_diverged_seed_and_a_superseded_digest_are_not_points(result, standings):
     found = scatter_data(sections([result(metrics={"top1": math.nan}), result(backbone="whole")]))
     top1 = found["measures"][0]
     assert [found["backbones"][key]["label"] for key in top1["values"]] == ["whole"]

@@ -25,7 +25,7 @@ BUTTON = "[data-probe] button"
 SORT = "document.querySelector('[data-probe]').getAttribute('aria-sort')"
 
 
-def test_winner_tie_single_seed_and_loser_are_what_they_are(page):
+def test_winner_tie_single_seed_and_loser_are_marked(page):
     table = page.table(TASK)
     # t(2 degrees of freedom) = 4.30265; 0.2 and 0.1 are the standard deviations of best and worst.
     assert column(table, "top1") == ["80.20 ± 0.50", "80.15 ± 0.76 ≈", "79.00", "50.10 ± 0.25"]
@@ -51,11 +51,11 @@ def test_failed_runs_and_stale_digests_are_listed(page):
     text = page.run("document.body.innerText")
     assert "failed: worst@scratch seed 3: out of memory" in text
     assert "classification/scenes, frozen, digest d1d1d1d1: 1 failed" in text
-    assert "classification/scenes, frozen, digest 0d0d0d0d: 1 backbone, by d1d1d1d1" in text
+    assert "classification/scenes, frozen, digest 0d0d0d0d: 1 backbone, superseded by d1d1d1d1" in text
     assert column(page.table("classification/scenes, frozen, digest 0d"), "top1") == ["90.00 ± 0.00"]
 
 
-def test_published_numbers_stand_apart_with_source_and_protocol_and_without_rank(page):
+def test_published_numbers_have_source_and_protocol_and_no_rank(page):
     table = page.table("segmentation/voc, published")
     assert table[1] == ["ViT-B/16", "mae", "ImageNet-1k", "mIoU", "99.9", "UPerNet", "a paper, table 1"]
     assert not [name for name in table[0] if "rank" in name]
@@ -92,7 +92,7 @@ def test_numbers_sort_as_numbers_and_a_missing_one_is_last_both_ways(page):
     assert column(page.table(TASK), "backbone") == ["worst", "best", "single", "tied"]
 
 
-def test_text_hides_rows_and_says_how_many_are_left(page):
+def test_text_hides_rows_and_counts_the_others(page):
     rows = page.run("document.querySelectorAll('tr[data-name]').length")
     assert page.run("document.getElementById('count').innerText") == f"{rows} of {rows} rows shown"
     page.type("#text", "SIMmim tied")
@@ -113,7 +113,7 @@ def choose(page, field, value):
     )
 
 
-def test_task_and_mode_hide_all_else(page):
+def test_task_and_mode_hide_everything_else(page):
     choose(page, "task", "segmentation/voc")
     shown = "Array.from(document.querySelectorAll('h3'), (h) => h.checkVisibility() ? h.innerText : '').filter(Boolean)"
     assert page.run(shown) == ["Fine-tuned backbones", "segmentation/voc", "segmentation/voc"]
@@ -123,7 +123,7 @@ def test_task_and_mode_hide_all_else(page):
     assert not page.table(TUNED)
 
 
-def test_a_text_that_nothing_has_hides_every_table(page):
+def test_a_text_without_matches_hides_every_table(page):
     page.type("#text", "nothing")
     assert page.run("document.getElementById('count').innerText").startswith("0 of ")
     assert not page.run(
