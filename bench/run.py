@@ -68,7 +68,7 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         sys.stdout.write("".join(f"to do    pretraining {p.name}\n" for p in unmade))
         sys.stdout.write(_describe(planned, plan.estimate(planned, store, stated)))
-        sys.stdout.write(suite.told(unmade))
+        sys.stdout.write(suite.pretraining_cost(unmade))
         if asked := _resources(arguments):
             sys.stdout.write(f"Slurm, a job a run: {asked} (the site's: {site_file()})\n")
         return DONE
@@ -100,7 +100,7 @@ def _suite(request: Request, arguments: argparse.Namespace, store: Store) -> tup
         return listed, unmade
     planned = plan.plan([each.run for each in listed], store)
     cost = _cost(planned, plan.estimate(planned, store, _hours(listed)))
-    sys.stderr.write(f"{suite.told(unmade)}{wanted.name}: {cost}")
+    sys.stderr.write(f"{suite.pretraining_cost(unmade)}{wanted.name}: {cost}")
     check_writable(request.work_dir, "--work-dir")
     where = ["--cluster", "slurm"] if arguments.cluster == "slurm" else []
     where += ["--slurm", *arguments.slurm] if arguments.slurm else []

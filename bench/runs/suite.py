@@ -1,19 +1,19 @@
-"""A suite: backbones to pretrain, and where to evaluate them, as one plan that goes on where it stopped.
+"""A suite: backbones to pretrain and the tasks to evaluate them on, as one plan that can be resumed.
 
     python -m bench.run --suite few-images --data-root DIR
 
 A suite is a TOML file, `suites/NAME.toml` by its name or any other by its path:
 
-    question = "..."                # what its numbers are to answer
-    [[pretrain]]                    # as often as needed; {fields} are filled in from `each`
+    question = "..."                # the question that its numbers answer
+    [[pretrain]]                    # repeated as needed; {fields} are filled in from `each`
     name = "mae-{images}"           # of the backbone
-    command = "--method mae ... --images {images}"          # of python -m pretrain.run
+    command = "--method mae ... --images {images}"          # arguments of python -m pretrain.run
     each = [{ images = [1, 10], minutes = 4 }]              # all combinations of each table's lists
-    minutes = 4                     # that one takes, measured (here or in `each`); the plan adds them up
-    needs = "FOLDER"                # left out, and that is said, where the data root has none
-    [[evaluate]]                    # of the pretrained backbones and those named here
+    minutes = 4                     # measured time of one (here or in `each`); the plan adds them up
+    needs = "FOLDER"                # omitted, with a message, if the data root has no such folder
+    [[evaluate]]                    # the suite's own backbones and those named here
     backbones = ["vit_tiny_patch16_224"]
-    pretrained = ["mae-*"]          # which of the suite's own (default all)
+    pretrained = ["mae-*"]          # patterns that select the suite's own (default all)
     tasks = ["classification/scenes"]
     protocols = ["frozen"]
     seeds = 3                       # or replicates = 3: backbones pretrained with --seed k at seed k alone
@@ -35,12 +35,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from bench.backbones.backbone import Backbone
 from bench.errors import UserError, unknown
 from bench.files import digest
 from bench.records import RunKey
 from bench.runs import plan
 from bench.runs.launch import Slot
-from bench.runs.plan import Request, Run
+from bench.runs.plan import Entries, Request, Run
 
 FOLDER = Path(__file__).parents[2] / "suites"
 WEIGHTS = "backbone.safetensors"  # what pretrain.run leaves
@@ -63,12 +64,12 @@ NEEDED = {"pretrain": ("name", "command"), "evaluate": ("tasks", "protocols")}
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A backbone to make.
+    """A backbone to pretrain.
 
     Args:
-        arguments: of `python -m pretrain.run`, but for --out.
-        minutes: what it takes, where that is known.
-        needs: a folder of the data root.
+        arguments: of `python -m pretrain.run`, without --out.
+        minutes: the expected time, if known.
+        needs: a folder that the data root must have.
     """
 
     name: str
@@ -77,17 +78,17 @@ class Pretraining:
     needs: str = ""
 
     def weights(self, work_dir: Path) -> Path:
-        """The file that it ends in: a function of all that was asked for, so the next try finds it again."""
+        """Return the path of its weights; it depends on all arguments, so a later attempt finds it again."""
         return work_dir / "pretraining" / digest(self.arguments)[:8] / self.name / WEIGHTS
 
-    def given(self, option: str, default: str) -> str:
-        """The value of an option; the last counts, as for argparse."""
+    def value_of(self, option: str, default: str) -> str:
+        """Return the value of an option; as in argparse, the last one counts."""
         return dict(itertools.pairwise(self.arguments)).get(option, default)
 
     @property
     def seed(self) -> int:
-        """That of its weights, order and masks."""
-        return int(self.given("--seed", "0"))
+        """Return the seed of the pretraining."""
+        return int(self.value_of("--seed", "0"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,13 +96,13 @@ class Evaluation:
     """A grid of runs: backbones by tasks, protocols and seeds.
 
     Args:
-        backbones: beside the suite's own.
-        pretrained: patterns of the names of the suite's own.
-        seeds: 0 to seeds - 1, for every backbone.
-        replicates: if not 0, seeds 0 to replicates - 1, of which a backbone pretrained with `--seed k` has k
-            alone: what differs between two seeds is then the pretraining as well.
-        minutes: what a run takes, where that is known.
-        needs: a folder of the data root.
+        backbones: further ones than the suite's own.
+        pretrained: patterns that select the suite's own backbones by name.
+        seeds: every backbone is evaluated with seeds 0 to seeds - 1.
+        replicates: if not 0, the seeds are 0 to replicates - 1, and a backbone pretrained with `--seed k` is
+            evaluated with seed k only, so that two seeds also differ in the pretraining.
+        minutes: the expected time of a run, if known.
+        needs: a folder that the data root must have.
     """
 
     tasks: tuple[str, ...]
@@ -114,21 +115,21 @@ class Evaluation:
     needs: str = ""
 
     def takes(self, made: Pretraining, seed: int | None) -> bool:
-        """Whether it asks for a backbone of the suite; with replicates, at this seed."""
+        """Return whether it includes a backbone of the suite (with replicates: at this seed)."""
         named = any(fnmatch.fnmatchcase(made.name, pattern) for pattern in self.pretrained)
         return named and seed in (None, made.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What is pretrained, then what is evaluated, in this order."""
+    """Pretrainings, and evaluations that follow them."""
 
     name: str
     pretrainings: tuple[Pretraining, ...]
     evaluations: tuple[Evaluation, ...]
 
     def smoke(self) -> "Suite":
-        """An epoch of each pretraining of seed 0, and one seed: shows that it runs, means nothing."""
+        """Return one epoch of each pretraining of seed 0 and one evaluation seed, to check that the suite runs."""
         return dataclasses.replace(
             self,
             pretrainings=tuple(
@@ -142,24 +143,24 @@ class Suite:
         )
 
     def possible(self, data_root: Path | None) -> tuple["Suite", str]:
-        """The suite without what needs a folder that the data root does not have; and what to tell of that."""
+        """Return the suite without the parts whose folder the data root lacks, and a message about those."""
         needs = {p.needs for p in self.pretrainings} | {e.needs for e in self.evaluations}
         lacking = {name for name in needs if name and not (data_root and (data_root / name).is_dir())}
-        kept = dataclasses.replace(
+        possible = dataclasses.replace(
             self,
             pretrainings=tuple(p for p in self.pretrainings if p.needs not in lacking),
             evaluations=tuple(e for e in self.evaluations if e.needs not in lacking),
         )
-        pretrainings = len(self.pretrainings) - len(kept.pretrainings)
-        return kept, "".join(
-            f"LEFT OUT: {pretrainings} pretrainings and what is evaluated of them need the folder {name} below the "
-            f"data root (--data-root DIR or BENCH_DATA=DIR), which is not there.\n"
+        pretrainings = len(self.pretrainings) - len(possible.pretrainings)
+        return possible, "".join(
+            f"LEFT OUT: {pretrainings} pretrainings and their evaluations need the folder {name} below the data root "
+            f"(--data-root DIR or BENCH_DATA=DIR), which does not exist.\n"
             for name in sorted(lacking)
         )
 
 
 def load(name: str) -> Suite:
-    """Read a suite by its name or path; raises UserError at what is no suite."""
+    """Read a suite by its name or path; raises UserError if there is none or its file is wrong."""
     known = {path.stem: path for path in sorted(FOLDER.glob("*.toml"))}
     path = Path(name) if name.endswith(".toml") else known.get(name)
     if path is None or not path.is_file():
@@ -177,7 +178,7 @@ def load(name: str) -> Suite:
 
 
 def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """The file's two lists of tables, checked key by key."""
+    """Return the file's two lists of tables, after checking every key."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -185,7 +186,7 @@ def _tables(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"The suite {path} cannot be read: {error}. Mend the file.") from None
+        raise UserError(f"The suite {path} cannot be read: {error}. Fix the file.") from None
     for key in content.keys() - {"question"}:
         if key not in KEYS:
             raise unknown(f"key of the suite {path}", key, ["question", *KEYS])
@@ -201,7 +202,7 @@ def _check(path: Path, kind: str, kinds: Mapping[str, type], table: Mapping[str,
             raise unknown(f"key of [[{kind}]] in the suite {path}", key, kinds)
         if not isinstance(value, (float, int) if kinds[key] is float else kinds[key]):
             raise UserError(
-                f"{key} of [[{kind}]] in the suite {path} is {value!r}, and a {kinds[key].__name__} is expected."
+                f"{key} of [[{kind}]] in the suite {path} is {value!r}; it must be a {kinds[key].__name__}."
             )
     if missing := [key for key in NEEDED[kind] if not table.get(key)]:
         raise UserError(f"[[{kind}]] in the suite {path} lacks {' and '.join(missing)}. Add it.")
@@ -227,28 +228,33 @@ def _pretrainings(path: Path, table: Mapping[str, Any]) -> Iterator[Pretraining]
 def _evaluation(path: Path, table: dict[str, Any]) -> Evaluation:
     if "seeds" in table and "replicates" in table:
         raise UserError(
-            f"[[evaluate]] in the suite {path} has both seeds and replicates. Give seeds for every backbone at each of "
-            f"them, or replicates for each at the seed that it was pretrained with."
+            f"[[evaluate]] in the suite {path} has both seeds and replicates. Give `seeds` to evaluate every backbone "
+            f"with each seed, or `replicates` to evaluate each with the seed of its pretraining only."
         )
     return Evaluation(**table)
 
 
 def _combinations(each: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Every way to take one value of each list, table by table."""
+    """Yield every combination of one value of each list, table by table."""
     for table in each:
         lists = [value if isinstance(value, list) else [value] for value in table.values()]
         for values in itertools.product(*lists):
             yield dict(zip(table, values, strict=True))
 
 
-# A suite's plan: which backbones are to be made, which runs there are, made or not, and what they will cost.
+# The plan of a suite: the backbones to pretrain, all runs, and their cost.
 
 INTERRUPTED = 130
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A run of a suite; `made` says whether its backbone is there, `minutes` what it takes, if that is known."""
+    """A run of a suite.
+
+    Args:
+        made: whether its backbone exists.
+        minutes: the expected time of the run, if known.
+    """
 
     run: Run
     made: bool
@@ -256,55 +262,49 @@ class Listed:
 
 
 def listed(suite: Suite, common: Request) -> tuple[list[Pretraining], list[Listed]]:
-    """The backbones that are to be made, and every run once: those of such backbones under their names.
+    """Return the backbones to pretrain, and every run once; a run of a missing backbone has its future name.
 
     Raises UserError at the first name, file or data set that is wrong.
     """
     unmade = [p for p in suite.pretrainings if not p.weights(common.work_dir).is_file()]
+    entries = plan.include(common.include)
     found: dict[RunKey, Listed] = {}
     for evaluation in suite.evaluations:
-        for asked, own in _asked(suite, evaluation, common):
-            for run, made in _runs(asked, own):
-                known = Listed(run=run, made=made, minutes=evaluation.minutes)
-                found.setdefault(run.key, known)
-    return unmade, list(found.values())
-
-
-def _asked(suite: Suite, evaluation: Evaluation, common: Request) -> Iterator[tuple[Request, list[Pretraining]]]:
-    """What `bench.run` is asked for, and the suite's own backbones that are to be in it."""
-    seeds = range(evaluation.replicates) if evaluation.replicates else (None,)
-    for protocol, seed in itertools.product(evaluation.protocols, seeds):
-        own = [p for p in suite.pretrainings if evaluation.takes(p, seed)]
-        yield (
-            dataclasses.replace(
+        for protocol in evaluation.protocols:
+            request = dataclasses.replace(
                 common,
                 backbones=evaluation.backbones,
                 tasks=evaluation.tasks,
                 protocol=protocol,
-                first_seed=seed or 0,
                 seeds=evaluation.seeds,
-            ),
-            own,
-        )
+            )
+            for run, made in _runs(suite, evaluation, request, entries):
+                found.setdefault(run.key, Listed(run=run, made=made, minutes=evaluation.minutes))
+    return unmade, list(found.values())
 
 
-def _runs(asked: Request, own: Sequence[Pretraining]) -> Iterator[tuple[Run, bool]]:
-    """The runs, and whether their backbone is there."""
-    files = {p: p.weights(asked.work_dir) for p in own}
-    there = tuple(str(file) for file in files.values() if file.is_file())
-    for run in plan.runs(dataclasses.replace(asked, backbones=asked.backbones + there)):
-        yield run, True
-    to_make = [p for p, file in files.items() if not file.is_file()]
-    archs = tuple(dict.fromkeys(p.given("--arch", "") for p in to_make))
-    for run in plan.runs(dataclasses.replace(asked, backbones=archs)) if archs else ():
-        for p in to_make:
-            if p.given("--arch", "") == run.backbone.arch:
-                backbone = dataclasses.replace(run.backbone, name=p.name)
-                yield dataclasses.replace(run, backbone=backbone), False
+def _runs(suite: Suite, evaluation: Evaluation, request: Request, entries: Entries) -> Iterator[tuple[Run, bool]]:
+    """Yield the runs of one protocol, each with whether its backbone exists."""
+    targets = plan.targets(request, entries)
+
+    def backbone(name: str) -> Backbone:
+        return plan.backbone(name, request, entries, targets)
+
+    given = [backbone(name) for name in request.backbones]
+    for seed in range(evaluation.replicates) if evaluation.replicates else (None,):
+        seeded = dataclasses.replace(request, first_seed=seed or 0)
+        own = {p: p.weights(request.work_dir) for p in suite.pretrainings if evaluation.takes(p, seed)}
+        made = [backbone(str(file)) for file in own.values() if file.is_file()]
+        for run in plan.grid(seeded, targets, [*given, *made]):
+            yield run, True
+        missing = [p for p, file in own.items() if not file.is_file()]
+        future = [dataclasses.replace(backbone(p.value_of("--arch", "")), name=p.name) for p in missing]
+        for run in plan.grid(seeded, targets, future):
+            yield run, False
 
 
-def told(unmade: Sequence[Pretraining]) -> str:
-    """How many backbones are to be made, and the hours that the suite says; "" for none."""
+def pretraining_cost(unmade: Sequence[Pretraining]) -> str:
+    """Return the number of backbones to pretrain and the hours that the suite states; "" if there are none."""
     known = [p.minutes for p in unmade if p.minutes is not None]
     costs = [f"about {sum(known) / 60:.1f} hours"] if known else []
     if unknown := len(unmade) - len(known):
@@ -313,11 +313,13 @@ def told(unmade: Sequence[Pretraining]) -> str:
 
 
 def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str], slots: Sequence[Slot]) -> None:
-    """Make backbones, as many at a time as there are slots; say what went wrong with one, and go on.
+    """Pretrain backbones, one process each, as many at a time as there are slots; a failure is only reported.
 
-    Each is a process of its own, on the GPUs of its slot (() leaves it all). `where` are further arguments
-    of pretrain.run: with `--cluster slurm` it submits, and is back soon. Raises UserError if one was not
-    submitted.
+    Args:
+        where: further arguments of pretrain.run; with `--cluster slurm` it submits a job and returns.
+        slots: the GPUs of each process; () does not restrict them.
+
+    Raises UserError if a pretraining was not submitted.
     """
     free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
     for slot in slots:
@@ -335,13 +337,13 @@ def pretrain(unmade: Sequence[Pretraining], common: Request, where: Sequence[str
     wrong = [name for name, status in statuses.items() if status != 0]
     if wrong and where:
         raise UserError(
-            f"{len(wrong)} of {len(unmade)} pretrainings were not submitted ({', '.join(wrong)}); why is said "
-            "above. Put that right and give the same command again: nothing is submitted twice."
+            f"{len(wrong)} of {len(unmade)} pretrainings were not submitted ({', '.join(wrong)}); the reason is "
+            "above. Fix it and run the same command again: nothing is submitted twice."
         )
 
 
 def _pretrain(wanted: Pretraining, common: Request, where: Sequence[str], slot: Slot, *, quiet: bool) -> int:
-    """The exit status; what a quiet one says is in a file beside its weights."""
+    """Return the exit status; the output of a quiet one goes to a log file next to its weights."""
     out = wanted.weights(common.work_dir).parent
     root = ("--data-root", str(common.data_root)) if common.data_root else ()
     command = [sys.executable, "-m", "pretrain.run", *wanted.arguments, *root, *where]
@@ -349,9 +351,9 @@ def _pretrain(wanted: Pretraining, common: Request, where: Sequence[str], slot: 
     log = out / "log.txt"
     out.mkdir(parents=True, exist_ok=True)
     sys.stderr.write(f"pretraining {wanted.name}{f', log {log}' if quiet else ''}\n")
-    with log.open("a") if quiet else contextlib.nullcontext() as said:
+    with log.open("a") if quiet else contextlib.nullcontext() as output:
         ended = subprocess.run(
-            [*command, "--out", str(out)], env={**os.environ, **shown}, stdout=said, stderr=said, check=False
+            [*command, "--out", str(out)], env={**os.environ, **shown}, stdout=output, stderr=output, check=False
         )
     if ended.returncode == INTERRUPTED:
         raise KeyboardInterrupt

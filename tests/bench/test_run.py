@@ -195,7 +195,7 @@ def test_a_full_disk_loses_nothing_that_was_computed(desk: Desk) -> None:
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 1
     assert f"The record {blocked}" in errors
-    assert "What was computed is kept in" in errors
+    assert "The result is saved in" in errors
     assert "Traceback" not in errors
     blocked.unlink()
     assert desk.run(*TOY).returncode == 0

@@ -48,7 +48,7 @@ def test_every_pretraining_of_a_suite_is_one_that_pretrain_run_takes(name, capsy
 
     for made in suite.load(name).pretrainings:
         assert run.main([*made.arguments, "--out", "nowhere", "--dry-run"]) == 0, made.name
-        assert made.given("--arch", "") in capsys.readouterr().out
+        assert made.value_of("--arch", "") in capsys.readouterr().out
 
 
 def test_fields_are_filled_in_from_all_combinations(small):
@@ -164,14 +164,16 @@ def test_what_the_data_root_lacks_is_left_out_and_said(replicated, tmp_path):
 
 
 def test_the_hours_of_pretraining_are_those_that_the_file_states(replicated):
-    assert suite.told(replicated.pretrainings) == ("5 backbones to pretrain: about 0.3 hours and 1 of unknown cost\n")
-    assert suite.told([]) == ""
+    assert suite.pretraining_cost(replicated.pretrainings) == (
+        "5 backbones to pretrain: about 0.3 hours and 1 of unknown cost\n"
+    )
+    assert suite.pretraining_cost([]) == ""
 
 
 def test_a_smoke_run_is_an_epoch_and_one_seed_of_everything(replicated):
     smoke = replicated.smoke()
     assert [p.name for p in smoke.pretrainings] == ["mae-0", "moco-0", "mae-photographs"]
-    assert {p.given("--epochs", "") for p in smoke.pretrainings} == {"1"}
+    assert {p.value_of("--epochs", "") for p in smoke.pretrainings} == {"1"}
     assert [(e.seeds, e.replicates) for e in smoke.evaluations] == [(1, 1), (1, 0), (1, 0)]
 
 
