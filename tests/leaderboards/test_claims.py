@@ -210,7 +210,7 @@ def replicated(wanted, data, term):
 
 
 def role(made, data):
-    images, method = made.given("--images", ""), made.given("--method", "")
-    if made.given("--data", "") != data or "--reconstruction-weight" in made.arguments:
+    images, method = made.value_of("--images", ""), made.value_of("--method", "")
+    if made.value_of("--data", "") != data or "--reconstruction-weight" in made.arguments:
         return ""
     return f"{method}, {images} image{'s' * (images != '1')}" if images else method

@@ -55,7 +55,7 @@ def test_a_baseline_of_another_family_is_told_from_a_misspelt_backbone(request_o
 
 def test_weights_of_a_backbone_that_stays_as_it_is_are_not_kept(request_of_toys: plan.Request) -> None:
     kept = replace(request_of_toys, keep_weights=True)
-    with pytest.raises(UserError, match=r"frozen of toy/line leaves the backbone as it is"):
+    with pytest.raises(UserError, match=r"frozen of toy/line leaves the backbone unchanged"):
         plan.runs(kept)
     tuned, _ = plan.runs(replace(kept, protocol="parabola"))
     assert tuned.keep_weights

@@ -72,7 +72,7 @@ def test_changed_settings_are_another_file(small, tmp_path):
     [
         ("[[evaluate]]", "[[evaluat]]", "evaluate"),
         ("protocols", "protocol", "protocols"),
-        ("tasks = [", "tasks = 3 #", "list is expected"),
+        ("tasks = [", "tasks = 3 #", "must be a list"),
         ('name = "mae-{images}"', "", "lacks name"),
         ("mae-{images}", "mae-{image}", "{image}"),
         ("[[evaluate]]", "[[evaluate", "cannot be read"),
