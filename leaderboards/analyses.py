@@ -9,7 +9,7 @@ from statistics import fmean
 from urllib.parse import quote
 
 from bench.records import Result, weights8
-from leaderboards.standings import Row, Section, mode
+from leaderboards.standings import Row, Section, by_backbone, mode
 from leaderboards.statistics import CONFIDENCE, FEWEST, Correlation, kendall
 from leaderboards.tables import (
     MARK,
@@ -38,7 +38,6 @@ TAU = (
     "excludes 0: of the {count} intervals here, {chance:.0f} would exclude 0 by chance if they were independent."
 )
 TOO_FEW = f"Not computed, since fewer than {FEWEST} backbones have both"
-Name = tuple[str, str]  # a row's backbone and weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class Correlations:
 
 def shown(standings: Iterable[Section]) -> list[Section]:
     """Return the current sections with numbers, without smoke runs."""
-    return [s for s in standings if s.rows and not s.superseded_by and not str(s.protocol["name"]).endswith("-smoke")]
+    return [s for s in standings if s.is_current and not str(s.protocol["name"]).endswith("-smoke")]
 
 
 def scalars(section: Section) -> list[Scalar]:
@@ -77,12 +76,6 @@ def scalars(section: Section) -> list[Scalar]:
     names = {name for row in section.rows for name in row.metrics if not name.endswith(ENDS)}
     ordered = [section.primary, *sorted(names - {section.primary})]
     return [Scalar(section=section, metric=name) for name in ordered if name in names]
-
-
-def by_backbone(sections: Sequence[Section]) -> dict[Name, list[Row | None]]:
-    """Return a backbone's row in each section, None where it has none; sorted by name."""
-    found = [{(row.backbone, row.weights8): row for row in section.rows} for section in sections]
-    return {name: [rows.get(name) for rows in found] for name in sorted(set().union(*found))}
 
 
 def references(section: Section) -> dict[str, float]:
@@ -146,10 +139,10 @@ def correlate(scalar: Scalar, score: Section) -> Correlation:
     the evidence.
     """
     sign = 1 if score.higher_is_better else -1
-    scores = {(r.backbone, r.weights8): r.metrics.get(score.primary) for r in score.rows}
+    scores = {r.key: r.metrics.get(score.primary) for r in score.rows}
     replicates: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for row in scalar.section.rows:
-        one, two = row.metrics.get(scalar.metric), scores.get((row.backbone, row.weights8))
+        one, two = row.metrics.get(scalar.metric), scores.get(row.key)
         if one and two:
             replicates[row.replicate_key].append((one.mean, sign * two.mean))
     means = [[fmean(column) for column in zip(*replicates[name], strict=True)] for name in sorted(replicates)]

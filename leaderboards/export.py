@@ -64,7 +64,7 @@ def _lines(section: Section, row: Row) -> Iterator[dict[str, object]]:
 
 def write_latex(standings: Sequence[Section], folder: Path) -> list[Path]:
     """Write a file for each task: a table for each current section, ready for \\input. Returns the files."""
-    current = [section for section in standings if section.rows and not section.superseded_by]
+    current = [section for section in standings if section.is_current]
     texts: dict[Path, str] = {}
     for section in current:
         path = folder / page_name(section.task).replace(".md", ".tex")

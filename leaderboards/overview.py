@@ -12,7 +12,7 @@ from itertools import product
 from statistics import fmean
 
 from leaderboards.replicates import scales
-from leaderboards.standings import Row, Section, mode
+from leaderboards.standings import Row, Section, by_backbone, mode
 from leaderboards.statistics import rank_intervals
 from leaderboards.tables import (
     ANALYSES,
@@ -67,13 +67,6 @@ class Block:
         return f"{self.mode.capitalize()} backbones{where}"
 
     @property
-    def rows(self) -> dict[Name, list[Row | None]]:
-        """A backbone's row in each section, None where it has none; sorted by name."""
-        found = [{_name(row): row for row in section.rows} for section in self.sections]
-        names = sorted({name for rows in found for name in rows})
-        return {name: [rows.get(name) for rows in found] for name in names}
-
-    @property
     def common_n(self) -> int:
         """The number of seeds that most rows have."""
         counts = Counter(row.n for section in self.sections for row in section.rows)
@@ -87,7 +80,7 @@ class Block:
 
 def blocks(standings: Iterable[Section]) -> list[Block]:
     """Return the overview's tables, one for each mode and kind of data."""
-    current = [s for s in standings if s.rows and not s.superseded_by and s.ranked]
+    current = [s for s in standings if s.is_current and s.ranked]
     made = [
         Block(
             mode=kind,
@@ -130,7 +123,7 @@ def matrix(block: Block, ranks: Mapping[Name, str]) -> Table:
     head += [Column(name="mean rank", kind="number")] if ranks else []
     head += [section_column(s, arrow(s), first=best_first(s), task=s.task) for s in block.sections]
     lines = []
-    for name, rows in block.rows.items():
+    for name, rows in by_backbone(block.sections).items():
         cells = name_cells(next(filter(None, rows)))
         cells += [_rank_cell(ranks.get(name))] if ranks else []
         cells += [_cell(s, row, block.common_n) for s, row in zip(block.sections, rows, strict=True)]
@@ -152,24 +145,20 @@ def _cell(section: Section, row: Row | None, common: int) -> Cell:
     return replace(cell, text=cell.text + note, remark=remark)
 
 
-def _name(row: Row) -> Name:
-    return row.backbone, row.weights8
-
-
 def mean_ranks(standings: Sequence[Section]) -> dict[Name, str]:
     """Return the mean rank (first to last possible) of each backbone that has every section; {} for fewer than two.
 
     Ranks are computed among these backbones only, since ranks among different competitors are not comparable.
     """
-    complete = set.intersection(*({_name(row) for row in s.rows} for s in standings))
+    complete = set.intersection(*({row.key for row in s.rows} for s in standings))
     if len(complete) < 2:
         return {}
     triples: dict[Name, dict[str, list[tuple[float, int, int]]]] = {n: {} for n in complete}
     for section in standings:
-        rows = [row for row in section.rows if _name(row) in complete]
+        rows = [row for row in section.rows if row.key in complete]
         family = section.task.partition("/")[0]
         for row, triple in zip(rows, _ranks(section, rows), strict=True):
-            triples[_name(row)].setdefault(family, []).append(triple)
+            triples[row.key].setdefault(family, []).append(triple)
     return {name: _mean_rank(list(families.values())) for name, families in triples.items()}
 
 
@@ -231,9 +220,9 @@ def extract(standings: Sequence[Section], link: str) -> str:
 
     Only backbones that have a card are in it, the best mean place first. `link` leads to the overview.
     """
-    found = [s for s in standings if s.task.endswith("/scenes") and s.protocol["name"] == "finetune"]
-    found = [s for s in found if s.rows and s.ranked and not s.superseded_by]
-    by_name = [{_name(row): row for row in s.rows if row.has_card} for s in found]
+    found = [s for s in standings if s.is_current and s.ranked and s.protocol["name"] == "finetune"]
+    found = [s for s in found if s.task.endswith("/scenes")]
+    by_name = [{row.key: row for row in s.rows if row.has_card} for s in found]
     complete = set.intersection(*map(set, by_name)) if by_name else set()
     if not complete:
         return f"No backbone has been fine-tuned in every family of the embedded world yet. All results: {link}.\n"

@@ -159,7 +159,7 @@ def cards(standings: Sequence[Section]) -> dict[str, str]:
     found: dict[tuple[str, str], list[tuple[Section, Row]]] = defaultdict(list)
     for section in standings:
         for row in filter(lambda row: row.has_card, section.rows):
-            found[row.backbone, row.weights8].append((section, row))
+            found[row.key].append((section, row))
     return {card_name(numbers[0][1]): _card(numbers) for _, numbers in sorted(found.items())}
 
 
@@ -232,7 +232,7 @@ class Series:
 
 def few_images_page(standings: Sequence[Section]) -> str | None:
     """Return the page as markdown; None if no record is of a backbone pretrained on few images."""
-    current = [section for section in standings if not section.superseded_by]
+    current = [section for section in standings if section.is_current]
     found = {s for section in current for row in section.rows if (s := series(row)) is not None}
     if not found:
         return None

@@ -120,9 +120,7 @@ def write(pages: Mapping[str, str], stale: Sequence[str], out: Path) -> None:
     for name in stale:
         if name in pages:
             # Atomic: a partial page left by a killed process would be taken for a file of the user's own.
-            temporary = out / f".{name}.part"
-            temporary.write_text(pages[name], encoding="utf-8", newline="\n")
-            temporary.replace(out / name)
+            write_atomic(out / name, pages[name], sync=False)
         else:
             (out / name).unlink()
 

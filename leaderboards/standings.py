@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,11 @@ class Row:
     metrics: Mapping[str, Interval]  # without per-class metrics such as "iou/person"
     rank: tuple[int, int] | None = None  # first and last possible; None: not finite or not ranked
     ties: bool = False  # ties with the first row of its section, and is another row
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies the row: backbone and weights."""
+        return self.backbone, self.weights8
 
     @property
     def n(self) -> int:
@@ -85,6 +90,11 @@ class Section:
         return self.task.partition("/")[0] != "analysis"
 
     @property
+    def is_current(self) -> bool:
+        """Whether it has numbers and is not superseded."""
+        return bool(self.rows) and not self.superseded_by
+
+    @property
     def results(self) -> tuple[Result, ...]:
         """The records behind the rows; without rows, those of the failed runs."""
         return tuple(result for row in self.rows for result in row.results) or self.failed
@@ -104,6 +114,12 @@ def sections(results: Iterable[Result]) -> list[Section]:
     for (task, protocol, _), group in groups.items():
         families[task, protocol].append(_section(group))
     return [section for key in sorted(families) for section in _mark_superseded(families[key])]
+
+
+def by_backbone(sections: Sequence[Section]) -> dict[tuple[str, str], list[Row | None]]:
+    """Return each backbone's row in each section, None where it has none; sorted by name."""
+    found = [{row.key: row for row in section.rows} for section in sections]
+    return {key: [rows.get(key) for rows in found] for key in sorted(set().union(*found))}
 
 
 def mode(protocol: Json) -> str:
@@ -183,7 +199,7 @@ def _best_first(section: Section) -> tuple[Row, ...]:
         mean = interval.mean if interval else math.nan
         score = -mean if section.higher_is_better else mean
         # NaN has no order, so a key of its own puts it last.
-        return math.isnan(mean), 0.0 if math.isnan(mean) else score, row.backbone, row.weights8
+        return math.isnan(mean), 0.0 if math.isnan(mean) else score, *row.key
 
     return tuple(sorted(section.rows, key=place))
 

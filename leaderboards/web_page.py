@@ -45,8 +45,8 @@ Keys = Mapping[tuple[str, str], int]  # of a row's backbone and weights
 
 def scatter_data(standings: Sequence[Section]) -> dict[str, Any]:
     """Return backbones, methods, measures and the first two to draw, as the page's script reads them."""
-    current = [section for section in standings if not section.superseded_by]
-    rows = {(row.backbone, row.weights8): row for section in current for row in section.rows}
+    current = [section for section in standings if section.is_current]
+    rows = {row.key: row for section in current for row in section.rows}
     keys = {name: index for index, name in enumerate(sorted(rows))}
     count = Counter(name for name, _ in rows)
     measures = [m for section in current for m in _measures(section, keys) if m["values"]]
@@ -72,10 +72,10 @@ def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
         title = f"{name} ({unit})" if unit else name
         if name == section.primary and section.ranked:
             title += ", higher is better" if section.higher_is_better else ", lower is better"
-        values = {keys[row.backbone, row.weights8]: _metric_measure(section, row, name) for row in section.rows}
+        values = {keys[row.key]: _metric_measure(section, row, name) for row in section.rows}
         yield _measure(group, name, title, values, cost=False)
     for key, (name, unit, size) in COST_MEASURES.items():
-        values = {keys[row.backbone, row.weights8]: _cost(row, key, size) for row in section.rows}
+        values = {keys[row.key]: _cost(row, key, size) for row in section.rows}
         yield _measure(group, name, f"{name} ({unit})", values, cost=True)
 
 
