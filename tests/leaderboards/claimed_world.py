@@ -1,4 +1,4 @@
-"""Hand-made records of a whole suite: every number as the papers would have it, or one against a claim."""
+"""Hand-made records of a whole suite: all scores as the papers claim, or with one score against a claim."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ BLOCKS = 12
 
 
 def by_block(first, later, last):
-    """An attention metric's values: of the first quarter of blocks, of the middle, of the last quarter."""
+    """Return an attention metric's values for the first quarter of the blocks, the middle, and the last quarter."""
     return [first] * 3 + [later] * 6 + [last] * 3
 
 
@@ -36,7 +36,7 @@ def of(metric, **roles):
     return {role: {metric: value} for role, value in roles.items()}
 
 
-# Every number as the papers would have it.
+# All scores as the papers claim.
 AS_CLAIMED = {
     **{("analysis/occlusion", f"frozen{p}"): of("CKA", **HIDDEN) for p in ("", "-token-drop", "-occluders")},
     (SPECIES, "finetune"): of("top1", **TOP1),
@@ -55,7 +55,7 @@ AS_CLAIMED = {
         "supervised": {"AP": 1, "curve bbox": 0.3, "curve cls": 0.3},
     },
 }  # fmt: skip
-# One number against each claim.
+# One score against each claim.
 AGAINST = {
     1: ("analysis/occlusion", "frozen-occluders", "mae", "CKA", 0.2),
     2: (SPECIES, "finetune", "r-mae", "top1", 25),  # below the middle of scratch and mae
@@ -105,7 +105,7 @@ def record(result, place, role, seed, numbers):
 
 
 def noise(spread, *names):
-    """A number of every record's own, in -spread to spread, the same in every process."""
+    """Return a number in -spread to spread that depends on the names only."""
     return spread * math.sin(sum(ord(char) * k for k, char in enumerate("/".join(names), 1)))
 
 

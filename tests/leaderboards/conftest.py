@@ -17,12 +17,12 @@ def make(**changes: Any) -> Result:
     """A finished run of `vit` on classification/scenes, top1 = 50, less the changes."""
     name, weights = changes.pop("backbone", "vit"), changes.pop("weights", "a1" * 32)
     protocol = changes.pop("protocol", "frozen")
-    method, told = changes.pop("method", "mae"), changes.pop("pretraining", {})
+    method, header = changes.pop("method", "mae"), changes.pop("pretraining", {})
     backbone = {"name": name, "arch": name, "method": method, "weights": None}
     fields: dict[str, Any] = {
         "status": "done",
         "error": None,
-        "backbone": {**backbone, "weights_sha256": weights, "pretraining": told},
+        "backbone": {**backbone, "weights_sha256": weights, "pretraining": header},
         "load_report": {"matched": 1, "missing": [], "unexpected": [], "resampled": []},
         "task": "classification/scenes",
         "task_version": 1,

@@ -32,8 +32,8 @@ def six(write: Write) -> list[Path]:
     """Six backbones: the farther they attend, the worse (a larger error) they are at depth."""
     made = []
     for i in range(6):
-        told = {"distance": 60.0 + i, "KL": [3.0, 1.0, 2.0, 5.0, 4.0, 6.0][i], "distance/0": 7.0}
-        made.append(write(metrics=told, **ATTENTION, **backbone(i)))
+        values = {"distance": 60.0 + i, "KL": [3.0, 1.0, 2.0, 5.0, 4.0, 6.0][i], "distance/0": 7.0}
+        made.append(write(metrics=values, **ATTENTION, **backbone(i)))
         write(metrics={"RMSE": 1.0 + i / 10, "delta1": 0.5}, **DEPTH, **backbone(i))
     for i in range(3):
         write(metrics={"AP": 10.0 * i}, **POSE, **backbone(i))
@@ -75,8 +75,8 @@ def test_fewer_than_four_backbones_give_no_correlation(six: list[Path], results_
 def test_the_note_counts_intervals_that_exclude_0_by_chance(results_dir: Path, tmp_path: Path, write: Write) -> None:
     """Twenty scalars against a score: one."""
     for i in range(6):
-        told = {f"scalar{k}": float(i * (k % 6 + 1) % 7) for k in range(19)}
-        write(metrics={"distance": float(i), **told}, **ATTENTION, **backbone(i))
+        values = {f"scalar{k}": float(i * (k % 6 + 1) % 7) for k in range(19)}
+        write(metrics={"distance": float(i), **values}, **ATTENTION, **backbone(i))
         write(metrics={"RMSE": 1.0 + i}, **DEPTH, **backbone(i))
     assert "of the 20 intervals here, 1 would exclude 0 by chance" in text(results_dir, tmp_path)
 
@@ -114,16 +114,16 @@ def test_pretrainings_that_differ_in_their_seed_are_one_backbone(results_dir: Pa
 
 
 def test_layers_and_ends_of_intervals_are_not_scalars(results_dir: Path, write: Write) -> None:
-    told = {"shape_bias": 0.2, "shape_bias_low": 0.1, "shape_bias_high": 0.3, "shape_bias/cat": 0.5}
-    write(metrics={**told, "shape_top1": 16.0}, **BIAS, **backbone(0))
+    values = {"shape_bias": 0.2, "shape_bias_low": 0.1, "shape_bias_high": 0.3, "shape_bias/cat": 0.5}
+    write(metrics={**values, "shape_top1": 16.0}, **BIAS, **backbone(0))
     (section,) = shown(standings(results_dir))
     assert [scalar.metric for scalar in scalars(section)] == ["shape_bias", "shape_top1"]
 
 
 def test_values_their_intervals_and_references(results_dir: Path, tmp_path: Path, write: Write) -> None:
-    told = {"shape_bias": 0.2321, "shape_bias_low": 0.2048, "shape_bias_high": 0.2604}
-    told |= {"reference/humans": 0.9587, "reference/resnet50": 0.2207}
-    write(metrics=told, **BIAS, **backbone(0))
+    values = {"shape_bias": 0.2321, "shape_bias_low": 0.2048, "shape_bias_high": 0.2604}
+    values |= {"reference/humans": 0.9587, "reference/resnet50": 0.2207}
+    write(metrics=values, **BIAS, **backbone(0))
     write(metrics={"distance": 60.0}, **ATTENTION, **backbone(1))
     page = text(results_dir, tmp_path)
 
@@ -195,6 +195,6 @@ def test_render_writes_the_page_and_does_not_rank_analyses(six: list[Path], resu
 def test_in_an_analysis_no_backbone_is_better(six: list[Path], results_dir: Path, write: Write) -> None:
     for i, seed in ((0, 1), (1, 1), (0, 2), (1, 2)):
         write(metrics={"distance": 60.0 + i + seed / 100}, seed=seed, **ATTENTION, **backbone(i))
-    told = compare.page(standings(results_dir), "vit-1", "vit-0")
-    assert "A is larger, by 1.00 or more" in told
-    assert "better" not in line(told, "analysis/attention")[-1]
+    compared = compare.page(standings(results_dir), "vit-1", "vit-0")
+    assert "A is larger, by 1.00 or more" in compared
+    assert "better" not in line(compared, "analysis/attention")[-1]

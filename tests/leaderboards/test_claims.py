@@ -24,53 +24,53 @@ def judged(records):
 
 
 def test_every_claim_holds_if_all_scores_are_as_claimed(result):
-    words = {number: told.word for number, told in judged(world(result)).items()}
+    words = {number: one.word for number, one in judged(world(result)).items()}
     assert words == dict.fromkeys(NUMBERS, HOLDS)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_claim_does_not_hold_if_one_comparison_is_against_it(result, number):
-    told = judged(world(result, changes=[AGAINST[number]]))[number]
-    assert told.word == FAILS
-    assert {each.outcome for each in told.judged} >= {"for", "against"}
+    one = judged(world(result, changes=[AGAINST[number]]))[number]
+    assert one.word == FAILS
+    assert {each.outcome for each in one.judged} >= {"for", "against"}
 
 
 def test_no_claim_is_decided_if_replicates_scatter(result):
-    words = {told.word for told in judged(world(result, spread=3)).values()}
+    words = {one.word for one in judged(world(result, spread=3)).values()}
     assert words == {OPEN}
 
 
 def test_no_claim_is_decided_by_one_replicate_and_the_reason_is_given(result):
-    for told in judged(world(result, seeds=(0,))).values():
-        assert told.word == OPEN
-        assert all("n = 1" in text for text in told.missing)
-        assert all(each.interval.half_width is None for each in told.judged)
+    for one in judged(world(result, seeds=(0,))).values():
+        assert one.word == OPEN
+        assert all("n = 1" in text for text in one.missing)
+        assert all(each.interval.half_width is None for each in one.judged)
 
 
 @pytest.mark.parametrize("number", [n for n in NUMBERS if n not in (2, 3)])
 def test_a_missing_method_is_named(result, number):
-    told = judged(world(result, without="supervised"))[number]
-    assert told.word == OPEN
-    assert told.missing
-    assert all(text.startswith("supervised: no record of ") for text in told.missing)
+    one = judged(world(result, without="supervised"))[number]
+    assert one.word == OPEN
+    assert one.missing
+    assert all(text.startswith("supervised: no record of ") for text in one.missing)
 
 
 def test_missing_records_outweigh_comparisons_against(result):
-    told = judged(world(result, without="moco", changes=[AGAINST[1]]))[1]
-    assert "against" in {each.outcome for each in told.judged}
-    assert told.word == OPEN
+    one = judged(world(result, without="moco", changes=[AGAINST[1]]))[1]
+    assert "against" in {each.outcome for each in one.judged}
+    assert one.word == OPEN
 
 
 @pytest.mark.parametrize(("number", "role"), [(2, "c-mae"), (2, "scratch"), (3, "mae, 1 image")])
 def test_a_missing_variant_is_named(result, number, role):
-    told = judged(world(result, without=role))[number]
-    assert told.word == OPEN
-    assert told.missing == [f"{role}: no record of {SPECIES} finetune top1"]
+    one = judged(world(result, without=role))[number]
+    assert one.word == OPEN
+    assert one.missing == [f"{role}: no record of {SPECIES} finetune top1"]
 
 
 def test_if_supervised_learned_nothing_only_claims_without_it_are_decided(result):
-    told = judged(world(result, changes=[(SPECIES, "frozen", "supervised", "top1", 10)]))
-    assert {n: t.word for n, t in told.items()} == {n: HOLDS if n in (2, 3) else OPEN for n in NUMBERS}
+    one = judged(world(result, changes=[(SPECIES, "frozen", "supervised", "top1", 10)]))
+    assert {n: t.word for n, t in one.items()} == {n: HOLDS if n in (2, 3) else OPEN for n in NUMBERS}
 
 
 @pytest.mark.parametrize(("blocks", "last"), [(12, 3), (6, 1), (24, 6)])
@@ -113,11 +113,11 @@ def by_hand(result, differences, roles=("mae", "simmim")):
 
 
 def test_the_interval_is_students_over_paired_replicates(result):
-    told = by_hand(result, (1.0, 2.0, 3.0))
-    first = told.judged[0].interval
+    one = by_hand(result, (1.0, 2.0, 3.0))
+    first = one.judged[0].interval
     assert first.mean == pytest.approx(2)
     assert first.half_width == pytest.approx(4.30265 / math.sqrt(3), rel=1e-5)  # t of 2 degrees
-    assert [each.outcome for each in told.judged] == ["open", "for"]
+    assert [each.outcome for each in one.judged] == ["open", "for"]
     assert by_hand(result, (2.0, 3.0, 4.0)).word == HOLDS
 
 
@@ -141,9 +141,9 @@ def test_an_outcome_open_only_by_correction_is_named(result):
 
 
 def test_a_diverged_replicate_is_not_dropped(result):
-    told = by_hand(result, (2.0, 3.0, math.nan), roles=("mae",))
-    assert told.word == OPEN
-    assert math.isnan(told.judged[0].interval.mean)
+    one = by_hand(result, (2.0, 3.0, math.nan), roles=("mae",))
+    assert one.word == OPEN
+    assert math.isnan(one.judged[0].interval.mean)
 
 
 def test_a_replicate_is_the_mean_over_its_evaluation_seeds(result):
@@ -176,9 +176,9 @@ def test_a_backbone_pretrained_twice_is_one_replicate_and_other_settings_are_not
     made = json.loads(other["pretraining"]["pretraining"])
     made["method"]["mask_ratio"] = 0.5
     changed = {**other, "pretraining": {"pretraining": json.dumps(made)}}
-    told = judged([*records, dataclasses.replace(again, backbone=changed)])[4]
-    assert told.word == OPEN
-    assert "mae-again@abababab were pretrained with different settings" in told.missing[0]
+    one = judged([*records, dataclasses.replace(again, backbone=changed)])[4]
+    assert one.word == OPEN
+    assert "mae-again@abababab were pretrained with different settings" in one.missing[0]
 
 
 @pytest.mark.parametrize(

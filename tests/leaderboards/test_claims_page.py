@@ -18,9 +18,9 @@ def elsewhere(made):
     header = made.backbone["pretraining"].get("pretraining")
     if header is None:
         return made
-    told = {**json.loads(header), "data": "unlabelled"}
+    settings = {**json.loads(header), "data": "unlabelled"}
     sha = made.backbone["weights_sha256"][::-1]
-    changed = {"weights_sha256": sha, "pretraining": {"pretraining": json.dumps(told)}}
+    changed = {"weights_sha256": sha, "pretraining": {"pretraining": json.dumps(settings)}}
     return dataclasses.replace(made, backbone={**made.backbone, **changed})
 
 
@@ -36,8 +36,8 @@ def test_another_scale_is_judged_separately_and_smoke_runs_are_ignored(result):
     found = replicates.scales(sections([*records, *again]))
     assert [scale.data for scale in found] == ["species", "unlabelled"]
     page = claims_page.page(sections([*records, *again]))
-    told = ("2 of 2 as claimed, 0 against", "1 of 2 as claimed, 1 against")
-    assert summary(page, 7) == [f"{HOLDS} ({told[0]})", f"{FAILS} ({told[1]})"]
+    counts = ("2 of 2 as claimed, 0 against", "1 of 2 as claimed, 1 against")
+    assert summary(page, 7) == [f"{HOLDS} ({counts[0]})", f"{FAILS} ({counts[1]})"]
     assert claims_page.covered(found[0]) == SPECIES
     tiny = dataclasses.replace(found[0], data="tiny-imagenet-200")
     assert claims_page.covered(tiny) == "classification/tiny-imagenet"
@@ -87,9 +87,9 @@ def test_a_scale_of_one_replicate_is_shown_and_a_scale_without_analyses_is_not(r
     assert summary(page, 10) == [f"{HOLDS} (2 of 2 as claimed, 0 against)", f"{OPEN} (n = 1)"]
     chapter = page[page.index("## Scale 2") :]
     (row,) = [r for r in chapter.splitlines() if "mae above supervised: analysis/shape-bias" in r]
-    _, _, difference, n, says, _ = (cell.strip() for cell in row.split("|"))
+    _, _, difference, n, outcome, _ = (cell.strip() for cell in row.split("|"))
     assert float(difference) == pytest.approx(0.6 - 0.3, abs=1e-3)
-    assert (n, says) == ("1", "no interval")
+    assert (n, outcome) == ("1", "no interval")
     assert "an interval needs" not in chapter
     unlooked_into = [r for r in once if not r.task.startswith("analysis/")]
     assert "Scale 2" not in claims_page.page(sections([*world(result), *unlooked_into]))

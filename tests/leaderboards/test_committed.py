@@ -1,4 +1,4 @@
-"""What is committed is what the records say: the pages, and the extract in the README."""
+"""The committed pages and the extract in the README are up to date with the records."""
 
 from pathlib import Path
 

@@ -1,22 +1,14 @@
 import pytest
+from pages_of_records import cells, seeds
 
 from leaderboards import compare
 from leaderboards.standings import sections
 
 
-def seeds(result, *values, **changes):
-    return [result(seed=seed, metrics={"top1": value}, **changes) for seed, value in enumerate(values)]
-
-
-def cells(page):
-    lines = [line for line in page.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-
-
 def test_a_paired_difference_excludes_0_although_the_rows_overlap(result):
     records = seeds(result, 60.0, 70.0, 80.0, backbone="a")
     records += seeds(result, 59.0, 68.9, 79.1, backbone="b")
-    ((*_, a, b, less, n, words),) = cells(compare.page(sections(records), "a", "b"))
+    _, (*_, a, b, less, n, words) = cells(compare.page(sections(records), "a", "b"))
     # Differences 1.0, 1.1, 0.9: 4.30265 x 0.1 / sqrt(3) = 0.2484
     assert (a, b, less, n) == ("70.00", "69.00", "+1.00 ± 0.25", "3 pairs")
     assert words == "A is better, by 0.75 or more"
@@ -31,14 +23,14 @@ def test_lower_is_better_for_such_metrics(result):
 
 def test_a_difference_within_its_interval_has_an_upper_bound(result):
     records = seeds(result, 70.0, 71.0, backbone="a") + seeds(result, 70.5, 70.0, backbone="b")
-    ((*_, words),) = cells(compare.page(sections(records), "a", "b"))
+    _, (*_, words) = cells(compare.page(sections(records), "a", "b"))
     # Differences -0.5, 1.0: mean 0.25, 12.7062 x 1.06066 / sqrt(2) = 9.5297
     assert words == "no difference found; if there is one, it is below 9.78"
 
 
 def test_single_seeds_have_no_interval(result):
     records = [*seeds(result, 90.0, backbone="a"), *seeds(result, 10.0, backbone="b")]
-    ((*_, words),) = cells(compare.page(sections(records), "a", "b"))
+    _, (*_, words) = cells(compare.page(sections(records), "a", "b"))
     assert words.startswith("no interval: a single seed")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from pages_of_records import cells
 
 from bench.errors import UserError
 from bench.records import Result
@@ -43,16 +44,11 @@ def standings(result: Make) -> list[Section]:
     )
 
 
-def rows(text: str) -> list[list[str]]:
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "---" not in line]
-
-
 def test_backbones_with_every_family_best_first_without_links_in_cells(
     standings: Sequence[Section], tmp_path: Path
 ) -> None:
     found = put(readme(tmp_path, f"before\n{TABLES}after\n"), standings, tmp_path / "boards")
-    assert rows(found) == [
+    assert cells(found) == [
         ["backbone", "classification", "depth"],
         ["vit", "**55.00 ± 63.53**", "**1.5000**"],
         ["resnet", "40.00", "2.5000"],
@@ -73,7 +69,7 @@ def test_a_line_has_120_characters_at_most_and_long_names_cost_the_intervals(res
     long = sections(run(result, "classification", "v" * 97, 50.0, 60.0))
     found = put(readme(tmp_path, TABLES), long, tmp_path)
     assert max(map(len, found.splitlines())) <= 120
-    assert rows(found)[1] == ["v" * 97, "**55.00**"]
+    assert cells(found)[1] == ["v" * 97, "**55.00**"]
 
 
 def test_without_a_complete_backbone_the_extract_is_a_sentence(tmp_path: Path) -> None:

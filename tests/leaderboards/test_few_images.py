@@ -1,12 +1,14 @@
 import dataclasses
 import json
 
+from pages_of_records import cells
+
 from leaderboards import pages, render
 from leaderboards.standings import sections
 
 
 def pretrained(result, images, subset_seed, top1, **changes):
-    told = {
+    settings = {
         "method": {"name": "mae"},
         "arch": "vit",
         "recipe": {"name": "photographs"},
@@ -16,7 +18,7 @@ def pretrained(result, images, subset_seed, top1, **changes):
     }
     name = f"mae-{images}-{subset_seed}"
     made = result(backbone=name, weights=f"{images:032}{subset_seed:032}", metrics={"top1": top1})
-    backbone = {**made.backbone, "arch": "vit", "pretraining": {"pretraining": json.dumps(told)}}
+    backbone = {**made.backbone, "arch": "vit", "pretraining": {"pretraining": json.dumps(settings)}}
     return dataclasses.replace(made, backbone=backbone, **changes)
 
 
@@ -24,15 +26,10 @@ def scratch(result, top1, **changes):
     return result(method="scratch", weights=None, metrics={"top1": top1}, **changes)
 
 
-def cells(page):
-    lines = [line for line in page.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-
-
 def test_sets_of_images_make_the_interval_and_scratch_is_the_first_line(result):
     records = [pretrained(result, 1, seed, top1) for seed, top1 in enumerate((20.0, 21.0, 22.0))]
     records += [pretrained(result, 1000, 0, 30.0), scratch(result, 10.0)]
-    head, _, *rows = cells(pages.few_images_page(sections(records)))
+    head, *rows = cells(pages.few_images_page(sections(records)))
     assert head == ["pretrained on", "[classification/scenes](classification-scenes.md) frozen top1 ↑"]
     assert rows == [
         ["scratch", "10.00"],
@@ -47,7 +44,7 @@ def test_a_protocol_without_few_images_has_no_column_and_a_missing_number_is_a_d
     records += [scratch(result, 10.0), scratch(result, 50.0, **other)]
     tuned = dataclasses.replace(pretrained(result, 1, 0, 60.0), digest="d3" * 32)
     tuned = dataclasses.replace(tuned, protocol={**tuned.protocol, "name": "frozen-knn"})
-    _, _, *rows = cells(pages.few_images_page(sections([*records, tuned])))
+    _, *rows = cells(pages.few_images_page(sections([*records, tuned])))
     assert rows == [
         ["scratch", "10.00", "\N{EN DASH}"],
         ["1 image", "20.00", "60.00"],
@@ -57,7 +54,7 @@ def test_a_protocol_without_few_images_has_no_column_and_a_missing_number_is_a_d
 
 def test_another_architecture_is_not_the_reference(result):
     records = [pretrained(result, 1, 0, 20.0), scratch(result, 10.0, backbone="resnet")]
-    _, _, *rows = cells(pages.few_images_page(sections(records)))
+    _, *rows = cells(pages.few_images_page(sections(records)))
     assert rows == [["1 image", "20.00"]]
 
 

@@ -66,9 +66,9 @@ def test_a_family_counts_once_in_the_mean_rank(result):
 
 
 def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
-    told = {"recipe": "mae-1600", "pretraining": "{}", "commit": "abc"}
+    header = {"recipe": "mae-1600", "pretraining": "{}", "commit": "abc"}
     made = result(backbone="vit/b")
-    made = dataclasses.replace(made, backbone={**made.backbone, "pretraining": told})
+    made = dataclasses.replace(made, backbone={**made.backbone, "pretraining": header})
     old = {"digest": "e2" * 32, "finished": "2020-01-01T00:00:00+00:00"}
     pages = tables([made, result(backbone="vit/b", seed=1, **old), result(backbone="other", metrics={"top1": 40.0})])
     card = pages["backbone-vit-b@a1a1a1a1.md"]

@@ -109,7 +109,7 @@ def test_pictures_next_to_records_are_copied_and_described(write, results_dir, o
     for record, ends in names.items():
         for end in ends:
             record.with_name(record.stem + end).write_bytes(PIXEL)
-    first.with_name("ffffffff-seed1-stray.png").write_bytes(PIXEL)  # beside no record
+    first.with_name("ffffffff-seed1-stray.png").write_bytes(PIXEL)  # not next to a record
     found = read(results_dir)
     file, *pictures = web_page.write(found.standings, [], out, found.pictures)
     folder = out / "pictures/classification/scenes/vit@a1a1a1a1"
@@ -123,7 +123,7 @@ def test_pictures_next_to_records_are_copied_and_described(write, results_dir, o
 
 
 def test_published_numbers_have_no_rank_and_are_not_in_the_plot(result):
-    told = Published(
+    number = Published(
         task="pose/coco",
         backbone="ViT-H",
         method="mae",
@@ -133,7 +133,7 @@ def test_published_numbers_have_no_rank_and_are_not_in_the_plot(result):
         value=79.1,
         source="a paper | table 1",
     )
-    text = web_page.html(sections([result()]), [told])
+    text = web_page.html(sections([result()]), [number])
     section = text[text.index('<section id="published"') : text.index("<footer>")]
     assert "a paper | table 1" in section
     assert ">rank<" not in section

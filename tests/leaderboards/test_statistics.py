@@ -136,7 +136,7 @@ def test_a_known_winner_a_known_tie_and_a_single_seed():
     ranks = rank_intervals([winner, *tied], higher_is_better=True)
     assert ranks == [(1, 1), (2, 3), (2, 3)]
     assert rank_intervals([winner, *tied, {0: 10.0}], higher_is_better=True) == [
-        (1, 2),  # what a single seed says of the fourth is not certain
+        (1, 2),  # the order of the fourth, a single seed, is not certain
         (2, 4),
         (2, 4),
         (1, 4),
@@ -163,12 +163,12 @@ def test_the_rank_interval_of_a_row_is_right_in_19_of_20_tables():
     assert wrong / tables < 0.05 + 3 * math.sqrt(0.05 * 0.95 / tables)
 
 
-@pytest.mark.parametrize("kept", [0.7, 1.0])
-def test_rank_intervals_of_many_rows_are_those_of_pairs_one_by_one(kept):
+@pytest.mark.parametrize("share", [0.7, 1.0])
+def test_rank_intervals_of_many_rows_are_those_of_pairs_one_by_one(share):
     """More rows than are compared at once, also with seeds missing; Holm's steps taken by hand on scipy's p-values."""
     draw = random.Random(1)
     rows = [
-        {seed: draw.gauss(row / 9, 0.3) for seed in range(4) if seed < 2 or draw.random() < kept}
+        {seed: draw.gauss(row / 9, 0.3) for seed in range(4) if seed < 2 or draw.random() < share}
         for row in range(BLOCK + 7)
     ]
     found = rank_intervals(rows, higher_is_better=True)

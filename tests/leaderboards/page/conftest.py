@@ -25,7 +25,7 @@ FLAGS = (
     "--remote-debugging-pipe",
     "--no-first-run",
     "--disable-gpu",
-    "--disable-dev-shm-usage",  # which a container makes too small
+    "--disable-dev-shm-usage",  # too small in a container
     "--disable-extensions",
     "--disable-background-networking",
     "--force-color-profile=srgb",
@@ -41,7 +41,7 @@ class Chromium:
     def __init__(self, program: str, profile: Path) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
-        # Out of the way first: the browser reads from 3 and writes to 4, which may be these very ones.
+        # Moved to high numbers first: the browser uses 3 and 4, which may be these descriptors.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
         actions = [(os.POSIX_SPAWN_DUP2, end, 3 + i) for i, end in enumerate(ends)]
         actions += [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (1, 2)]
@@ -64,7 +64,7 @@ class Chromium:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command and return its answer; events that come meanwhile are kept."""
+        """Send a command and return its answer; events that arrive before it are stored."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         message |= {"sessionId": self._session} if self._session else {}
@@ -78,7 +78,7 @@ class Chromium:
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._read:
             ready, _, _ = select.select([self._answers], [], [], max(0, end - time.monotonic()))
-            assert ready, f"Chromium said nothing for {PATIENCE} s"
+            assert ready, f"Chromium did not answer for {PATIENCE} s"
             part = os.read(self._answers, 1 << 20)
             assert part, "Chromium has ended"
             self._read += part
@@ -96,9 +96,9 @@ class Chromium:
 
     def run(self, script: str) -> Any:
         """Return the value of a script, a promise's when it is settled."""
-        told = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key: str, *, shift: bool = False) -> None:
         """Press a key as a person does: the page sees a trusted event."""
@@ -143,9 +143,9 @@ class Chromium:
         )
 
     def picture(self, path: Path) -> None:
-        """Save what the window shows, down to the page's end."""
-        told = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(told["data"]))
+        """Save a picture of the whole page."""
+        answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def close(self) -> None:
         """End the browser."""
@@ -160,8 +160,8 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(
-            "NOT TESTED in a browser: no Chromium on PATH and none named by $CHROMIUM. "
-            "`apt-get install chromium` as root, or what `.ci/run` does, brings one."
+            "NOT TESTED in a browser: no Chromium on PATH and $CHROMIUM is not set. "
+            "Install it with `apt-get install chromium` as root, or as `.ci/run` does."
         )
     browser = Chromium(program, tmp_path_factory.mktemp("profile"))
     yield browser
@@ -170,7 +170,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 @pytest.fixture
 def standings(result: Callable[..., Result]) -> list[Section]:
-    """What is known by hand: a tie, a winner, a single seed, a run that failed, a stale digest."""
+    """Sections with known results: a tie, a winner, a single seed, a failed run, a superseded digest."""
 
     def seeds(*values: float, **changes: Any) -> list[Result]:
         primary = changes.get("primary", "top1")

@@ -139,8 +139,8 @@ def test_the_first_stop_skips_to_the_tables(page):
 def test_controls_tables_and_marks_have_accessible_names(page):
     page.run("document.querySelectorAll('details').forEach((one) => one.open = true)")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    told = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"]]
-    found = [(role, name) for role, name in told if role in CONTROLS | PARTS]
+    names = [(n["role"]["value"], n["name"]["value"]) for n in nodes if not n["ignored"]]
+    found = [(role, name) for role, name in names if role in CONTROLS | PARTS]
     assert {role for role, _ in found} == CONTROLS | PARTS
     assert [role for role, name in found if not name.strip()] == []
     assert ("searchbox", "Backbone or method") in found
@@ -171,8 +171,8 @@ def test_the_page_requests_nothing_and_logs_no_errors(page):
     requests = [e["params"]["request"]["url"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
     assert len(requests) == 1
     assert requests[0].startswith("file:")
-    said = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
-    assert [event for event in page.events if event["method"] in said] == []
+    complaints = {"Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"}
+    assert [event for event in page.events if event["method"] in complaints] == []
 
 
 def test_a_picture_next_to_a_record_is_shown_with_its_description(chromium, result, tmp_path):

@@ -9,7 +9,7 @@ from leaderboards.web_page import scatter_data, write
 
 POINTS = """Array.from(document.querySelectorAll(".point"), (one) => {
     const { e, f } = one.transform.baseVal.consolidate().matrix;
-    return { name: one.dataset.key, x: e, y: f, told: one.getAttribute("aria-label"),
+    return { name: one.dataset.key, x: e, y: f, label: one.getAttribute("aria-label"),
              bars: Array.from(one.querySelectorAll(".interval"), (bar) => bar.getBBox().height) };
 })"""
 TICKS = """Array.from(document.querySelectorAll(".tick"), (one) => {
@@ -93,9 +93,9 @@ def test_bars_are_the_intervals_and_a_single_seed_has_none(page):
 
 
 def test_a_point_shows_its_name_and_both_values(page):
-    (told,) = [point["told"] for point in page.run(POINTS) if point["name"] == "best"]
-    assert told.startswith("best, mae: top1 (%), higher is better: classification/scenes, frozen 80.20 ± 0.50; ")
-    assert told.endswith("cost of a run (device-hours): classification/scenes, frozen 1")
+    (label,) = [point["label"] for point in page.run(POINTS) if point["name"] == "best"]
+    assert label.startswith("best, mae: top1 (%), higher is better: classification/scenes, frozen 80.20 ± 0.50; ")
+    assert label.endswith("cost of a run (device-hours): classification/scenes, frozen 1")
 
 
 def test_one_tab_stop_leads_to_all_points_by_arrows(page):
