@@ -159,7 +159,7 @@ def tau_cell(found: Correlation) -> Cell:
 
 
 def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Path) -> str | None:
-    """Return the page as markdown, None without an analysis; `pictures` are linked as seen from `out`."""
+    """Return the page as markdown, None without an analysis; `pictures` are linked relative to `out`."""
     sections = [s for s in shown(standings) if not s.ranked]
     if not sections:
         return None

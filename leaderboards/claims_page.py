@@ -121,7 +121,7 @@ def page(standings: Sequence[Section], records: Path | None = None) -> str | Non
         return None
     found = {scale: each for scale, each in every.items() if _is_asked(*each)} or every
     parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {_conclusion(found)}\n", _summary(found)]
-    parts += [f"How a claim is judged: {RULE}\n"]
+    parts += [f"## How a claim is judged\n\n{RULE}\n"]
     parts += [_chapter(place, *each) for place, each in enumerate(found.values(), 1)]
     return "\n".join(parts)
 

@@ -94,7 +94,7 @@ def _words(section: Section, found: Difference, digits: int) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m leaderboards.compare",
-        description="Print the difference of two backbones in every task that both have, with its 95 %% interval."
+        description="Print the difference of two backbones in every task that both have, with its 95 % interval."
         " Seeds that both have are compared in pairs.",
     )
     add = parser.add_argument

@@ -2,10 +2,13 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from leaderboards.render import main
+
+README = Path(__file__).parents[2] / "README.md"
 
 CARD = "backbone-vit@a1a1a1a1.md"
 
@@ -160,3 +163,7 @@ def test_help_imports_neither_torch_nor_scipy():
         "sys.exit(sum(name in sys.modules for name in ('torch', 'scipy', 'numpy', 'rich')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_committed_pages_and_the_readme_are_up_to_date():
+    assert main(["--check", "--extract", str(README)]) == 0
