@@ -93,7 +93,7 @@ def _check(given: argparse.Namespace) -> int:
         try:
             for finding in check.check(entry, root, full=given.full):
                 mark = "WRONG " if finding.wrong else ""
-                sys.stdout.write(f"  {mark}{finding.what}: {finding.said}\n")
+                sys.stdout.write(f"  {mark}{finding.what}: {finding.message}\n")
                 status = WRONG_DATA if finding.wrong else status
             there.add(entry.dataset.name)
         except UserError as error:

@@ -1,24 +1,22 @@
-"""A large set of images, once and for all, as tar files of images of 256 pixels.
+"""Convert a large set of image files, once, into tar files of images of 256 pixels.
 
     python -m bench.datasets prepare imagenet --data-root DIR --out OUT
     python -m pretrain.run --data OUT/train ...
     python -m bench.run --task classification/imagenet --data-root ROOT ...     (OUT being ROOT/imagenet)
 
-writes OUT/<split>/000000.tar, ... and their hashes into OUT/<split>/manifest.json: the layout of
-`pretrain.shards`. The same command goes on after a kill, within the tar that was being written. How
-tasks find it: `bench.datasets.tar_files`.
+writes OUT/<split>/000000.tar, ... and their hashes into OUT/<split>/manifest.json: the layout of `pretrain.shards`.
+After a kill, the same command resumes within the tar that was being written. How tasks find the copy:
+`bench.datasets.tar_files`.
 """
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import io
-import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,90 +27,22 @@ from bench.datasets.catalogue import Entry, missing
 from bench.datasets.dataset import Dataset
 from bench.datasets.images import as_rgb
 from bench.datasets.items import Items
-from bench.datasets.tar_files import MANIFEST
 from bench.errors import UserError
-from bench.files import digest, file_sha256, locked_folder, write_atomic
+from bench.files import digest, locked_folder
 from bench.processes import spread
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-    """The images of a split, below the data set's folder."""
-
-    name: str
-    folder: Path
-    items: Items
-
-    def member(self, place: int) -> str:
-        """The name in the tar: the class's number and name as a folder, so that these sort alike."""
-        label = int(self.items.labels[place])
-        name = re.sub(r"[^\w.-]+", "_", self.items.classes[label])[:60]
-        return f"{label:05d}-{name}/{place:08d}.jpg"
-
-    def state(self, places: range) -> str:
-        """A hash of the paths, sizes and classes of some images: whether they are still the same."""
-        value = hashlib.sha256()
-        for place in places:
-            path = self.items.files[place]
-            said = f"{path.relative_to(self.folder)} {path.stat().st_size} {self.member(place)}\n"
-            value.update(os.fsencode(said))
-        return value.hexdigest()
-
-
-def source_of(entry: Entry, split: str, data_root: Path | None, out: Path) -> Source:
-    """The images of a split; raises UserError where they cannot be prepared, or not into `out`."""
-    dataset, task = entry.dataset.only([split]), entry.tasks[0]
-    folder = dataset.locate(data_root)
-    if tar_files.is_copy(dataset, folder):
-        raise UserError(
-            f"{folder} holds {dataset.name} as it was prepared; nothing is converted twice. Give the data root of the "
-            f"original with --data-root."
-        )
-    _check_out(entry.dataset, folder, out / split)
-    items = task.items(folder, split) if task.items else None
-    if items is None or not len(items.files):
-        raise UserError(
-            f"{task.name} cannot be prepared: that is for sets of image files with one class each, and large "
-            f"ones; labels of other kinds would no longer fit images of another size. Use it as it is."
-        )
-    return Source(name=f"{dataset.name} {split}", folder=folder, items=items)
-
-
-def _check_out(dataset: Dataset, folder: Path, out: Path) -> None:
-    """Refuse to write among the original's own files, of which its fingerprint is made."""
-    for path in (folder.joinpath(part).resolve() for part in dataset.paths):
-        if out.resolve().is_relative_to(path):
-            raise UserError(
-                f"{out} lies within {path}, which is {dataset.name} itself. Give an --out elsewhere; tasks find it "
-                f"where it is named {dataset.name} below another data root."
-            )
-
-
-def check_apart(sources: Sequence[Source]) -> None:
-    """No image may be in two splits: in a tar it has another name, and no one could tell any more."""
-    seen: dict[str, str] = {}
-    for source in sources:
-        names = {str(path) for path in source.items.files}
-        if both := sorted(names & seen.keys()):
-            raise UserError(
-                f"{len(both)} image(s) are listed for {seen[both[0]]} and for {source.name}: {both[0]}. Restore the "
-                f"lists from where the data set comes."
-            )
-        seen |= dict.fromkeys(names, source.name)
-
 
 DAMAGED = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What becomes of an image; part of every fingerprint.
+    """How an image is converted; part of every fingerprint.
 
     Args:
-        short_side: pixels of the shorter side; a JPEG that has no more stays as it is, byte by byte.
+        short_side: pixels of the shorter side; a JPEG that has no more is copied byte by byte.
         quality: of the JPEG that is written (4:2:0); resized by bicubic interpolation, antialiased.
         per_tar: images of a tar.
-        version: raised when other bytes come of the same image.
+        version: raised when the same image would be converted to other bytes.
     """
 
     short_side: int = 256
@@ -125,10 +55,11 @@ RECIPE = Recipe()
 
 
 def prepare(entries: Sequence[Entry], data_root: Path | None, out: Path, recipe: Recipe = RECIPE) -> Iterator[str]:
-    """Convert every split that is there, and say what was done; a finished tar is only compared by size.
+    """Convert every split at the data root, and yield a line about each; of a finished tar only the size is compared.
 
-    Raises UserError for a set that is no set of image files with a class each, an image that cannot be
-    read, and an `out` that holds something else.
+    Raises:
+        UserError: the data set does not consist of image files with one class each, an image cannot be read, or
+            `out` holds something else.
     """
     if len(entries) > 1:
         names = " or ".join(entry.tasks[0].name for entry in entries)
@@ -146,124 +77,126 @@ def prepare(entries: Sequence[Entry], data_root: Path | None, out: Path, recipe:
         yield f"{entry.dataset.name} {split}: missing, and left out"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """The images of a split, and the data set's folder that they are in."""
+
+    name: str
+    folder: Path
+    items: Items
+
+    def member(self, place: int) -> str:
+        """Return an image's name in its tar; its folder is the class's number and name, so both sort alike."""
+        label = int(self.items.labels[place])
+        name = re.sub(r"[^\w.-]+", "_", self.items.classes[label])[:60]
+        return f"{label:05d}-{name}/{place:08d}.jpg"
+
+    def state(self, places: range) -> str:
+        """Return a hash of the paths, sizes and classes of some images; it changes when they do."""
+        value = hashlib.sha256()
+        for place in places:
+            path = self.items.files[place]
+            line = f"{path.relative_to(self.folder)} {path.stat().st_size} {self.member(place)}\n"
+            value.update(os.fsencode(line))
+        return value.hexdigest()
+
+
+def source_of(entry: Entry, split: str, data_root: Path | None, out: Path) -> Source:
+    """Return the images of a split; raises UserError if they cannot be prepared, or not into `out`."""
+    dataset, task = entry.dataset.only([split]), entry.tasks[0]
+    folder = dataset.locate(data_root)
+    if tar_files.is_copy(dataset, folder):
+        raise UserError(
+            f"{folder} holds a prepared copy of {dataset.name}, which is not converted again. Give the data root of "
+            f"the original with --data-root."
+        )
+    _check_out(entry.dataset, folder, out / split)
+    items = task.items(folder, split) if task.items else None
+    if items is None or not len(items.files):
+        raise UserError(
+            f"{task.name} cannot be prepared: only sets of image files with one class each can, since labels of other "
+            f"kinds would not fit the resized images. Use the data set as it is."
+        )
+    return Source(name=f"{dataset.name} {split}", folder=folder, items=items)
+
+
+def _check_out(dataset: Dataset, folder: Path, out: Path) -> None:
+    """Raise UserError if the tars would be among the original's files, and so change its fingerprint."""
+    for path in (folder.joinpath(part).resolve() for part in dataset.paths):
+        if out.resolve().is_relative_to(path):
+            raise UserError(
+                f"{out} lies within {path}, which is part of {dataset.name} itself. Give an --out elsewhere: tasks "
+                f"find a folder named {dataset.name} below another data root."
+            )
+
+
+def check_apart(sources: Sequence[Source]) -> None:
+    """Raise UserError for an image that is in two splits; under its name in a tar, nobody would notice any more."""
+    seen: dict[str, str] = {}
+    for source in sources:
+        names = {str(path) for path in source.items.files}
+        if both := sorted(names & seen.keys()):
+            raise UserError(
+                f"{len(both)} image(s) are listed for {seen[both[0]]} and for {source.name}: {both[0]}. Download "
+                f"the lists again."
+            )
+        seen |= dict.fromkeys(names, source.name)
+
+
 def _split(source: Source, out: Path, recipe: Recipe) -> str:
-    """Write what is missing of a split's tars, and verify each; one process at a time."""
+    """Write the missing tars of a split, and verify each; return a line about them."""
     out.mkdir(parents=True, exist_ok=True)
     with locked_folder(out):
-        return _held(source, out, recipe)
-
-
-def _held(source: Source, out: Path, recipe: Recipe) -> str:
-    manifest = _manifest(source, out, recipe)
-    starts = range(0, source.items.count, recipe.per_tar)
-    made = 0
-    for number, start in enumerate(starts):
-        name = f"{number:06d}.tar"
-        places = range(start, min(start + recipe.per_tar, source.items.count))
-        state = source.state(places)
-        if told := manifest["tars"].get(name):
-            _compare(out / name, told, state)
-            continue
-        made += _write(source, out / name, places, recipe)
-        manifest["tars"][name] = {
-            "bytes": (out / name).stat().st_size,
-            "images": len(places),
-            "sha256": file_sha256(out / name),
-            "made_from": state,
-        }
-        write_atomic(out / MANIFEST, json.dumps(manifest, indent=1))
-    size = sum(told["bytes"] for told in manifest["tars"].values())
+        manifest = _manifest(source, out, recipe)
+        starts = range(0, source.items.count, recipe.per_tar)
+        converted = 0
+        for number, start in enumerate(starts):
+            tar = out / f"{number:06d}.tar"
+            places = range(start, min(start + recipe.per_tar, source.items.count))
+            state = source.state(places)
+            if entry := manifest["tars"].get(tar.name):
+                tar_files.check_size(tar, entry, manifest)
+                if entry["made_from"] != state:
+                    raise UserError(
+                        f"The images that {tar} was made from have changed since. Prepare them into another --out, or "
+                        f"delete {out}."
+                    )
+                continue
+            names = [source.member(place) for place in places]
+            contents = functools.partial(_contents, source, recipe, places, tar.name)
+            converted += tar_files.add_tar(tar, manifest, names, contents, verify=_verify, made_from=state)
+    size = sum(entry["bytes"] for entry in manifest["tars"].values())
     return (
         f"{source.name}: {source.items.count:,} images in {len(starts)} tar files of {size / 1e9:.2f} GB in {out}, "
-        f"{made:,} of them converted now; fingerprint {tar_files.of_split(manifest)[:16]}"
+        f"{converted:,} of them converted now; fingerprint {tar_files.of_split(manifest)[:16]}"
     )
 
 
 def _manifest(source: Source, out: Path, recipe: Recipe) -> dict[str, Any]:
-    """What was written so far; raises UserError where it is of something else."""
+    """Return the manifest of the tars written so far; raises UserError if they are of something else."""
     about = {
         "dataset": source.name,
         "images": source.items.count,
         "recipe": dataclasses.asdict(recipe),
         "classes": list(source.items.classes),
     }
-    new = {**about, "source": digest(about), "tars": {}}
-    there = tar_files.read(out)
-    if not there:
-        if any(out.glob("*.tar")):
-            raise UserError(f"{out} holds tar files without a {MANIFEST}. Give another --out.")
-        write_atomic(out / MANIFEST, json.dumps(new, indent=1))
-        return new
-    if there.get("source") != new["source"]:
-        differ = [key for key in about if there.get(key) != about[key]]
+    identity = digest(about)
+    manifest = tar_files.begin(out, {**about, "source": identity})
+    if manifest.get("source") != identity:
+        differ = [key for key in about if manifest.get(key) != about[key]]
         raise UserError(
             f"{out} was prepared from something else than {source.name}: {', '.join(differ)} differ. Give another "
             f"--out, or delete that folder."
         )
-    return there
+    return manifest
 
 
-def _compare(tar: Path, told: Mapping[str, Any], state: str) -> None:
-    """Raise UserError where a finished tar is not as it was, or the images it was made from are not."""
-    size = tar.stat().st_size if tar.is_file() else None
-    if size != told["bytes"]:
-        found = "is missing" if size is None else f"has {size:,} bytes"
-        raise UserError(
-            f"{tar} {found}, and {MANIFEST} beside it says {told['bytes']:,}. Delete the entry of {tar.name} "
-            f"there, and prepare again: that tar alone is made anew."
-        )
-    if told["made_from"] != state:
-        raise UserError(
-            f"The images that {tar} was made from have changed since. Prepare them into another --out, or delete "
-            f"{tar.parent}."
-        )
-
-
-def _write(source: Source, tar: Path, places: range, recipe: Recipe) -> int:
-    """Write a tar, after what a killed process left of it; return how many images were converted now."""
-    partial = tar.with_suffix(".partial")
-    names = [source.member(place) for place in places]
-    if tar.is_file():  # whole, but not in the manifest: the kill came between the two
-        tar.rename(partial)
-    kept, end = _whole(partial, names)
-    convert = functools.partial(_convert, source.items.files, recipe)
-    left = range(places.start + kept, places.stop)
-    with partial.open("r+b" if kept else "wb") as file:
-        file.truncate(end)
-        file.seek(end)
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as writer:
-            for name, content in zip(names[kept:], spread(convert, left, tar.name), strict=True):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                writer.addfile(info, io.BytesIO(content))
-        file.flush()
-        os.fsync(file.fileno())
-    _verify(partial, names)
-    partial.rename(tar)
-    return len(left)
-
-
-def _whole(partial: Path, expected: Sequence[str]) -> tuple[int, int]:
-    """How many of the expected images a cut-off tar holds whole, and where the last of them ends."""
-    kept, end = 0, 0
-    with contextlib.suppress(FileNotFoundError, tarfile.ReadError), tarfile.open(partial, "r:") as reader:
-        for name in expected:
-            member = reader.next()
-            if member is None or member.name != name:
-                break
-            if (behind := _end(member)) > partial.stat().st_size:
-                break
-            kept, end = kept + 1, behind
-    return kept, end
-
-
-def _end(member: tarfile.TarInfo) -> int:
-    """Where a member's last block ends."""
-    return member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+def _contents(source: Source, recipe: Recipe, places: range, what: str, first: int) -> Iterator[bytes]:
+    return spread(functools.partial(_convert, source.items.files, recipe), places[first:], what)
 
 
 def _convert(files: Sequence[Path], recipe: Recipe, place: int) -> bytes:
-    """An image's file as it belongs into the tar; raises UserError that names the one that is damaged."""
+    """Return an image's file as it is written into the tar; raises UserError for a damaged one."""
     path = files[place]
     try:
         content = path.read_bytes()
@@ -277,8 +210,7 @@ def _convert(files: Sequence[Path], recipe: Recipe, place: int) -> bytes:
             image = as_rgb(opened)
     except DAMAGED as error:
         raise UserError(
-            f"The image {path} cannot be read ({error}). Restore it and run the same command again, which goes on "
-            f"there."
+            f"The image {path} cannot be read ({error}). Restore it and run the same command again; it resumes there."
         ) from None
     if scale < 1:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -289,7 +221,7 @@ def _convert(files: Sequence[Path], recipe: Recipe, place: int) -> bytes:
 
 
 def _verify(tar: Path, names: Sequence[str]) -> None:
-    """Read a tar back from the disk: every image is there under its name, and decodes."""
+    """Read a tar back from the disk; raises UserError unless every image has its name and decodes."""
     with tarfile.open(tar, "r:") as reader:
         members = reader.getmembers()
     if [member.name for member in members] != names:

@@ -214,18 +214,18 @@ def test_counts_and_lists_are_compared_with_what_is_published(tmp_path: Path) ->
         return list(check.check(of_cityscapes(facts), tmp_path, full=False))
 
     *_, of_list = found({"train": 12, "val": 12})
-    assert (of_list.said, of_list.wrong) == ("missing", True)
+    assert (of_list.message, of_list.wrong) == ("missing", True)
     for ending in ("\n", "\r\n"):
         (tmp_path / "cityscapes/list.txt").write_bytes(f"a{ending}b{ending}".encode())
         *splits, of_list = found({"train": 12, "val": 12})
-        assert of_list.said == "as published"
+        assert of_list.message == "as published"
         assert [finding.wrong for finding in splits] == [False, False]
-        assert splits[0].said.startswith("12 images, 19 classes")
+        assert splits[0].message.startswith("12 images, 19 classes")
     (tmp_path / "cityscapes/list.txt").write_text("b\na\n")
     assert found({"train": 12, "val": 12})[-1].wrong
     assert not found({"train": 13, "val": 12})[-1].wrong
     assert [f.wrong for f in found({"train": 11, "val": 12})] == [True, False, False]
-    assert "12 of 11 images: more than there are" in found({"train": 11, "val": 12})[0].said
+    assert "12 of 11 images: more than there are" in found({"train": 11, "val": 12})[0].message
     assert found({"train": 12, "val": 12}, classes=18)[0].wrong
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from bench.datasets import catalogue, prepare
 from bench.datasets.prepare import Recipe
+from bench.datasets.tar_files import MANIFEST
 from bench.errors import UserError
 from pretrain import shards, sources
 
@@ -121,9 +122,9 @@ def test_what_was_cut_off_goes_on_within_the_tar(tmp_path: Path) -> None:
     run(tmp_path, tmp_path / "whole")
     run(tmp_path, tmp_path / "out")
     train = tmp_path / "out/train"
-    manifest = json.loads((train / prepare.MANIFEST).read_text())
+    manifest = json.loads((train / MANIFEST).read_text())
     del manifest["tars"]["000001.tar"]
-    (train / prepare.MANIFEST).write_text(json.dumps(manifest))
+    (train / MANIFEST).write_text(json.dumps(manifest))
     content = (train / "000001.tar").read_bytes()
     (train / "000001.tar").unlink()
     (train / "000001.partial").write_bytes(content[: len(content) // 2])
@@ -141,13 +142,13 @@ def test_a_tar_that_the_manifest_does_not_know_yet_is_kept(tmp_path: Path) -> No
     run(tmp_path, tmp_path / "out")
     train = tmp_path / "out/train"
     content = (train / "000001.tar").read_bytes()
-    manifest = (train / prepare.MANIFEST).read_text()
+    manifest = (train / MANIFEST).read_text()
     told = json.loads(manifest)
     del told["tars"]["000001.tar"]
-    (train / prepare.MANIFEST).write_text(json.dumps(told))
+    (train / MANIFEST).write_text(json.dumps(told))
     assert " 0 of them converted now" in run(tmp_path, tmp_path / "out")[0]
     assert (train / "000001.tar").read_bytes() == content
-    assert json.loads((train / prepare.MANIFEST).read_text()) == json.loads(manifest)
+    assert json.loads((train / MANIFEST).read_text()) == json.loads(manifest)
 
 
 def start(root: Path, out: Path) -> "subprocess.Popen[str]":

@@ -217,9 +217,9 @@ def test_bytes_changed_within_an_image_are_found_by_a_full_check_and_mended(
 def test_nothing_is_prepared_twice_nor_into_the_original(tmp_path: Path) -> None:
     prepared(tmp_path, "imagenet")
     entries = catalogue.find("imagenet")
-    with pytest.raises(UserError, match="holds imagenet as it was prepared; nothing is converted"):
+    with pytest.raises(UserError, match="holds a prepared copy of imagenet, which is not converted"):
         list(prepare.prepare(entries, tmp_path / "fast", tmp_path / "twice", SMALL))
-    with pytest.raises(UserError, match=r"lies within .*train, which is imagenet itself"):
+    with pytest.raises(UserError, match=r"lies within .*train, which is part of imagenet itself"):
         list(prepare.prepare(entries, tmp_path / "slow", tmp_path / "slow/imagenet", SMALL))
     assert not (tmp_path / "twice").exists()
 
