@@ -17,28 +17,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mmengine.config import Config
-from mmengine.registry import FUNCTIONS
-from safetensors.torch import save_file
-from torch import Tensor
-
-from adapters.openmmlab import backbone as _backbone  # noqa: F401  registers TimmBackbone
 from adapters.openmmlab import compatibility
-from adapters.openmmlab import layer_decay as _layer_decay  # noqa: F401  registers LayerDecayConstructor
 from bench.backbones.build import build, is_plain
 from bench.backbones.normalise import normalisation
 from bench.backbones.timm_models import create
 from bench.errors import UserError
 from bench.processes import worker_ends_with_run
 from bench.tasks import Job, Outcome, Selection
-from bench.training import (  # noqa: F401  registers what configs name
-    collate,
-    hooks,
-    seeding,
-)
-from bench.training.runner import DeviceRunner
 
-compatibility.prepare()
+compatibility.prepare()  # before any OpenMMLab package is imported
+
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import FUNCTIONS  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+# Imported to register what configs name.
+from adapters.openmmlab import backbone as _backbone  # noqa: E402, F401
+from adapters.openmmlab import layer_decay as _layer_decay  # noqa: E402, F401
+from bench.training import collate, hooks, seeding  # noqa: E402, F401
+from bench.training.runner import DeviceRunner  # noqa: E402
 
 CHECKPOINT_SECONDS = 60.0
 FUNCTIONS.register_module(module=worker_ends_with_run)
