@@ -1,57 +1,44 @@
-"""A depth protocol as mmsegmentation's config: a head, its transforms, the two-phase learning rate.
+"""mmsegmentation's config of a depth protocol: a head, its transforms, the two-phase learning rate.
 
-Pure: no torch, no path of a machine, no backbone; what is missing is bound by `depth_estimators`.
+Pure: no torch, no paths, no backbone. `train.bind` fills in the data, its calibration and the channels.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapters.depth.protocol import DepthProtocol, Layout
+from adapters.openmmlab.config import resize_short_side, runner_config, timm_backbone
 from bench.tasks import Task
 
-if TYPE_CHECKING:
-    from adapters.depth.protocol import DepthProtocol, Layout
-
-MIN_DEPTH = 1e-3  # metres; nothing nearer is predicted or measured
+MIN_DEPTH = 1e-3  # metres; the nearest depth that is predicted or measured
 POWER = 0.9  # of both phases of the learning rate
 SCALES = {"backbone": {}, "none": {"mean": [0.0] * 3, "std": [255.0] * 3}}
 
 
-def upstream(task: Task, protocol: "DepthProtocol", layout: "Layout") -> dict[str, Any]:
-    """The mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
+def upstream(task: Task, protocol: DepthProtocol, layout: Layout) -> dict[str, Any]:
+    """Return the mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
     p = protocol
     train = p.train_layout or layout
-    return {
-        "default_scope": "mmseg",
-        "model": _model(p, layout),
-        "train_dataloader": {
-            "batch_size": p.batch_size,
-            "dataset": _dataset(train, train.train, p.limit, _train_pipeline(p, train)),
-        },
-        "test_dataloader": {
-            "batch_size": p.test_batch_size,
-            "dataset": _dataset(layout, layout.test, p.limit, _test_pipeline(p, layout)),
-        },
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
-        "optim_wrapper": {
-            "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
-            "constructor": "LayerDecayConstructor",
-            "paramwise_cfg": {"layer_decay": p.layer_decay},
-        },
-        "param_scheduler": [
-            {
-                "type": "TwoPhaseLR",
-                "low": p.min_lr / p.lr,
-                "power": POWER,
-                "begin": 0,
-                "end": p.epochs,
-                "peak": (p.epochs // 2 or p.epochs / 2) / p.epochs,
-            }
-        ],
-        "test_evaluator": {"type": "DepthErrors", "max_depth": layout.max_depth, "crop": list(layout.eval_crop)},
+    rate = {
+        "type": "TwoPhaseLR",
+        "low": p.min_lr / p.lr,
+        "power": POWER,
+        "begin": 0,
+        "end": p.epochs,
+        "peak": (p.epochs // 2 or p.epochs / 2) / p.epochs,
     }
+    return runner_config(
+        p,
+        scope="mmseg",
+        model=_model(p, layout),
+        train=_dataset(train, train.train, p.limit, _train_pipeline(p, train)),
+        test=_dataset(layout, layout.test, p.limit, _test_pipeline(p, layout)),
+        schedule=[rate],
+        evaluator={"type": "DepthErrors", "max_depth": layout.max_depth, "crop": list(layout.eval_crop)},
+    )
 
 
-def _model(p: "DepthProtocol", layout: "Layout") -> dict[str, Any]:
-    crop = (p.img_size, p.img_size)  # mmsegmentation insists on tuples
+def _model(p: DepthProtocol, layout: Layout) -> dict[str, Any]:
+    crop = (p.img_size, p.img_size)  # mmsegmentation accepts tuples only
     return {
         "type": "DepthEstimator",
         "data_preprocessor": {
@@ -62,27 +49,19 @@ def _model(p: "DepthProtocol", layout: "Layout") -> dict[str, Any]:
             "size": crop,
             **SCALES[p.normalisation],
         },
-        "backbone": {
-            "type": "TimmBackbone",
-            "img_size": p.img_size,
-            "drop_path_rate": p.drop_path,
-            "frozen": p.frozen,
-            **p.dropping,
-            "out_indices": p.out_indices,
-            "class_token": p.head == "bins",
-        },
+        "backbone": timm_backbone(p, out_indices=p.out_indices, class_token=p.head == "bins"),
         "decode_head": _head(p) | {"max_depth": layout.max_depth},
         "test_cfg": {"mode": "slide_flip", "crop_size": crop, "stride": (p.stride, p.stride)},
     }
 
 
-def _head(p: "DepthProtocol") -> dict[str, Any]:
+def _head(p: DepthProtocol) -> dict[str, Any]:
     if p.head == "deconv":
         return {"type": "DeconvDepthHead", "channels": p.channels}
     return {"type": "LinearDepthHead", "bins": {"bins": 256, "linear": 0}[p.head]}
 
 
-def _dataset(layout: "Layout", split: str, limit: int | None, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def _dataset(layout: Layout, split: str, limit: int | None, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "type": "DepthPairs",
         "data_prefix": {
@@ -94,14 +73,14 @@ def _dataset(layout: "Layout", split: str, limit: int | None, pipeline: list[dic
     }
 
 
-def _train_pipeline(p: "DepthProtocol", layout: "Layout") -> list[dict[str, Any]]:
-    """CutDepth comes before the crop and the colours, as upstream."""
+def _train_pipeline(p: DepthProtocol, layout: Layout) -> list[dict[str, Any]]:
+    """CutDepth comes before the crop and the colour changes, as in MIM-Depth."""
     cut = {"type": "VerticalCutDepth", "prob": 0.25, "max_depth": layout.max_depth, "wrapped": p.cutdepth == "wrapped"}
     return [
         {"type": "LoadImageFromFile"},
         _load(layout),
         *_lower_centre(layout, ("img", "gt_depth_map")),
-        _resize(p),
+        resize_short_side(p),
         *([cut] if p.cutdepth else []),
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "RandomCrop", "crop_size": (p.img_size, p.img_size)},
@@ -110,28 +89,22 @@ def _train_pipeline(p: "DepthProtocol", layout: "Layout") -> list[dict[str, Any]
     ]
 
 
-def _test_pipeline(p: "DepthProtocol", layout: "Layout") -> list[dict[str, Any]]:
-    """Depth is loaded after the resize: predictions are compared at the image's own size."""
+def _test_pipeline(p: DepthProtocol, layout: Layout) -> list[dict[str, Any]]:
     return [
         {"type": "LoadImageFromFile"},
         *_lower_centre(layout, ("img",)),
-        _resize(p),
-        _load(layout),
+        resize_short_side(p),
+        _load(layout),  # after the resize: predictions are compared at the image's own size
         *_lower_centre(layout, ("gt_depth_map",)),
         {"type": "PackSegInputs"},
     ]
 
 
-def _load(layout: "Layout") -> dict[str, Any]:
+def _load(layout: Layout) -> dict[str, Any]:
     return {"type": "LoadDepthAnnotation", "depth_rescale_factor": 1 / layout.scale}
 
 
-def _lower_centre(layout: "Layout", keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def _lower_centre(layout: Layout, keys: tuple[str, ...]) -> list[dict[str, Any]]:
     if layout.image_crop is None:
         return []
     return [{"type": "LowerCentreCrop", "size": list(layout.image_crop), "keys": list(keys)}]
-
-
-def _resize(p: "DepthProtocol") -> dict[str, Any]:
-    """The short side becomes img_size, unless the long side would exceed four times that."""
-    return {"type": "Resize", "scale": (4 * p.img_size, p.img_size), "keep_ratio": True}

@@ -1,4 +1,4 @@
-"""mmsegmentation's DepthEstimator on a timm backbone: data checked, heads sized, the two-phase rate."""
+"""Train and test mmsegmentation's DepthEstimator on a timm backbone; the two-phase learning rate."""
 
 import dataclasses
 from pathlib import Path
@@ -20,12 +20,12 @@ from bench.tasks import Job, Outcome
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Train on train, test once; see `adapters.depth.evaluate`."""
+    """Train on train, test once on the layout's `test`."""
     return runner.run(bind(job, layout), job, reported_on=layout.test)
 
 
 def bind(job: Job, layout: Layout) -> dict[str, Any]:
-    """The pure config with the data (checked, with its calibration) and the backbone's channels filled in."""
+    """Check the data; return the upstream config with data, calibration and the backbone's channels filled in."""
     protocol, test = job.protocol, data.calibrated(layout, job.data)
     train = test
     if protocol.train_layout:
@@ -41,13 +41,12 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
         "stride": maps.strides[-1],
         "normalised": maps.plain,
     }
-    batches = loaders[0]["dataset"]["indices"] // protocol.batch_size
-    config["param_scheduler"] = backbone.by_iteration(config["param_scheduler"], max(batches, 1))
+    backbone.schedule_by_iteration(config)
     return config
 
 
 def _checked(dataset: dict[str, Any], folder: Path, layout: Layout, job: Job) -> dict[str, Any]:
-    """Check what a loader will read, and say where it is."""
+    """Check what a loader will read; return its folder and number of images."""
     images, depths = (folder / path for path in dataset["data_prefix"].values())
     both = data.pairs(images, depths)[: job.protocol.limit]
     data.check(both, layout, job.cache)
@@ -56,15 +55,15 @@ def _checked(dataset: dict[str, Any], folder: Path, layout: Layout, job: Job) ->
 
 @PARAM_SCHEDULERS.register_module()
 class TwoPhaseLR(LRSchedulerMixin, _ParamScheduler):  # type: ignore[misc]  # mmengine is untyped
-    """MIM-Depth's learning rate: up by a power to the optimizer's own rate, and down by it again.
+    """MIM-Depth's learning rate (arXiv 2205.13543): a power's rise to the optimizer's rate, then the same fall.
 
-    With t the iteration, counted from 1, h that of the peak, and low = the smallest rate:
-    (lr - low) (t / h)^power + low for t < h, then max(low, lr - (lr - low) (t / h - 1)^power). Every group
-    keeps its own lr; iterations after 2h stay at low. No PolyLR of mmengine's has this shape.
+    With t the iteration counted from 1, h the iteration of the peak, and low the smallest rate:
+    (lr - low) (t / h)^power + low for t < h, then max(low, lr - (lr - low) (t / h - 1)^power). Each parameter
+    group has its own lr; iterations after 2h stay at low. mmengine's PolyLR cannot express this shape.
     """
 
     def __init__(self, optimizer: Any, low: float, power: float, peak: float, **span: Any) -> None:
-        """`low` is a part of lr, `peak` a part of the span from `begin` to `end`."""
+        """Take `low` as a part of lr, and `peak` as a part of the span from `begin` to `end`."""
         self.low, self.power = low, power
         self.half = peak * (span["end"] - span["begin"])
         super().__init__(optimizer, **span)

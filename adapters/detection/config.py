@@ -1,55 +1,46 @@
-"""A detection protocol as mmdetection's config: Mask R-CNN with ViTDet's heads, large-scale jitter.
+"""mmdetection's config of a detection protocol: Mask R-CNN with ViTDet's heads, large-scale jitter.
 
-Pure: no torch, no path of a machine, no backbone; what is missing is bound by `detectors`.
+Pure: no torch, no paths, no backbone. `train.bind` fills in the data, the classes, channels and strides.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapters.detection.protocol import DetectionProtocol, Layout
+from adapters.openmmlab.config import runner_config, timm_backbone
 from bench.tasks import Task
 
-if TYPE_CHECKING:
-    from adapters.detection.protocol import DetectionProtocol, Layout
-
-LEVELS = 5  # of the pyramid; the heads look at all but the coarsest
+LEVELS = 5  # of the pyramid; the RoI heads use all but the coarsest
 NORM = {"type": "LN2d", "eps": 1e-6}
 MATCH = {"type": "MaxIoUAssigner", "ignore_iof_thr": -1}
 SAMPLE = {"type": "RandomSampler", "neg_pos_ub": -1}
 
 
-def upstream(task: Task, protocol: "DetectionProtocol", layout: "Layout") -> dict[str, Any]:
-    """The mmdetection config that follows from the protocol alone; its schedule counts in epochs."""
+def upstream(task: Task, protocol: DetectionProtocol, layout: Layout) -> dict[str, Any]:
+    """Return the mmdetection config that follows from the protocol alone; its schedule counts in epochs."""
     p = protocol
-    return {
-        "default_scope": "mmdet",
-        "model": _model(p),
-        "train_dataloader": {"batch_size": p.batch_size, "dataset": _dataset(layout, p, "train", _train_pipeline(p))},
-        "test_dataloader": {
-            "batch_size": p.test_batch_size,
-            "dataset": {**_dataset(layout, p, "val", _test_pipeline(p)), "test_mode": True},
-        },
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
-        "optim_wrapper": {
-            "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
-            "constructor": "LayerDecayConstructor",
-            "paramwise_cfg": {"layer_decay": p.layer_decay},
-        },
-        "param_scheduler": _schedule(p),
-        "test_evaluator": {"type": "DetectionMetric", "metric": ["bbox", "segm"]},
-    }
+    return runner_config(
+        p,
+        scope="mmdet",
+        model=_model(p),
+        train=_dataset(layout, p, "train", _train_pipeline(p)),
+        test=_dataset(layout, p, "val", _test_pipeline(p)) | {"test_mode": True},
+        schedule=_schedule(p),
+        evaluator={"type": "DetectionMetric", "metric": ["bbox", "segm"]},
+    )
 
 
-def _schedule(p: "DetectionProtocol") -> list[dict[str, Any]]:
-    """A ConstantLR gives the rate back at its end, which therefore lies behind the last epoch."""
+def _schedule(p: DetectionProtocol) -> list[dict[str, Any]]:
     warm = min(p.warmup_epochs, p.epochs / 2)
     drops = [p.epochs * 8 / 9, p.epochs * 26 / 27]
+    # A ConstantLR restores the rate at its end, which therefore lies after the last epoch.
     return [
         {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warm},
         *({"type": "ConstantLR", "factor": 0.1, "begin": drop, "end": p.epochs + 1} for drop in drops),
     ]
 
 
-def _model(p: "DetectionProtocol") -> dict[str, Any]:
-    """The neck is for hierarchical backbones, and gives way above a plain one."""
+def _model(p: DetectionProtocol) -> dict[str, Any]:
+    """Return Mask R-CNN with the neck of hierarchical backbones; `bind` replaces the neck of plain ones."""
     return {
         "type": "MaskRCNN",
         "data_preprocessor": {
@@ -58,14 +49,7 @@ def _model(p: "DetectionProtocol") -> dict[str, Any]:
             "pad_mask": True,
             "batch_augments": [{"type": "BatchFixedSizePad", "size": (p.img_size, p.img_size), "pad_mask": True}],
         },
-        "backbone": {
-            "type": "TimmBackbone",
-            "img_size": p.img_size,
-            "drop_path_rate": p.drop_path,
-            "window_size": p.window_size,
-            "frozen": p.frozen,
-            **p.dropping,
-        },
+        "backbone": timm_backbone(p, window_size=p.window_size),
         "neck": {"type": "FPN", "out_channels": p.channels, "num_outs": LEVELS, "norm_cfg": NORM},
         "rpn_head": _rpn_head(p),
         "roi_head": {
@@ -80,7 +64,7 @@ def _model(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _rpn_head(p: "DetectionProtocol") -> dict[str, Any]:
+def _rpn_head(p: DetectionProtocol) -> dict[str, Any]:
     return {
         "type": "RPNHead",
         "in_channels": p.channels,
@@ -93,7 +77,7 @@ def _rpn_head(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _roi_extractor(p: "DetectionProtocol", size: int) -> dict[str, Any]:
+def _roi_extractor(p: DetectionProtocol, size: int) -> dict[str, Any]:
     return {
         "type": "SingleRoIExtractor",
         "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
@@ -101,7 +85,7 @@ def _roi_extractor(p: "DetectionProtocol", size: int) -> dict[str, Any]:
     }
 
 
-def _bbox_head(p: "DetectionProtocol") -> dict[str, Any]:
+def _bbox_head(p: DetectionProtocol) -> dict[str, Any]:
     return {
         "type": "ConvFCBBoxHead",
         "num_shared_convs": p.head_convs,
@@ -117,7 +101,7 @@ def _bbox_head(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _mask_head(p: "DetectionProtocol") -> dict[str, Any]:
+def _mask_head(p: DetectionProtocol) -> dict[str, Any]:
     return {
         "type": "FCNMaskHead",
         "num_convs": p.head_convs,
@@ -128,16 +112,16 @@ def _mask_head(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _proposals(p: "DetectionProtocol", of_a_level: int) -> dict[str, Any]:
+def _proposals(p: DetectionProtocol, per_level: int) -> dict[str, Any]:
     return {
-        "nms_pre": of_a_level,
+        "nms_pre": per_level,
         "max_per_img": p.proposals,
         "nms": {"type": "nms", "iou_threshold": 0.7},
         "min_bbox_size": 0,
     }
 
 
-def _train_cfg(p: "DetectionProtocol") -> dict[str, Any]:
+def _train_cfg(p: DetectionProtocol) -> dict[str, Any]:
     return {
         "rpn": {
             "assigner": {**MATCH, "pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3},
@@ -161,7 +145,7 @@ def _train_cfg(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _test_cfg(p: "DetectionProtocol") -> dict[str, Any]:
+def _test_cfg(p: DetectionProtocol) -> dict[str, Any]:
     return {
         "rpn": _proposals(p, p.proposals),
         "rcnn": {
@@ -173,8 +157,8 @@ def _test_cfg(p: "DetectionProtocol") -> dict[str, Any]:
     }
 
 
-def _dataset(layout: "Layout", p: "DetectionProtocol", split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
-    """Images without objects are kept: the jitter makes some more of them."""
+def _dataset(layout: Layout, p: DetectionProtocol, split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the data set's config; it includes images without objects, of which the jitter makes more."""
     return {
         "type": "CocoDataset",
         "ann_file": layout.annotations.format(split=split),
@@ -184,7 +168,7 @@ def _dataset(layout: "Layout", p: "DetectionProtocol", split: str, pipeline: lis
     }
 
 
-def _train_pipeline(p: "DetectionProtocol") -> list[dict[str, Any]]:
+def _train_pipeline(p: DetectionProtocol) -> list[dict[str, Any]]:
     crop = (p.img_size, p.img_size)
     return [
         {"type": "LoadImageFromFile"},
@@ -197,8 +181,8 @@ def _train_pipeline(p: "DetectionProtocol") -> list[dict[str, Any]]:
     ]
 
 
-def _test_pipeline(p: "DetectionProtocol") -> list[dict[str, Any]]:
-    """The truth stays in its file, from which the metric reads it."""
+def _test_pipeline(p: DetectionProtocol) -> list[dict[str, Any]]:
+    """Return transforms of images alone: the metric reads the truth from its file."""
     return [
         {"type": "LoadImageFromFile"},
         {"type": "Resize", "scale": (p.img_size, p.img_size), "keep_ratio": True},

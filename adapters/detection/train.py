@@ -1,6 +1,5 @@
-"""mmdetection on a timm backbone: pyramid, anchors and heads sized to its maps and the data's classes."""
+"""Train and test mmdetection on a timm backbone: pyramid, anchors and heads sized to its maps and the classes."""
 
-import copy
 import json
 from typing import Any
 
@@ -11,8 +10,7 @@ import mmdet.models  # noqa: F401
 from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
 
-from adapters.detection import heads as pyramid
-from adapters.detection import metric  # noqa: F401  registers the metric
+from adapters.detection import data, heads, metric  # noqa: F401  registers pyramid and metric
 from adapters.detection.config import LEVELS
 from adapters.detection.protocol import Layout
 from adapters.openmmlab import backbone, coco
@@ -31,20 +29,20 @@ CURVES = {
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Train on train, test on val once; see `adapters.detection.evaluate`."""
+    """Train on train, test on val once."""
     return runner.run(bind(job, layout), job, curves=CURVES)
 
 
 def bind(job: Job, layout: Layout) -> dict[str, Any]:
-    """The pure config with the data (checked), its classes, and the backbone's maps filled in."""
-    config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
+    """Check the data; return the upstream config with data, classes and the backbone's channels and strides."""
+    config = backbone.upstream_config(job)
     train, test = config["train_dataloader"], config["test_dataloader"]
     classes: list[str] | None = None
     for loader, folder, split in ((train, job.train_data, "train"), (test, job.data, "val")):
         file, images = (folder / path for path in layout.paths(split))
         coco.check(file, images, job.cache, classes=classes)
         content = json.loads(file.read_text("utf-8"))
-        coco.check_masks(file, content)
+        data.check_masks(file, content)
         classes = classes or [category["name"] for category in content["categories"]]
         loader["dataset"] |= {
             "data_root": str(folder),
@@ -53,16 +51,15 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
         }
     config["test_evaluator"]["ann_file"] = str(file)
     _size_model(config["model"], backbone.maps_of(job), len(classes or ()))
-    batches = train["dataset"]["indices"] // train["batch_size"]
-    config["param_scheduler"] = backbone.by_iteration(config["param_scheduler"], max(batches, 1))
+    backbone.schedule_by_iteration(config)
     return config
 
 
 def _size_model(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> None:
-    """ViTDet's pyramid above a plain backbone; anchors and RoIs at the strides of the pyramid."""
-    neck, heads = model["neck"], model["roi_head"]
+    """Fit neck, anchors and RoI heads to the backbone's maps; a plain backbone gets ViTDet's pyramid."""
+    neck, roi_head = model["neck"], model["roi_head"]
     if maps.plain:
-        strides = list(pyramid.pyramid_strides(maps.strides[-1], LEVELS))
+        strides = list(heads.pyramid_strides(maps.strides[-1], LEVELS))
         model["neck"] = {
             "type": "SimpleFeaturePyramid",
             "in_channels": maps.channels[-1],
@@ -75,6 +72,6 @@ def _size_model(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> 
         neck["in_channels"] = list(maps.channels)
     model["rpn_head"]["anchor_generator"]["strides"] = strides
     for extractor in ("bbox_roi_extractor", "mask_roi_extractor"):
-        # An object of 224 pixels belongs to stride 16, as in the FPN paper, one of half to half.
-        heads[extractor] |= {"featmap_strides": strides[:-1], "finest_scale": 14 * strides[0]}
-    heads["bbox_head"]["num_classes"] = heads["mask_head"]["num_classes"] = num_classes
+        # Objects of 224 pixels go to stride 16, as in the FPN paper (arXiv 1612.03144), of 112 to stride 8.
+        roi_head[extractor] |= {"featmap_strides": strides[:-1], "finest_scale": 14 * strides[0]}
+    roi_head["bbox_head"]["num_classes"] = roi_head["mask_head"]["num_classes"] = num_classes

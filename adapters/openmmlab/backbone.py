@@ -1,5 +1,9 @@
-"""The feature contract as an mmengine module: an image batch in, NCHW maps at stated strides out."""
+"""A timm model as an mmengine module, and what every family binds of it: sizes, and epochs to iterations.
 
+In goes a batch of images (N, 3, H, W), out come maps (N, C, h, w) at stated strides.
+"""
+
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +23,7 @@ from bench.tasks import Job
 class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmengine is untyped
     """A FeatureExtractor that mmengine builds from a config.
 
-    Images come normalised by the detector's (segmentor's, ...) data preprocessor, so `mean` and
-    `std` are None.
+    The data preprocessor of the whole model normalises the images, so the extractor's `mean` and `std` are None.
     """
 
     def __init__(
@@ -44,16 +47,14 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
 
         Args:
             arch, weights, part, allow_partial, drop_blocks, img_size, drop_path_rate, seed,
-                timm_options: as `create` has them.
-            out_indices, frozen, class_token: as FeatureExtractor has them.
-            window_size: a plain ViT's blocks, but for `global_blocks` of them, attend in windows of
-                so many patches a side, with relative positions (see `window`). 0 leaves the model as
-                it is, and so does an architecture that is not plain: it has windows of its own, or
-                no attention.
-            global_blocks: see `window_size`.
+                timm_options: as in `create`.
+            out_indices, frozen, class_token: as in FeatureExtractor.
+            window_size: side of the attention windows of a plain ViT, in patches, with relative positions
+                (see `window`); 0 for global attention. Other architectures ignore it.
+            global_blocks: how many blocks attend globally nevertheless.
 
         Raises:
-            UserError: the architecture gives no such maps, or the weights do not fit it.
+            UserError: the architecture has no such maps, or the weights do not fit it.
         """
         model, report = create(
             arch,
@@ -76,15 +77,17 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
         )
 
     def init_weights(self) -> None:
-        """Keep the weights: mmengine would call timm's own `init_weights` and overwrite them."""
+        """Leave the weights as they are: mmengine would call timm's own `init_weights` and overwrite them."""
         self._is_init = True
 
 
-# What every family does to its pure config before a run: sizes from the backbone, epochs to iterations.
+def upstream_config(job: Job) -> dict[str, Any]:
+    """Return a copy of the job's pure upstream config, to be filled in."""
+    return copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
 
 
 def maps_of(job: Job) -> TimmBackbone:
-    """The backbone as the protocol builds it, without its numbers: on the meta device, shapes alone."""
+    """Return the backbone that the protocol builds, on the meta device: channels and strides without weights."""
     settings = dict(job.task.upstream(job.task, job.protocol)["model"]["backbone"])
     del settings["type"]
     with torch.device("meta"):
@@ -92,9 +95,17 @@ def maps_of(job: Job) -> TimmBackbone:
 
 
 def by_iteration(schedule: Sequence[Mapping[str, Any]], batches: int) -> list[dict[str, Any]]:
-    """Spans of epochs, whole or not, as spans of iterations, `batches` to an epoch.
+    """Convert a schedule's spans of epochs, whole or not, to iterations of `batches` per epoch.
 
-    Those that round to none are left out.
+    Spans that round to no iteration are left out.
     """
     spans = [{**s, "begin": round(s["begin"] * batches), "end": round(s["end"] * batches)} for s in schedule]
     return [{**s, "by_epoch": False} for s in spans if s["begin"] < s["end"]]
+
+
+def schedule_by_iteration(config: dict[str, Any]) -> int:
+    """Convert the config's schedule to iterations, once its data set has `indices`; return the batches per epoch."""
+    train = config["train_dataloader"]
+    batches: int = max(train["dataset"]["indices"] // train["batch_size"], 1)
+    config["param_scheduler"] = by_iteration(config["param_scheduler"], batches)
+    return batches

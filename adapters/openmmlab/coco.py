@@ -154,7 +154,7 @@ def _check_boxes(file: Path, annotations: Rows, sizes: Mapping[Any, tuple[int, i
 
 def _is_box(box: Any, image_width: float, image_height: float) -> bool:
     """Whether it is one, some of it inside the image."""
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
         return False
     left, top, width, height = box
     across = left < image_width and left + width > 0
@@ -162,14 +162,15 @@ def _is_box(box: Any, image_width: float, image_height: float) -> bool:
     return bool(width > 0 and height > 0 and across and down)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
+    """Return whether a value of a JSON file is a number, and neither NaN nor infinite."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check_keypoints(file: Path, annotations: Rows, count: int, sizes: Mapping[Any, tuple[int, int]] | None) -> None:
     for a in (a for a in annotations if "keypoints" in a):
         values = a["keypoints"] if isinstance(a["keypoints"], list) else []
-        finite = len(values) == 3 * count and all(map(_is_finite, values))
+        finite = len(values) == 3 * count and all(map(is_finite, values))
         if not finite or not {0, 1, 2}.issuperset(values[2::3]):
             raise UserError(
                 f"In {file}, annotation {a['id']} has {len(values)} keypoint values: {str(a['keypoints'])[:120]}. "
@@ -215,71 +216,6 @@ def _some(items: Iterable[Any]) -> str:
     shown = [str(item) for item in items]
     more = f" and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     return "; ".join(shown[:SHOWN]) + more
-
-
-# Has every object of a COCO file what masks are made of, and scored by?
-
-SHAPE = ("segmentation", "area", "iscrowd")
-EXPECTED = (
-    "Expected are polygons, each of at least three points x, y in pixels, or run lengths: "
-    '{"size": [height, width] of the image, "counts": ...}'
-)
-
-
-def check_masks(file: Path, content: Mapping[str, Any]) -> None:
-    """Raise UserError, which names the annotation, where a shape lacks or is none, or no object is there.
-
-    `content` is of the file, which `coco_annotations.check` has found good.
-    """
-    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
-    for a in content["annotations"]:
-        for key in (key for key in SHAPE if key not in a):
-            raise UserError(
-                f"In {file}, annotation {a['id']} has no '{key}'. Instance segmentation needs of every object its "
-                f"{', '.join(SHAPE)}, as in COCO's instances files. Add it, or remove the annotation."
-            )
-        if not _is_shape(a["segmentation"], sizes[a["image_id"]]):
-            raise UserError(
-                f"In {file}, annotation {a['id']} of image {a['image_id']} has no shape: its segmentation is "
-                f"{str(a['segmentation'])[:120]}. {EXPECTED}. Correct it, or remove the annotation."
-            )
-        if a["iscrowd"] not in (0, 1) or not _is_area(a["area"]):
-            raise UserError(
-                f"In {file}, annotation {a['id']} has the area {a['area']} and iscrowd {a['iscrowd']}. Expected are a "
-                f"finite number of pixels and 0 or 1. Correct them, or remove the annotation."
-            )
-    if all(a["iscrowd"] for a in content["annotations"]):
-        raise UserError(
-            f"{file} holds no object: {len(content['annotations'])} annotations, all of them crowds. There is nothing "
-            f"to detect in its {len(sizes)} images. Give the file that belongs to them."
-        )
-
-
-def _is_area(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
-
-
-def _is_shape(given: Any, size: list[int]) -> bool:
-    """Run lengths of the image's size, or polygons that are numbers, at least one of three points."""
-    if isinstance(given, dict):
-        return given.get("size") == size and _are_counts(given.get("counts"), size)
-    if not isinstance(given, list) or not all(isinstance(polygon, list) for polygon in given):
-        return False
-    enough = (len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in given)
-    return any(enough) and all(_are_finite(polygon) for polygon in given)
-
-
-def _are_counts(counts: Any, size: list[int]) -> bool:
-    if isinstance(counts, list):
-        return _are_finite(counts) and sum(counts) == math.prod(size)
-    return isinstance(counts, str) and counts != ""
-
-
-def _are_finite(numbers: list[Any]) -> bool:
-    try:
-        return math.isfinite(sum(numbers))  # of NaN and infinity too; quick for millions of points
-    except TypeError:
-        return False
 
 
 # Data sets in COCO's format, image by image, for `python -m bench.datasets`.

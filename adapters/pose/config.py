@@ -1,43 +1,34 @@
-"""A pose protocol as mmpose's config: heatmap head, UDP codec, transforms, metrics.
+"""mmpose's config of a pose protocol: heatmap head, UDP codec, transforms, metrics.
 
-Pure: no torch, no path of a machine, no backbone; what is missing is bound by `pose_estimators`.
+Pure: no torch, no paths, no backbone. `train.bind` fills in the data, the channels and the sizes of crop and head.
 """
 
 from typing import Any
 
+from adapters.openmmlab.config import runner_config, timm_backbone
 from adapters.pose.protocol import Layout, PoseProtocol
 from bench.tasks import Task
 
 
 def upstream(task: Task, protocol: PoseProtocol, layout: Layout) -> dict[str, Any]:
-    """The mmpose config that follows from the protocol alone; its schedule counts in epochs."""
+    """Return the mmpose config that follows from the protocol alone; its schedule counts in epochs."""
     p = protocol
     train_layout = p.transfer.layout if p.transfer else layout
-    return {
-        "default_scope": "mmpose",
-        "model": _model(p, layout),
-        "train_dataloader": {
-            "batch_size": p.batch_size,
-            "dataset": _dataset(train_layout, "train", _train_pipeline(p, layout)),
-        },
-        "test_dataloader": {
-            "batch_size": p.test_batch_size,
-            "dataset": _dataset(layout, layout.tested, _test_pipeline(p)) | {"test_mode": True},
-        },
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
-        "optim_wrapper": {
-            "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
-            "constructor": "LayerDecayConstructor",
-            "paramwise_cfg": {"layer_decay": p.layer_decay},
-            "clip_grad": {"max_norm": p.clip_grad} if p.clip_grad else None,
-        },
-        "param_scheduler": _schedule(p),
-        "test_evaluator": _metrics(p, layout),
-    }
+    config = runner_config(
+        p,
+        scope="mmpose",
+        model=_model(p, layout),
+        train=_dataset(train_layout, "train", _train_pipeline(p, layout)),
+        test=_dataset(layout, layout.tested, _test_pipeline(p)) | {"test_mode": True},
+        schedule=_schedule(p),
+        evaluator=_metrics(p, layout),
+    )
+    config["optim_wrapper"]["clip_grad"] = {"max_norm": p.clip_grad} if p.clip_grad else None
+    return config
 
 
 def codec(p: PoseProtocol) -> dict[str, Any]:
-    """Heatmaps at a quarter of the input, width first as mmpose has it; bound to the backbone later."""
+    """Return the codec: heatmaps at a quarter of the input, (width, height); `bind` fits its sizes to the backbone."""
     return {
         "type": "UDPHeatmap",
         "input_size": (p.img_width, p.img_size),
@@ -50,23 +41,16 @@ def _model(p: PoseProtocol, layout: Layout) -> dict[str, Any]:
     return {
         "type": "TopdownPoseEstimator",
         "data_preprocessor": {"type": "PoseDataPreprocessor", "bgr_to_rgb": True},
-        "backbone": {
-            "type": "TimmBackbone",
-            "out_indices": (-1,),
-            "img_size": (p.img_size, p.img_width),
-            "drop_path_rate": p.drop_path,
-            "frozen": p.frozen,
-            **p.dropping,
-        },
+        "backbone": timm_backbone(p, out_indices=(-1,), img_size=(p.img_size, p.img_width)),
         "head": {
             "type": "HeatmapHead",
             "out_channels": layout.num_keypoints,
-            "deconv_out_channels": p.channels,  # of each; their number follows from the stride
+            "deconv_out_channels": p.channels,  # of each deconvolution; `bind` sets how many there are
             "deconv_kernel_sizes": p.kernel_size,
             "loss": {"type": "KeypointMSELoss", "use_target_weight": True},
             "decoder": codec(p),
         },
-        "train_cfg": {"compute_acc": False},  # on the heatmaps of a training batch: costs time, says little
+        "train_cfg": {"compute_acc": False},  # accuracy on each training batch would cost time
         "test_cfg": {"flip_test": p.flip_test, "flip_mode": "heatmap", "shift_heatmap": False},
     }
 
@@ -77,7 +61,6 @@ def _dataset(layout: Layout, split: str, pipeline: list[dict[str, Any]]) -> dict
 
 
 def _train_pipeline(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
-    """Flips and half bodies know the joints of the data trained on, so the conversion comes after them."""
     convert = {"type": "KeypointConverter", "num_keypoints": layout.num_keypoints}
     box = {
         "type": "RandomBBoxTransform",
@@ -91,6 +74,7 @@ def _train_pipeline(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
         {"type": "RandomFlip", "direction": "horizontal"},
         {"type": "RandomHalfBody", "prob": p.half_body},
         box,
+        # After flips and half bodies, which go by the joints of the data set trained on.
         *([{**convert, "mapping": p.transfer.joints}] if p.transfer else []),
         _crop(p),
         {"type": "GenerateTarget", "encoder": codec(p)},
@@ -107,17 +91,17 @@ def _crop(p: PoseProtocol) -> dict[str, Any]:
 
 
 def _schedule(p: PoseProtocol) -> list[dict[str, Any]]:
-    """Warm up, then drop tenfold at the steps, or without any fall to zero as a cosine does."""
+    """Return a linear warm-up, then drops by 10 at the steps, or a cosine to zero where there are none."""
     warm = min(p.warmup_epochs, p.epochs / 2)
     fall: dict[str, Any] = {"type": "CosineAnnealingLR", "eta_min": 0.0, "begin": warm}
-    if p.steps:  # counted from `begin`
+    if p.steps:  # MultiStepLR counts milestones from `begin`
         fall = {"type": "MultiStepLR", "milestones": p.steps, "gamma": 0.1, "begin": 0}
     rise = {"type": "LinearLR", "start_factor": 1e-3, "begin": 0, "end": warm}
     return [rise, {**fall, "end": p.epochs}]
 
 
 def _metrics(p: PoseProtocol, layout: Layout) -> list[dict[str, Any]]:
-    """PCK needs the person that a box belongs to, which a detector does not say."""
+    """Return AP and PCK; AP alone with a detector's boxes, of which nobody knows whose they are."""
     keypoints = {"type": "KeypointAPMetric", "use_area": layout.has_area, "by_crowding": layout.has_crowding}
     pck = {"type": "PCKMetric", "thr": 0.1, "norm_item": "bbox"}
     return [keypoints] if p.bbox_source == "detector" else [keypoints, pck]

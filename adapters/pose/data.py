@@ -1,11 +1,11 @@
 """The persons of a keypoint annotation file and a detector's boxes, checked before anything is trained."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters.openmmlab import coco
 from bench.errors import UserError
 
 BOX = "a list of {image_id, category_id, bbox: [x, y, width, height], score}"
@@ -82,10 +82,6 @@ def _wrong(box: Any, known: set[int]) -> str:
     if box["image_id"] not in known:
         return f"names the image {box['image_id']}, which the annotations do not have"
     numbers = [*box["bbox"], box["score"]] if isinstance(box["bbox"], list) else []
-    if len(numbers) != 5 or not all(_finite(value) for value in numbers):
+    if len(numbers) != 5 or not all(map(coco.is_finite, numbers)):
         return "has something else than five finite numbers as bbox and score"
     return "" if min(box["bbox"][2:]) >= 0 else "has a bbox of negative size"
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -8,132 +8,44 @@ hierarchical backbone are one already. Reported are mIoU, mAcc, aAcc and every c
 of the last epoch. Expected at full scale (`segmentation/ade20k`): MAE ViT-B/16, 1600 epochs, 48.1 mIoU.
 """
 
-import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 from adapters.segmentation.config import upstream
-from adapters.segmentation.protocol import ADE20K_FACTS, CITYSCAPES_FACTS, VOC2012_FACTS, Layout, SegmentationProtocol
+from adapters.segmentation.protocol import (
+    ADE20K,
+    ADE_FINETUNE,
+    ADE_FROZEN,
+    ADE_LAYOUT,
+    CITYSCAPES,
+    CITYSCAPES_FINETUNE,
+    CITYSCAPES_FROZEN,
+    CITYSCAPES_LAYOUT,
+    METRICS,
+    SCENES_FINETUNE,
+    SCENES_FROZEN,
+    SCENES_LAYOUT,
+    VOC,
+    VOC_FINETUNE,
+    VOC_FROZEN,
+    VOC_FULL,
+    VOC_LAYOUT,
+    Layout,
+    SegmentationProtocol,
+)
 from bench.datasets.dataset import Dataset, EmbeddedWorld
 from bench.datasets.items import Items
 from bench.tasks import Job, Metric, Outcome, Task
 
-UPERNET = "UPerNet with MAE's feature pyramid (arXiv 2111.06377, A.4; mmsegmentation mae-base_upernet 160k, 512x512)"
-LINEAR = "linear head of DINOv2 (arXiv 2304.07193): BatchNorm and a 1x1 convolution"
-MAPS = "on the four maps together, resized to the finest (DINOv2's takes the last one)"
-
-ADE_FINETUNE = SegmentationProtocol(
-    name="finetune",
-    frozen=False,
-    source=f"{UPERNET}. Differs: epochs (127 of ADE20K's 20,210 images for 160,000 iterations), bf16 for fp16 on CUDA, "
-    "ignored pixels out of the loss's mean.",
-    expected="MAE ViT-B/16, 1600 epochs: mIoU 48.1 (MAE; mmsegmentation's rerun 48.13)",
-    command="python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth "
-    "--task segmentation/ade20k --data-root DIR --gpus 8",
-    epochs=127,
-    batch_size=16,
-    img_size=512,
-    stride=341,
-    lr=1e-4,
-    weight_decay=0.05,
-    layer_decay=0.65,
-    drop_path=0.1,
-    warmup_epochs=1.19,  # 1,500 iterations
-    channels=768,
-)
-ADE_FROZEN = SegmentationProtocol(
-    name="frozen",
-    frozen=True,
-    source=f"The {LINEAR}, {MAPS}; epochs for its 40,000 iterations.",
-    expected="DINOv2 ViT-B/14 on its last map alone: mIoU 47.3 (DINOv2)",
-    command="python -m bench.run --backbone vit_base_patch14_dinov2@dinov2_vitb14_pretrain.pth "
-    "--task segmentation/ade20k --protocol frozen --data-root DIR --gpus 8",
-    epochs=32,
-    batch_size=16,
-    img_size=512,
-    stride=341,
-    lr=1e-3,
-    weight_decay=1e-4,
-    warmup_epochs=1.19,
-)
-
-
-def with_iterations(
-    protocol: SegmentationProtocol, task: str, name: str, length: str, expected: str, **changes: Any
-) -> SegmentationProtocol:
-    """ADE20K's recipe on another data set, at another length."""
-    command = protocol.command.replace("segmentation/ade20k", task)
-    if name != protocol.name:
-        command = command.replace(f" --protocol {protocol.name}", "") + f" --protocol {name}"
-    source = f"{protocol.source} As on ADE20K but for {length}."
-    changes |= {"name": name, "source": source, "expected": expected, "command": command}
-    return dataclasses.replace(protocol, **changes)
-
-
-DINOV2_LINEAR = "DINOv2 ViT-B/14 on its last map alone: mIoU {} (arXiv 2304.07193, Table 10)"
-CITYSCAPES_SIZE = {"epochs": 215, "img_size": 768, "stride": 512, "warmup_epochs": 8.1}
-CITYSCAPES_LENGTH = (
-    "215 epochs of the 2,975 finely annotated images (40,000 iterations of 16: as many images as mmsegmentation's "
-    "80,000 of 8), crops and windows of 768 pixels (its 769, in whole patches), and the warm-up's 1,500 iterations"
-)
-CITYSCAPES_FINETUNE, CITYSCAPES_FROZEN = (
-    with_iterations(protocol, "segmentation/cityscapes", protocol.name, CITYSCAPES_LENGTH, expected, **CITYSCAPES_SIZE)
-    for protocol, expected in (
-        (
-            ADE_FINETUNE,
-            "none published with this recipe; the nearest, UPerNet on a supervised ResNet-50, 769x769: mIoU 79.39 "
-            "(mmsegmentation, configs/upernet)",
-        ),
-        (ADE_FROZEN, DINOV2_LINEAR.format(69.4)),
-    )
-)
-VOC_FULL = tuple(
-    with_iterations(
-        protocol,
-        "segmentation/voc",
-        f"{protocol.name}-full",
-        "437 epochs of the 1,464 training images (40,000 iterations)",
-        expected,
-        epochs=437,
-        warmup_epochs=16.4,
-    )
-    for protocol, expected in (
-        (
-            ADE_FINETUNE,
-            "none published on these images alone; the nearest, UPerNet on a supervised ResNet-50 with the 10,582 "
-            "of 'trainaug': mIoU 76.86 (CharlesPikachu/sssegmentation)",
-        ),
-        (ADE_FROZEN, f"{DINOV2_LINEAR.format(82.5)}, perhaps with more training images"),
-    )
-)
-
-VOC_SIZE = {"batch_size": 8, "img_size": 224, "stride": 149, "warmup_epochs": 2.0}
-VOC_WHY = "a CPU and a few hundred images"
-VOC_FINETUNE = ADE_FINETUNE.scaled(VOC_WHY, epochs=40, lr=2e-3, channels=64, **VOC_SIZE)
-VOC_FROZEN = ADE_FROZEN.scaled(VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
-
-SCENES_SIZE = {
-    "limit": 1000,
-    "batch_size": 8,
-    "img_size": 128,
-    "stride": 0,
-    "test_batch_size": 16,
-    "warmup_epochs": 0.1,
-}
-SCENES_WHY = "a minute on two cores, each image seen whole"
-SCENES_FINETUNE = ADE_FINETUNE.scaled(SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE)
-SCENES_FROZEN = ADE_FROZEN.scaled(SCENES_WHY, epochs=3, lr=3e-3, **SCENES_SIZE)
-
 
 def task(dataset: Dataset, layout: Layout, protocols: tuple[SegmentationProtocol, ...], version: int = 1) -> Task:
-    """Make `segmentation/<dataset>`; the way to add a data set of one's own."""
+    """Return the task `segmentation/<dataset>`; call it to add your own data set."""
     return Task(
         name=f"segmentation/{dataset.name}",
         version=version,
         dataset=dataset,
         protocols=protocols,
-        metrics=(Metric(name="mIoU"), Metric(name="mAcc"), Metric(name="aAcc")),
+        metrics=tuple(Metric(name=name) for name in METRICS),
         upstream=functools.partial(upstream, layout=layout),
         evaluate=functools.partial(evaluate, layout=layout),
         imports=("adapters.segmentation.train",),
@@ -142,69 +54,18 @@ def task(dataset: Dataset, layout: Layout, protocols: tuple[SegmentationProtocol
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Check the data, train, test on val; raises UserError for an image or mask that cannot be used."""
-    from adapters.segmentation import train as segmentors
+    """Check the data, train, test on val. Raises UserError for an unusable image or mask."""
+    from adapters.segmentation import train
 
-    return segmentors.evaluate(job, layout)
+    return train.evaluate(job, layout)
 
 
 def items(folder: Path, split: str, layout: Layout) -> Items:
-    """What a split holds, to be checked and looked at."""
+    """Return a split's images with their masks, for `python -m bench.datasets`."""
     from adapters.segmentation import data
 
     return data.items(folder, split, layout)
 
-
-SCENES_LAYOUT = Layout(
-    classes="semantic/classes.json", images="images/{split}", masks="semantic/{split}", image_suffix=".png"
-)
-VOC_LAYOUT = Layout(
-    upstream="PascalVOCDataset",
-    images="JPEGImages",
-    masks="SegmentationClass",
-    listing="ImageSets/Segmentation/{split}.txt",
-    image_suffix=".jpg",
-)
-ADE_LAYOUT = Layout(
-    upstream="ADE20KDataset",
-    images="images/{split}",
-    masks="annotations/{split}",
-    image_suffix=".jpg",
-    reduce_zero_label=True,
-    train="training",
-    val="validation",
-)
-CITYSCAPES_LAYOUT = Layout(
-    upstream="CityscapesDataset",
-    images="leftImg8bit/{split}",
-    masks="gtFine/{split}",
-    image_suffix="_leftImg8bit.png",
-    mask_suffix="_gtFine_labelTrainIds.png",
-)
-VOC = Dataset(
-    name="voc",
-    source="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
-    licence="Flickr terms, research",
-    root="VOCdevkit/VOC2012",
-    splits={split: VOC_LAYOUT.paths(split) for split in ("train", "val")},
-    facts=VOC2012_FACTS,
-)
-ADE20K = Dataset(
-    name="ade20k",
-    source="http://sceneparsing.csail.mit.edu",
-    licence="images: non-commercial research and education; annotations: BSD-3-Clause",
-    root="ADEChallengeData2016",
-    splits={split: ADE_LAYOUT.paths(split) for split in ("train", "val")},
-    facts=ADE20K_FACTS,
-)
-CITYSCAPES = Dataset(
-    name="cityscapes",
-    source="https://www.cityscapes-dataset.com (leftImg8bit, gtFine; then cityscapesScripts' createTrainIdLabelImgs)",
-    licence="Cityscapes' terms: non-commercial research",
-    root="cityscapes",
-    splits={split: CITYSCAPES_LAYOUT.paths(split) for split in ("train", "val")},
-    facts=CITYSCAPES_FACTS,
-)
 
 TASKS = (
     task(EmbeddedWorld(), SCENES_LAYOUT, (SCENES_FINETUNE, SCENES_FROZEN)),

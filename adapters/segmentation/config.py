@@ -1,43 +1,37 @@
-"""A segmentation protocol as mmsegmentation's config: UPerNet or a linear head, losses, transforms.
+"""mmsegmentation's config of a segmentation protocol: UPerNet or a linear head, losses, transforms.
 
-Pure: no torch, no path of a machine, no backbone; what is missing is bound by `segmentors`.
+Pure: no torch, no paths, no backbone. `train.bind` fills in the data, the classes and the channels.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from adapters.openmmlab.config import resize_short_side, runner_config, timm_backbone
+from adapters.segmentation.protocol import Layout, SegmentationProtocol
 from bench.tasks import Task
 
-if TYPE_CHECKING:
-    from adapters.segmentation.protocol import Layout, SegmentationProtocol
-
-IGNORED = 255  # a pixel of no class, in every mask
+IGNORED = 255  # mask value of a pixel without a class, in every data set
 
 
-def upstream(task: Task, protocol: "SegmentationProtocol", layout: "Layout") -> dict[str, Any]:
-    """The mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
+def upstream(task: Task, protocol: SegmentationProtocol, layout: Layout) -> dict[str, Any]:
+    """Return the mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
     p = protocol
     warm = min(p.warmup_epochs, p.epochs / 2)
-    return {
-        "default_scope": "mmseg",
-        "model": _model(p),
-        "train_dataloader": {"batch_size": p.batch_size, "dataset": _dataset(layout, p, "train", _train_pipeline(p))},
-        "test_dataloader": {"batch_size": p.test_batch_size, "dataset": _dataset(layout, p, "val", _test_pipeline(p))},
-        "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
-        "optim_wrapper": {
-            "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
-            "constructor": "LayerDecayConstructor",
-            "paramwise_cfg": {"layer_decay": p.layer_decay},
-        },
-        "param_scheduler": [
+    return runner_config(
+        p,
+        scope="mmseg",
+        model=_model(p),
+        train=_dataset(layout, p, "train", _train_pipeline(p)),
+        test=_dataset(layout, p, "val", _test_pipeline(p)),
+        schedule=[
             {"type": "LinearLR", "start_factor": 1e-6, "begin": 0, "end": warm},
             {"type": "PolyLR", "eta_min": 0.0, "power": 1.0, "begin": warm, "end": p.epochs},
         ],
-        "test_evaluator": {"type": "ClassIoUMetric"},
-    }
+        evaluator={"type": "ClassIoUMetric"},
+    )
 
 
-def _model(p: "SegmentationProtocol") -> dict[str, Any]:
-    crop = (p.img_size, p.img_size)  # mmsegmentation insists on tuples
+def _model(p: SegmentationProtocol) -> dict[str, Any]:
+    crop = (p.img_size, p.img_size)  # mmsegmentation accepts tuples only
     window = {"mode": "slide", "crop_size": crop, "stride": (p.stride, p.stride)}
     return {
         "type": "EncoderDecoder",
@@ -48,20 +42,14 @@ def _model(p: "SegmentationProtocol") -> dict[str, Any]:
             "seg_pad_val": IGNORED,
             "size": crop,
         },
-        "backbone": {
-            "type": "TimmBackbone",
-            "img_size": p.img_size,
-            "drop_path_rate": p.drop_path,
-            "frozen": p.frozen,
-            **p.dropping,
-        },
+        "backbone": timm_backbone(p),
         **(_upernet(p) if p.channels else {"decode_head": _head("LinearHead", 1.0)}),
         "test_cfg": window if p.stride else {"mode": "whole"},
     }
 
 
-def _upernet(p: "SegmentationProtocol") -> dict[str, Any]:
-    """The neck is for plain backbones; the auxiliary head looks at the third map."""
+def _upernet(p: SegmentationProtocol) -> dict[str, Any]:
+    """Return neck, decode head and auxiliary head (on the third map); `bind` drops the neck above a hierarchy."""
     norm = {"type": "BN"}
     common = {"dropout_ratio": 0.1, "norm_cfg": norm}
     decode = {"channels": p.channels, "in_index": (0, 1, 2, 3), "pool_scales": (1, 2, 3, 6)}
@@ -78,7 +66,7 @@ def _head(kind: str, weight: float) -> dict[str, Any]:
     return {"type": kind, "align_corners": False, "ignore_index": IGNORED, "loss_decode": loss}
 
 
-def _dataset(layout: "Layout", p: "SegmentationProtocol", split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
+def _dataset(layout: Layout, p: SegmentationProtocol, split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
     name = getattr(layout, split)
     return {
         "type": layout.upstream,
@@ -92,11 +80,11 @@ def _dataset(layout: "Layout", p: "SegmentationProtocol", split: str, pipeline: 
     }
 
 
-def _train_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
+def _train_pipeline(p: SegmentationProtocol) -> list[dict[str, Any]]:
     return [
         {"type": "LoadImageFromFile"},
         {"type": "LoadAnnotations"},
-        {**_resize(p), "type": "RandomResize", "ratio_range": p.ratio_range},
+        {**resize_short_side(p), "type": "RandomResize", "ratio_range": p.ratio_range},
         {"type": "RandomCrop", "crop_size": (p.img_size, p.img_size), "cat_max_ratio": 0.75},
         {"type": "RandomFlip", "prob": 0.5},
         {"type": "PhotoMetricDistortion"},
@@ -104,11 +92,10 @@ def _train_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
     ]
 
 
-def _test_pipeline(p: "SegmentationProtocol") -> list[dict[str, Any]]:
-    """The mask is loaded after the resize: predictions are compared at the image's own size."""
-    return [{"type": "LoadImageFromFile"}, _resize(p), {"type": "LoadAnnotations"}, {"type": "PackSegInputs"}]
-
-
-def _resize(p: "SegmentationProtocol") -> dict[str, Any]:
-    """The short side becomes img_size, unless the long side would exceed four times that."""
-    return {"type": "Resize", "scale": (4 * p.img_size, p.img_size), "keep_ratio": True}
+def _test_pipeline(p: SegmentationProtocol) -> list[dict[str, Any]]:
+    return [
+        {"type": "LoadImageFromFile"},
+        resize_short_side(p),
+        {"type": "LoadAnnotations"},  # after the resize: predictions are compared at the image's own size
+        {"type": "PackSegInputs"},
+    ]

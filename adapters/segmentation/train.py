@@ -1,7 +1,6 @@
-"""mmsegmentation on a timm backbone: heads sized to its maps, a linear head, IoU of every class."""
+"""Train and test mmsegmentation on a timm backbone: bind the data, and size the heads to the backbone's maps."""
 
 from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
-import copy
 from typing import Any
 
 import mmseg.datasets  # registers the data sets and transforms
@@ -16,23 +15,20 @@ from bench.tasks import Job, Outcome
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Train on train, test on val once; see `adapters.segmentation.evaluate`."""
+    """Train on train, test on val once."""
     return runner.run(bind(job, layout), job)
 
 
 def bind(job: Job, layout: Layout) -> dict[str, Any]:
-    """The pure config with the data (checked), its classes, and the backbone's channels filled in."""
-    config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
+    """Check the data; return the upstream config with data, classes and the backbone's channels filled in."""
+    config = backbone.upstream_config(job)
     classes = class_names(job.data, layout)
-    for folder, split in ((job.train_data, "train"), (job.data, "val")):
+    for loader, folder, split in (("train_dataloader", job.train_data, "train"), ("test_dataloader", job.data, "val")):
         both = data.pairs(folder, layout, split)[: job.protocol.limit]
         data.check(both, len(classes), layout, job.cache)
-        loader = "train_dataloader" if split == "train" else "test_dataloader"
         config[loader]["dataset"] |= {"data_root": str(folder), "metainfo": {"classes": classes}, "indices": len(both)}
     _size_heads(config["model"], backbone.maps_of(job), len(classes))
-    train = config["train_dataloader"]
-    batches = train["dataset"]["indices"] // train["batch_size"]
-    config["param_scheduler"] = backbone.by_iteration(config["param_scheduler"], max(batches, 1))
+    backbone.schedule_by_iteration(config)
     return config
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.openmmlab.coco import check_masks
+from adapters.detection.data import check_masks
 from bench.errors import UserError
 
 POLYGON = [[1.0, 2, 9, 2, 5, 8], [3, 4]]  # COCO has points left over from drawing
