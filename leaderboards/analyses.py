@@ -111,18 +111,14 @@ def correlations(standings: Sequence[Section]) -> list[Correlations]:
 
 
 def _correlations(kind: str, lines: Sequence[Scalar], scores: Sequence[Section]) -> Correlations:
-    columns = [[correlate(scalar, score) for scalar in lines] for score in scores]
-    enough = [any(c.n >= FEWEST for c in column) for column in columns]
-    shown_columns = [column for column, ok in zip(columns, enough, strict=True) if ok]
+    columns = [(score, [correlate(scalar, score) for scalar in lines]) for score in scores]
+    largest = [max(found.n for found in column) for _, column in columns]
+    known = [column for column, n in zip(columns, largest, strict=True) if n >= FEWEST]
     return Correlations(
         mode=kind,
-        columns=tuple(s for s, ok in zip(scores, enough, strict=True) if ok),
-        lines=tuple((scalar, tuple(c[i] for c in shown_columns)) for i, scalar in enumerate(lines)),
-        too_few={
-            f"{s.task} {s.protocol['name']}": max(c.n for c in column)
-            for s, column, ok in zip(scores, columns, enough, strict=True)
-            if not ok
-        },
+        columns=tuple(score for score, _ in known),
+        lines=tuple((scalar, tuple(column[i] for _, column in known)) for i, scalar in enumerate(lines)),
+        too_few={f"{s.task} {s.protocol['name']}": n for s, n in zip(scores, largest, strict=True) if n < FEWEST},
     )
 
 

@@ -48,6 +48,12 @@ class Verdict:
         return HOLDS if outcomes == {"for"} else FAILS if "against" in outcomes else OPEN
 
     @property
+    def counts(self) -> str:
+        """How many comparisons are as claimed and how many against."""
+        outcomes = [each.outcome for each in self.judged]
+        return f"{outcomes.count('for')} of {len(outcomes)} as claimed, {outcomes.count('against')} against"
+
+    @property
     def missing(self) -> list[str]:
         """The missing scores, each once."""
         every = (*self.preconditions, *self.judged)
@@ -180,9 +186,7 @@ def _verdict(one: Verdict) -> str:
     if all(each.missing for each in one.judged):
         why = "n = 1" if any(each.interval for each in one.judged) else "no comparison"
         return f"{one.word} ({why})"
-    outcomes = [each.outcome for each in one.judged]
-    counts = f"{outcomes.count('for')} of {len(outcomes)} as claimed, {outcomes.count('against')} against"
-    return f"{one.word} ({counts})"
+    return f"{one.word} ({one.counts})"
 
 
 def _chapter(place: int, replicates: Replicates, verdicts: Sequence[Verdict]) -> str:
@@ -192,9 +196,11 @@ def _chapter(place: int, replicates: Replicates, verdicts: Sequence[Verdict]) ->
 
 def _claim(one: Verdict, replicates: Replicates) -> str:
     claim = one.claim
+    failed = any(each.outcome != "for" for each in one.preconditions)
+    counts = f"{one.counts}{', and the precondition does not hold' if failed else ''}"
     parts = [
         f"### {claim.number}. {claim.sentence}\n",
-        f"**{one.word[0].upper()}{one.word[1:]}**: {_counts(one)}. {claim.paper}. {claim.measure}\n",
+        f"**{one.word[0].upper()}{one.word[1:]}**: {counts}. {claim.paper}. {claim.measure}\n",
         _means(claim.shown, replicates),
         _comparisons(one, replicates),
     ]
@@ -211,15 +217,6 @@ def _missing(texts: Sequence[str]) -> str:
     for role, _, what in (text.partition(": ") for text in texts):
         by_role.setdefault(role, []).append(what)
     return "".join(f"- {escape_cell(role)}: {escape_cell('; '.join(w))}\n" for role, w in by_role.items())
-
-
-def _counts(one: Verdict) -> str:
-    outcomes = [each.outcome for each in one.judged]
-    failed = any(each.outcome != "for" for each in one.preconditions)
-    return (
-        f"of {len(outcomes)} comparisons {outcomes.count('for')} are as claimed, {outcomes.count('against')} against"
-        f"{', and the precondition does not hold' if failed else ''}"
-    )
 
 
 def _means(scores: Sequence[Score], replicates: Replicates) -> str:
@@ -255,17 +252,15 @@ def _comparisons(one: Verdict, replicates: Replicates) -> str:
 
 def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:
     label = before + judged.comparison.label
-    interval = judged.interval
-    if interval is None:
+    if judged.interval is None:
         return [label, MISSING, "0", "missing"]
     digits = _decimals(judged.comparison.terms[0].score, replicates)
-    return [label, number(interval, digits), str(interval.n), _outcome_cell(judged)]
+    return [label, number(judged.interval, digits), str(judged.interval.n), _outcome_cell(judged, judged.interval)]
 
 
-def _outcome_cell(judged: Judged) -> str:
-    """Return the outcome of a comparison with an interval; "open" only by the correction is named."""
-    if judged.missing or judged.interval is None:
+def _outcome_cell(judged: Judged, interval: Interval) -> str:
+    """Return the outcome in words; a comparison that only the correction leaves open is named as such."""
+    if judged.missing:
         return "no interval"
-    half_width = judged.interval.half_width
-    below = half_width is not None and judged.interval.mean + half_width < 0
+    below = interval.half_width is not None and interval.mean + interval.half_width < 0
     return UNCORRECTED if judged.outcome == "open" and below else OUTCOMES[judged.outcome]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.errors import UserError, unknown
-from leaderboards.render import HERE, print_page
+from leaderboards.render import RESULTS, print_page
 from leaderboards.standings import Row, Section, mode, read
 from leaderboards.statistics import Difference, difference
 from leaderboards.tables import MISSING, Table, arrow, decimals
@@ -100,13 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("a", metavar="A", help="name of the first backbone in the records; add @weights if the name is ambiguous")
     add("b", metavar="B", help="name of the second backbone")
-    add(
-        "--results",
-        type=Path,
-        default=HERE / "results",
-        metavar="DIR",
-        help="folder of the records (default: leaderboards/results)",
-    )
+    add("--results", type=Path, default=RESULTS, metavar="DIR", help="records to read (default: leaderboards/results)")
     return parser
 
 

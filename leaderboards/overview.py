@@ -228,33 +228,26 @@ def extract(standings: Sequence[Section], link: str) -> str:
         return f"No backbone has been fine-tuned in every family of the embedded world yet. All results: {link}.\n"
     places = {name: sum([*rows].index(name) for rows in by_name) for name in complete}
     names = sorted(complete, key=lambda name: (places[name], name))[:MAX_ROWS]
-    head = ["backbone", *(s.task.partition("/")[0] for s in found)]
-    text = _short_table(head, names, found, by_name, intervals=True)
-    if len(text.partition("\n")[0]) > MAX_WIDTH:
-        text = _short_table(head, names, found, by_name, intervals=False)
+    rows = [[by_key[name] for by_key in by_name] for name in names]
+    table = _short_table(found, rows, intervals=True)
+    if len(table.partition("\n")[0]) > MAX_WIDTH:
+        table = _short_table(found, rows, intervals=False)
     return (
-        f"{text}\nFine-tuned on the embedded world; the columns are {', '.join(map(arrow, found))}.\n"
+        f"{table}\nFine-tuned on the embedded world; the columns are {', '.join(map(arrow, found))}.\n"
         "**Bold** is the best mean of the column; ± is the 95 % interval over seeds (none for a single seed).\n"
         f"All results: {link}.\n"
     )
 
 
-def _short_table(
-    head: Sequence[str],
-    names: Sequence[Name],
-    found: Sequence[Section],
-    by_name: Sequence[Mapping[Name, Row]],
-    *,
-    intervals: bool,
-) -> str:
-    lines = []
-    for name in names:
-        cells = [escape_cell(name[0])]
-        for section, rows in zip(found, by_name, strict=True):
-            interval = rows[name].metrics[section.primary]
-            shown = interval if intervals else replace(interval, half_width=None)
-            text = number(shown, decimals(section, section.primary))
-            best = next(other for other in rows if other in names)
-            cells.append(f"**{text}**" if name == best else text)
-        lines.append(cells)
-    return Table(head=head, rows=lines, left=1).markdown()
+def _short_table(sections: Sequence[Section], rows: Sequence[Sequence[Row]], *, intervals: bool) -> str:
+    """Return a table of backbones by sections."""
+    columns = []
+    for section, column in zip(sections, zip(*rows, strict=True), strict=True):
+        best, digits = min(map(section.rows.index, column)), decimals(section, section.primary)
+        shown = [row.metrics[section.primary] for row in column]
+        shown = shown if intervals else [replace(interval, half_width=None) for interval in shown]
+        texts = [number(interval, digits) for interval in shown]
+        columns.append([f"**{t}**" if row is section.rows[best] else t for row, t in zip(column, texts, strict=True)])
+    head = ["backbone", *(section.task.partition("/")[0] for section in sections)]
+    names = [escape_cell(row.backbone) for row, *_ in rows]
+    return Table(head=head, rows=list(zip(names, *columns, strict=True)), left=1).markdown()

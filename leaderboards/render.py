@@ -24,6 +24,7 @@ from leaderboards.standings import MANY, Section, read
 from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 BOARDS = HERE / "boards"
 PUBLISHED = HERE / "published.toml"
 
@@ -142,42 +143,18 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m leaderboards.render", description="Render the records of all runs as leaderboards in markdown."
     )
     add = parser.add_argument
-    add(
-        "--results",
-        type=Path,
-        default=HERE / "results",
-        metavar="DIR",
-        help="folder of the records (default: leaderboards/results)",
+    add("--results", type=Path, default=RESULTS, metavar="DIR", help="records to read (default: leaderboards/results)")
+    add("--out", type=Path, default=BOARDS, metavar="DIR", help="folder of the pages (default: leaderboards/boards)")
+    numbers = "TOML file of published numbers (default: leaderboards/published.toml)"
+    add("--published", type=Path, default=PUBLISHED, metavar="FILE", help=numbers)
+    extract = (
+        "also write a small table into this file, between the lines <!-- tables --> and <!-- /tables -->, and if it "
+        "has the lines <!-- claims --> and <!-- /claims -->, the verdicts on the claims; repeatable (default: none)"
     )
-    add(
-        "--out",
-        type=Path,
-        default=BOARDS,
-        metavar="DIR",
-        help="folder that the pages are written to (default: leaderboards/boards)",
-    )
-    add(
-        "--published",
-        type=Path,
-        default=PUBLISHED,
-        metavar="FILE",
-        help="TOML file of published numbers (default: leaderboards/published.toml)",
-    )
-    add(
-        "--extract",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE.md",
-        help="also write a small table into this file, between the lines <!-- tables --> and <!-- /tables -->, and if "
-        "it has the lines <!-- claims --> and <!-- /claims -->, the verdicts on the claims; may be repeated "
-        "(default: none)",
-    )
+    add("--extract", type=Path, action="append", default=[], metavar="FILE.md", help=extract)
     add("--csv", type=Path, metavar="FILE", help="also write every number to this CSV file (default: none)")
     add("--latex", type=Path, metavar="DIR", help="also write LaTeX tables, a file per task (default: none)")
-    add(
-        "--html", type=Path, metavar="DIR", help="also write one web page with plots that works offline (default: none)"
-    )
+    add("--html", type=Path, metavar="DIR", help="also write a web page with plots; works offline (default: none)")
     add("--check", action="store_true", help="write no pages; exit with status 1 if a page is missing or out of date")
     add("--print", action="store_true", help="also print the overview to the terminal")
     return parser

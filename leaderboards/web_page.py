@@ -294,7 +294,7 @@ def html(
         ("published", TITLE): published_chapter(published),
         ("failed", "Failed runs"): failed_chapter(standings),
         ("superseded", "Superseded"): superseded_chapter(standings),
-        ("pictures", "Pictures of analyses"): _figures(pictures),
+        ("pictures", "Pictures of analyses"): "".join(_figure(*one) for one in pictures.items()),
     }
     links = [(ident, title) for (ident, title), body in parts.items() if body]
     return Template((ASSETS / "index.html").read_text("utf-8")).substitute(
@@ -321,10 +321,6 @@ def _options(tasks: Iterable[str]) -> str:
 def _chapter(ident: str, title: str, body: str) -> str:
     head = f'<section id="{ident}" aria-labelledby="{ident}-title">\n<h2 id="{ident}-title">{title}</h2>\n'
     return f"{head}{body}</section>\n" if body else ""
-
-
-def _figures(pictures: Mapping[Path, Result]) -> str:
-    return "".join(_figure(path, result) for path, result in pictures.items())
 
 
 def _figure(path: Path, result: Result) -> str:

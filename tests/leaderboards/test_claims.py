@@ -136,7 +136,8 @@ def test_equal_scores_are_open_and_rounding_errors_are_ignored(result):
 
 def test_an_outcome_open_only_by_correction_is_named(result):
     leads = ((-1.6, -2.6, -3.6), (-2.7, -3.7, -4.7), (-1.0, 0.0, 1.0), (2.0, 3.0, 4.0))
-    outcomes = [claims_page._outcome_cell(by_hand(result, each).judged[0]) for each in leads]
+    judged = [by_hand(result, each).judged[0] for each in leads]
+    outcomes = [claims_page._outcome_cell(one, one.interval) for one in judged]
     assert outcomes == ["against, but not after correction", "against", "\N{EN DASH}", "as claimed"]
 
 
