@@ -82,6 +82,15 @@ def test_a_card_has_what_a_backbone_is_and_all_its_numbers(result):
     assert "(backbone-vit-b@a1a1a1a1.md)" in pages["README.md"]
 
 
+def test_an_output_of_pretraining_has_no_card_until_it_gets_a_name_of_its_own(result):
+    header = {"pretraining": '{"method": {"name": "mae"}, "seed": 0}'}
+    made = result(pretraining=header)
+    for file, has_card in (("backbone.safetensors", False), ("mae-vit.safetensors", True)):
+        pages = tables([dataclasses.replace(made, backbone={**made.backbone, "weights": file})])
+        assert ("backbone-vit@a1a1a1a1.md" in pages) == has_card
+        assert ("[vit](backbone-vit@a1a1a1a1.md)" in pages["README.md"]) == has_card
+
+
 def test_stale_digests_are_listed_in_the_overview(result):
     late = {"digest": "e2" * 32, "finished": "2026-03-01T00:00:00+00:00"}
     overview = tables([result(), result(**late)])["README.md"]

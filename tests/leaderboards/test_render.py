@@ -1,12 +1,14 @@
 import random
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
-from leaderboards.render import main
+from leaderboards.render import BOARDS, main
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -167,3 +169,16 @@ def test_help_imports_neither_torch_nor_scipy():
 
 def test_the_committed_pages_and_the_readme_are_up_to_date():
     assert main(["--check", "--extract", str(README)]) == 0
+
+
+def test_every_link_of_the_committed_pages_leads_to_a_file():
+    links = [
+        (page.name, link) for page in BOARDS.glob("*.md") for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+    ]
+    assert len(links) > 100
+    assert [(page, link) for page, link in links if not (BOARDS / unquote(link)).exists()] == []
+
+
+def test_no_page_is_among_the_code_and_no_code_among_the_pages():
+    assert list(BOARDS.parent.glob("*.md")) == []
+    assert {path.suffix for path in BOARDS.iterdir()} == {".md"}
