@@ -6,7 +6,6 @@ python -m tools.datasets_page [--write]
 
 import argparse
 import itertools
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ PLAIN_HEADS = ("classification",)  # of which the backbone's arithmetic is nearl
 WIDTH, DEPTH, PATCH = 768, 12, 16  # ViT-B/16
 RATE = 0.4 * 312e12  # operations a second: two fifths of what an A100's tensor cores can do in bf16
 GPUS = 8
-NUMBERED = re.compile(r"(.*?)((?<=-)\d+)?")
 COLUMNS = ("task", "data set", "images", "metric", "protocol", "hours on 8 GPUs", "published reference")
 INTRODUCTION = f"""# Data sets
 
@@ -57,27 +55,17 @@ def page(entries: Sequence[Entry]) -> str:
     for task in found:
         alike.setdefault(tuple(_rows(task)), []).append(task.name)
     for rows, names in alike.items():
-        lines.append(_line((_span(names), *rows[0])))
+        lines.append(_line((_code(names), *rows[0])))
         lines += [_line(("", *row)) for row in rows[1:]]
     return f"{INTRODUCTION}\n" + "\n".join(lines) + "\n"
 
 
+def _code(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in catalogue.span(names))
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def _span(names: Sequence[str]) -> str:
-    """Names in code; those that differ in a number at their ends as "cog-1 to 5"."""
-    found: dict[str, list[str]] = {}
-    for name in names:
-        base, number = NUMBERED.fullmatch(name).groups()  # type: ignore[union-attr]
-        found.setdefault(base, []).append(number or "")
-    spans = []
-    for base, numbers in found.items():
-        numbers.sort(key=lambda number: int(number or 0))
-        last = f" to {numbers[-1]}" if len(numbers) > 1 else ""
-        spans.append(f"`{base}{numbers[0]}{last}`")
-    return ", ".join(spans)
 
 
 def _rows(task: Task) -> Iterator[tuple[str, ...]]:
@@ -93,7 +81,7 @@ def _rows(task: Task) -> Iterator[tuple[str, ...]]:
     first = True
     for (hours, published), group in itertools.groupby(told, key=lambda row: row[:2]):
         about = (source, images, task.metrics[0].name) if first else ("",) * 3
-        yield (*about, _span([name for *_, name in group]), hours, published)
+        yield (*about, _code([name for *_, name in group]), hours, published)
         first = False
 
 

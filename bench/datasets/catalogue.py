@@ -1,8 +1,9 @@
-"""Which data sets there are: the tasks know, and are asked family by family."""
+"""The data sets of all tasks, what is stated about each, and the folders and files that each consists of."""
 
 import dataclasses
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,24 +15,24 @@ from bench.tasks import Task
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A data set, and the tasks that read it alike."""
+    """A data set, and the tasks that use it."""
 
     dataset: Dataset
     tasks: tuple[Task, ...]
 
     @property
     def names(self) -> str:
-        """The tasks, for a person."""
+        """The names of the tasks."""
         return ", ".join(task.name for task in self.tasks)
 
     @property
     def readers(self) -> tuple[Task, ...]:
-        """A task of each family: those of one family see the same items, those of others see other labels."""
+        """One task of each family; tasks of one family read the same labels."""
         return tuple({task.family: task for task in reversed(self.tasks)}.values())
 
 
 def entries() -> list[Entry]:
-    """Every data set of every family, by name; a family that cannot be imported is said on stderr."""
+    """Return every data set of every family, by name; a family that cannot be imported is reported on stderr."""
     found: list[Entry] = []
     for task in _tasks():
         same = next((e for e in found if e.dataset == task.dataset), None)
@@ -53,33 +54,24 @@ def _tasks() -> list[Task]:
 
 
 def find(name: str) -> list[Entry]:
-    """The data sets of a name (coco is laid out once for detection, once for pose), a task's, or a group's.
+    """Return the data sets with this name (detection and pose each have a coco), of a task, or of a group.
 
-    Raises UserError with the nearest name.
+    Raises:
+        UserError: none has the name; the message has the nearest ones.
     """
     known = entries()
     named = [e for e in known if name == e.dataset.name]
     groups = families.groups()
-    meant = groups[name].tasks if name in groups else (name,)
-    named = named or [e for e in known if any(task.name in meant for task in e.tasks)]
+    tasks = groups[name].tasks if name in groups else (name,)
+    named = named or [e for e in known if any(task.name in tasks for task in e.tasks)]
     if not named:
         names = [e.dataset.name for e in known] + [task.name for e in known for task in e.tasks]
         raise unknown("data set", name, [*names, *groups])
     return named
 
 
-def is_there(dataset: Dataset, data_root: Path | None) -> str:
-    """Which splits are at the data root, for a person."""
-    if isinstance(dataset, EmbeddedWorld):
-        return "made on first use"
-    if data_root is None:
-        return "no data root given"
-    there = [split for split in dataset.splits if missing(dataset, split, data_root) is None]
-    return ", ".join(there) or "no"
-
-
 def missing(dataset: Dataset, split: str, data_root: Path | None) -> UserError | None:
-    """What is missing of a split; None where all of its paths are there."""
+    """Return the error of locating a split; None if all of its paths are at the data root."""
     try:
         dataset.only([split]).locate(data_root)
     except UserError as error:
@@ -88,64 +80,106 @@ def missing(dataset: Dataset, split: str, data_root: Path | None) -> UserError |
 
 
 def first_sentence(error: UserError) -> str:
-    """What is missing, without what else is expected."""
+    """Return the first sentence of a message: what is missing, without the expected layout."""
     return str(error).split(". ")[0]
 
 
+COLUMNS = ("data set", "task families", "size", "items", "present", "licence")
+NUMBERED = re.compile(r"(.*?)(?:-(\d+))?")
+NAMED = 2  # families that are named; of more, the number is shown
+
+
 def table(found: Sequence[Entry], data_root: Path | None) -> list[tuple[str, ...]]:
-    """A row a data set: name, tasks, licence, size, images, whether it is there, where it comes from."""
-    return [
-        (
-            entry.dataset.name,
-            entry.names,
-            entry.dataset.licence,
-            f"{entry.dataset.facts.gigabytes:g} GB" if entry.dataset.facts.gigabytes else "-",
-            counts(entry.dataset),
-            is_there(entry.dataset, data_root),
-            entry.dataset.source,
-        )
-        for entry in found
-    ]
+    """Return the rows of a table of data sets under `COLUMNS`; those whose names differ in a number share a row."""
+    rows: dict[str, list[Entry]] = {}
+    for entry in found:
+        rows.setdefault(_base(entry.dataset.name), []).append(entry)
+    return [_row(alike, data_root) for alike in rows.values()]
 
 
-def counts(dataset: Dataset) -> str:
-    """The official number of items of each split."""
-    return ", ".join(f"{k} {n:,}" for k, n in dataset.facts.counts.items()) or "-"
+def _row(alike: Sequence[Entry], data_root: Path | None) -> tuple[str, ...]:
+    datasets = [entry.dataset for entry in alike]
+    families_of = sorted({task.family for entry in alike for task in entry.tasks})
+    size = datasets[0].facts.gigabytes
+    return (
+        ", ".join(span([dataset.name for dataset in datasets])),
+        ", ".join(families_of) if len(families_of) <= NAMED else f"{len(families_of)} families",
+        f"{size:g} GB" if size else "-",
+        _counts(datasets),
+        _present(datasets, data_root),
+        "; ".join(dict.fromkeys(dataset.licence for dataset in datasets)),
+    )
 
 
-# The folders and files that a data set is expected in, as a tree.
+def _base(name: str) -> str:
+    return str(NUMBERED.fullmatch(name)[1])  # type: ignore[index]
 
-MARGIN = 60  # where remarks begin
+
+def span(names: Iterable[str]) -> list[str]:
+    """Return the names, those that differ only in a number at their ends as one: "dtd", "dtd-2 to 10"."""
+    numbers: dict[str, list[int]] = {}
+    plain = []
+    for name in dict.fromkeys(names):
+        base, number = NUMBERED.fullmatch(name).groups()  # type: ignore[union-attr]
+        if number:
+            numbers.setdefault(base, []).append(int(number))
+        else:
+            plain.append(name)
+    spans = [f"{base}-{min(n)}" + (f" to {max(n)}" if len(n) > 1 else "") for base, n in numbers.items()]
+    return plain + spans
+
+
+def _counts(datasets: Sequence[Dataset]) -> str:
+    """Return the official number of items of each split; the largest if the data sets differ."""
+    counts: dict[str, list[int]] = {}
+    for dataset in datasets:
+        for split, count in dataset.facts.counts.items():
+            counts.setdefault(split, []).append(count)
+    largest = (f"{split} {'up to ' * (len(set(n)) > 1)}{max(n):,}" for split, n in counts.items())
+    return ", ".join(largest) or "-"
+
+
+def _present(datasets: Sequence[Dataset], data_root: Path | None) -> str:
+    """Return which splits are at the data root."""
+    if all(isinstance(dataset, EmbeddedWorld) for dataset in datasets):
+        return "generated"
+    if data_root is None:
+        return "-"
+    present = {split: None for d in datasets for split in d.splits if missing(d, split, data_root) is None}
+    return ", ".join(present) or "no"
+
+
+MARGIN = 60  # column at which remarks begin
 
 
 def layout(entry: Entry) -> str:
-    """A data set's layout below the data root, with the split that each path belongs to."""
+    """Return a data set's folders and files below the data root as a tree, with the splits of each path."""
     dataset = entry.dataset
     head = f"{dataset.name} ({entry.names})\n  from {dataset.source}; licence: {dataset.licence}\n"
     head += _official(dataset)
     if isinstance(dataset, EmbeddedWorld):
-        return f"{head}  made on first use; nothing to lay out\n"
-    remarks: dict[str, list[str]] = {}
+        return f"{head}  made on first use; needs no files\n"
+    splits: dict[str, list[str]] = {}
     for split, paths in dataset.splits.items():
         for path in paths:
-            remarks.setdefault(path, []).append(split)
-    said = {path: ", ".join(splits) for path, splits in remarks.items()}
-    said |= dict.fromkeys(dataset.optional, "if it is there")
-    said |= {path: what for path, what in dataset.facts.files.items() if path not in said}
+            splits.setdefault(path, []).append(split)
+    remarks = {path: ", ".join(names) for path, names in splits.items()}
+    remarks |= dict.fromkeys(dataset.optional, "optional")
+    remarks |= {path: what for path, what in dataset.facts.files.items() if path not in remarks}
     lines = [f"  DIR{'' if dataset.root == '.' else f'/{dataset.root}'}/"]
-    return head + "\n".join(lines + _tree(said)) + "\n"
+    return head + "\n".join(lines + _tree(remarks)) + "\n"
 
 
 def _official(dataset: Dataset) -> str:
-    """What its authors say that it holds, and where that was read; nothing where nothing was."""
+    """Return a line of the official counts and size and their source; "" if neither is known."""
     facts = dataset.facts
-    told = [counts(dataset)] * bool(facts.counts)
-    told += [f"{facts.gigabytes:g} GB"] * bool(facts.gigabytes)
-    return f"  {'; '.join(told)} (known from: {facts.known_from})\n" if told else ""
+    known = [", ".join(f"{split} {n:,}" for split, n in facts.counts.items())] * bool(facts.counts)
+    known += [f"{facts.gigabytes:g} GB"] * bool(facts.gigabytes)
+    return f"  {'; '.join(known)} (known from: {facts.known_from})\n" if known else ""
 
 
 def _tree(remarks: Mapping[str, str]) -> list[str]:
-    """Indented lines: every folder once, remarks behind the paths that have them."""
+    """Return indented lines: every folder once, with the remarks behind their paths."""
     root: dict[str, Any] = {}
     for path in remarks:
         node = root

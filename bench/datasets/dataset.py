@@ -1,4 +1,4 @@
-"""Data sets: a folder under the data root, or the embedded world, made on first use; and what its authors state."""
+"""A data set: a folder below the data root, or the embedded world, with what its authors state about it."""
 
 import dataclasses
 import difflib
@@ -12,19 +12,19 @@ from bench.errors import UserError, unknown
 from bench.files import content_sha256, digest, file_sha256
 from bench.scenes.world import World, ensure
 
-UNSTATED = "none that is known; take it for research alone"
+UNSTATED = "not stated; assume research only"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Official numbers; what is not known is left out, never guessed.
+    """Official numbers; unknown ones are left out, never guessed.
 
     Args:
-        counts: items by split: images, or sequences of videos.
-        classes: how many there are; 0 where there are none, or it is not known.
-        gigabytes: what it takes to download, in 10^9 bytes; 0 where it is not known.
-        md5: of lists and labels, by their path below the root, as published.
-        files: what lies where: an example of a path below the root, and what it is.
+        counts: items (images, or sequences of a video) by split.
+        classes: number of classes; 0 if there are none, or it is not known.
+        gigabytes: size of the download in 10^9 bytes; 0 if it is not known.
+        md5: published hashes of lists and labels, by their paths below the root.
+        files: examples of paths below the root, with what each is.
         known_from: where the numbers were looked up.
     """
 
@@ -36,24 +36,24 @@ class Facts:
     known_from: str = ""
 
 
-MANY = 20_000  # files, above which a data set is known by their sizes
-BY_SIZE = "-by-size"
-NEAR = 100  # folders that are looked into for what is missing
+MANY = 20_000  # files, above which their paths and sizes are hashed instead of their contents
+BY_SIZE = "-by-size"  # ends such a fingerprint
+NEAR = 100  # folders that are searched for a missing path
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set as its users lay it out.
+    """A data set in the layout that users have it in.
 
     Args:
-        root: its folder under the data root ("." for the data root itself).
-        splits: what each split is made of: paths below `root` that must exist, lists and folders
-            of images alike. A protocol may read only some of the splits.
-        optional: files below `root` that count where they exist.
-        classes: names by index, where they are fixed.
+        root: its folder below the data root ("." for the data root itself).
+        splits: the paths below `root` that each split needs: lists and folders of images. A protocol may read only
+            some of the splits.
+        optional: files below `root` that are part of the fingerprint if they exist.
+        classes: names by index, if they are fixed.
         facts: official numbers.
-        read_as: what becomes of these files, where the files alone do not say it (which of ten
-            official splits, which rule draws one); part of the fingerprint unless it is "".
+        read_as: how these files are read if the files alone do not determine it (which of ten official splits, which
+            rule draws one); part of the fingerprint unless it is "".
     """
 
     name: str
@@ -67,18 +67,18 @@ class Dataset:
     read_as: str = ""
 
     def only(self: "D", splits: Sequence[str]) -> "D":
-        """The same data set reduced to some of its splits; raises UserError for one it does not have."""
+        """Return the data set with some of its splits only; raises UserError for one it does not have."""
         for split in splits:
             if split not in self.splits:
                 raise unknown(f"split of {self.name}", split, self.splits)
         return dataclasses.replace(self, splits={split: self.splits[split] for split in splits})
 
     def locate(self, data_root: Path | None) -> Path:
-        """Return the data set's folder; raises UserError that names the file expected."""
+        """Return the data set's folder; raises UserError with the first path that is missing."""
         if data_root is None:
             raise UserError(
-                f"{self.name} is not part of the project: say where it lies with --data-root DIR or "
-                f"BENCH_DATA=DIR; {self._expected('DIR')} It comes from {self.source}."
+                f"{self.name} is not part of the project. Give the folder that it is in with --data-root DIR or "
+                f"BENCH_DATA=DIR. {self._expected('DIR')} It comes from {self.source}."
             )
         folder = data_root / self.root
         for path in self.paths:
@@ -87,10 +87,10 @@ class Dataset:
         return folder
 
     def fingerprint(self, folder: Path) -> str:
-        """The SHA-256 over every file of every split, and over how they are read (`read_as`).
+        """Return the SHA-256 over every file of every split and over `read_as`.
 
-        Up to MANY files count by their contents. Of more, those in folders count by path and size
-        ("...-by-size"): no one waits for every byte of ImageNet before a run is planned.
+        Of more than MANY files, those in folders are hashed by path and size ("...-by-size"), so that planning a run
+        does not read all of ImageNet.
         """
         files = content_fingerprint(folder, self.paths, self.optional)
         if not self.read_as:
@@ -100,17 +100,17 @@ class Dataset:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """What all splits are made of, each path once."""
+        """The paths of all splits, each once."""
         return tuple(dict.fromkeys(path for paths in self.splits.values() for path in paths))
 
     def planned_fingerprint(self, data_root: Path | None) -> str:
-        """The fingerprint before anything is run; raises UserError where the data set is not there."""
+        """Return the fingerprint before anything is run; raises UserError if the data set is missing."""
         return self.fingerprint(self.locate(data_root))
 
     def _missing(self, path: Path) -> UserError:
         there = next(parent for parent in path.parents if parent.exists())
         near = nearest(path)
-        seen = f"; nearest there: {near}" if near else f"; {there} is there, without it"
+        seen = f"; nearest there: {near}" if near else f"; {there} exists, without it"
         return UserError(
             f"{self.name} is not complete: expected {path}{seen}. "
             f"{self._expected('the data root')} It comes from {self.source}."
@@ -118,14 +118,14 @@ class Dataset:
 
     def _expected(self, where: str) -> str:
         paths = ", ".join(str(Path(self.root) / path) for path in self.paths)
-        return f"Below {where} are expected {paths}."
+        return f"Expected below {where}: {paths}."
 
 
 D = TypeVar("D", bound=Dataset)
 
 
 def nearest(path: Path) -> Path | None:
-    """What is there and may be meant by `path`, which is not: of a name alike, or one folder too deep or too high."""
+    """Return an existing path like the missing `path`: with a similar name, or one folder deeper or higher."""
     there = next(parent for parent in path.parents if parent.exists())
     if not there.is_dir():
         return None
@@ -139,10 +139,7 @@ def nearest(path: Path) -> Path | None:
 
 
 def walk(folder: Path) -> Iterator[tuple[str, int]]:
-    """Every file below a folder as (path relative to it, bytes), in the order of their names.
-
-    Needs memory for one folder at a time; follows links.
-    """
+    """Yield every file below a folder as (path relative to it, bytes), sorted by name; follows links."""
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
             yield from ((f"{entry.name}/{name}", size) for name, size in walk(Path(entry.path)))
@@ -151,9 +148,9 @@ def walk(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def content_fingerprint(folder: Path, paths: Sequence[str], optional: Sequence[str] = ()) -> str:
-    """The SHA-256 over the contents of lists and folders; with more than MANY files in all, over paths and sizes.
+    """Return the SHA-256 over the contents of lists and folders; of more than MANY files, over paths and sizes.
 
-    A list, which says what is what, counts by its contents in either case.
+    A list, which holds the labels, is hashed by its contents in either case.
     """
     count, value = 0, hashlib.sha256()
     for path in sorted(set(paths) | {p for p in optional if (folder / p).is_file()}):
@@ -173,7 +170,7 @@ def content_fingerprint(folder: Path, paths: Sequence[str], optional: Sequence[s
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbeddedWorld(Dataset):
-    """The world of `bench.scenes`: needs no data root, and its fingerprint is known before it is made."""
+    """The world of `bench.scenes`: needs no data root, is generated on first use, and its recipe is its fingerprint."""
 
     name: str = "scenes"
     source: str = "python -m bench.scenes (made here, no download)"
@@ -183,13 +180,13 @@ class EmbeddedWorld(Dataset):
     world: World = dataclasses.field(default_factory=World)
 
     def locate(self, data_root: Path | None) -> Path:
-        """Return the world's folder in the cache, making the world once."""
+        """Return the world's folder in the cache, generated on first use."""
         return ensure(self.world)
 
     def fingerprint(self, folder: Path) -> str:
-        """The hash of the recipe: the same bytes follow from it on every machine."""
+        """Return the hash of the recipe, which determines every byte on every machine."""
         return self.world.fingerprint()
 
     def planned_fingerprint(self, data_root: Path | None) -> str:
-        """Known from the recipe: planning makes no world."""
+        """Return the hash of the recipe; planning generates nothing."""
         return self.world.fingerprint()

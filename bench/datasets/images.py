@@ -20,16 +20,16 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def is_image(name: str) -> bool:
-    """Whether a file's name says that it is an image."""
+    """Return whether a file's name is that of an image."""
     base = name.rsplit("/", 1)[-1]
     return not base.startswith(".") and os.path.splitext(base)[1].lower() in SUFFIXES  # noqa: PTH122
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Decode as 8-bit RGB; transparency is left out, as in evaluation, and 16 bits become 8.
+    """Convert to 8-bit RGB; transparency is dropped, and 16 bits are scaled to 8.
 
     Raises:
-        ValueError: the image has floating-point pixels, of which no one knows the range.
+        ValueError: the image has floating-point pixels, whose range is not known.
     """
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
@@ -41,31 +41,31 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Member:
-    """An image within a tar: where it begins and how long it is, in bytes."""
+    """An image within a tar: its first byte and its length."""
 
     tar: Path
     begin: int
     size: int
 
     def read(self) -> bytes:
-        """The image's file; raises OSError where the tar ends before it."""
+        """Return the image's encoded bytes; raises OSError if the tar ends before it."""
         content = os.pread(_opened(str(self.tar)).fileno(), self.size, self.begin)
         if len(content) < self.size:
             raise OSError(f"{self.tar.name} ends within it")
         return content
 
     def __str__(self) -> str:
-        """The tar and the byte where the image begins."""
+        """Return the tar and the image's first byte, for messages."""
         return f"{self.tar} at byte {self.begin}"
 
 
-@functools.lru_cache(maxsize=256)  # as many as a process may well have open
+@functools.lru_cache(maxsize=256)  # well below the usual limit of 1024 open files
 def _opened(path: str) -> BinaryIO:
     return Path(path).open("rb", buffering=0)
 
 
 def read(path: Path | Member | NDArray[np.uint8]) -> Image.Image:
-    """Decode an image as RGB, or take its pixels; raises UserError that names the file."""
+    """Decode an image as RGB, or wrap an array's pixels; raises UserError with the file's name."""
     if isinstance(path, np.ndarray):
         return Image.fromarray(path)
     try:
@@ -77,7 +77,7 @@ def read(path: Path | Member | NDArray[np.uint8]) -> Image.Image:
 
 
 def open_whole(path: Path) -> Image.Image:
-    """Decode all of an image, unconverted (a truncated file has a whole header); raises UserError."""
+    """Decode all pixels of an image without converting them; raises UserError, also for a truncated file."""
     try:
         with contextlib.closing(Image.open(path)) as file:
             file.load()
@@ -87,32 +87,32 @@ def open_whole(path: Path) -> Image.Image:
 
 
 def unreadable(path: Path | Member, error: Exception) -> UserError:
-    """Say which image cannot be read, and what to do."""
+    """Return the error of an image that cannot be read, with what to do."""
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     if isinstance(path, Member):
         return UserError(
             f"The image in {path} ({path.size:,} bytes) cannot be read: {reason}. The tar was damaged since it was "
-            f"written; delete it and its entry in the manifest beside it, and prepare the data set again."
+            f"written; delete it and its entry in the manifest next to it, and prepare the data set again."
         )
     size = path.stat().st_size if path.is_file() else 0
     return UserError(
-        f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or no image; "
+        f"The image {path} ({size:,} bytes) cannot be read: {reason}. It is truncated, damaged or not an image; "
         f"restore or remove it, and run again."
     )
 
 
 @contextlib.contextmanager
 def checked_once(cache: Path, kind: str, files: Iterable[Path], *settings: Any) -> Iterator[bool]:
-    """Remember that files were found good: yields whether they must be read again.
+    """Yield whether files must be checked; if the block raises nothing, the next call yields False.
 
         with checked_once(cache, "masks", files, num_classes) as unread:
             if unread:
                 ...  # raise UserError for a bad file
 
-    Files are the same while their paths, sizes and times are.
+    Files are checked again when their paths, sizes, modification times or the settings change.
     """
     stats = [(str(p), s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
-    memory = cache / f"checked-{kind}" / digest([stats, *settings])
-    yield not memory.is_file()
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(memory, f"{len(stats)} files\n")
+    mark = cache / f"checked-{kind}" / digest([stats, *settings])
+    yield not mark.is_file()
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(mark, f"{len(stats)} files\n")

@@ -1,6 +1,6 @@
-"""What a split holds, item by item, with its labels: what `check` reads and `sample` draws.
+"""The items of a split with their labels, as `check` reads and `sample` draws them.
 
-A family says it with `Task.items(folder, split)`, for all of its data sets alike.
+Each task family implements `Task.items(folder, split)` once for all of its data sets.
 """
 
 import dataclasses
@@ -17,15 +17,15 @@ Box = tuple[float, float, float, float]  # left, top, width and height in pixels
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """An image and whatever labels it has, found good.
+    """An image and its labels, which have been checked.
 
     Args:
-        image: RGB; of a video, so many `frames` of one size side by side.
+        image: RGB; for a video, `frames` frames of one size next to each other.
         caption: its class, or else its name.
-        boxes: of things, each with what it is.
-        outlines: x and y of corners alternately, each outline with the number of its box.
-        regions: int [h, w]: what each pixel belongs to, a key of `names`; other numbers are nothing.
-        poses: [k, 3] each: x, y, and above 0 what is labelled; `bones` joins points of all of them.
+        boxes: (name, box) of each object.
+        outlines: (number of its box, x and y of the corners in turn) of each outline.
+        regions: int [h, w], a key of `names` for each pixel; other values are unlabelled.
+        poses: [k, 3] each: x, y, and a value above 0 for a labelled point; `bones` are the pairs of points to join.
         depth: float [h, w] in metres; 0 where it is not known.
     """
 
@@ -48,14 +48,14 @@ class Example:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Items:
-    """The items of a split, of which the lists and labels have been read, and no image.
+    """The items of a split; its lists and labels have been read, its images have not.
 
     Args:
-        read: gives an item by its number; raises UserError that names the file and what is wrong.
-        unit: what an item is.
-        classes: names, where the labels have any.
-        files, labels: of every item, where each is an image file of one class.
-        problems: what cannot be used, a paragraph each.
+        read: returns an item by its number; raises UserError with the file and the problem.
+        unit: what an item is, in the plural.
+        classes: the names of the classes, if there are any.
+        files, labels: of every item, if each is an image file with one class.
+        problems: what cannot be used, one paragraph each.
     """
 
     count: int

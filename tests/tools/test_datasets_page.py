@@ -45,5 +45,5 @@ def test_hours_of_a_backbone_alone_are_a_least() -> None:
 
 
 def test_names_that_differ_in_a_number_share_a_cell() -> None:
-    assert datasets_page._span(["a-10", "a-2", "a-1"]) == "`a-1 to 10`"
-    assert datasets_page._span(["frozen", "dtd", "dtd-2", "dtd-3"]) == "`frozen`, `dtd`, `dtd-2 to 3`"
+    assert datasets_page._code(["a-10", "a-2", "a-1"]) == "`a-1 to 10`"
+    assert datasets_page._code(["frozen", "dtd", "dtd-2", "dtd-3"]) == "`frozen`, `dtd`, `dtd-2 to 3`"

@@ -19,9 +19,8 @@ def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(datas
     status, said = datasets("list", "--data-root", tmp_path)
     assert status == 0
     row = next(line for line in said.splitlines() if line.strip().startswith("cityscapes"))
-    for expected in ("segmentation/cityscapes", "non-commercial", "11.2 GB", "train 2,975, val 500"):
+    for expected in ("segmentation", "Cityscapes' terms", "11.2 GB", "train 2,975, val 500", "  train, val  "):
         assert expected in row
-    assert "train, val" in row
     known = {entry.dataset.name for entry in catalogue.entries()}
     assert known >= {"imagenet", "coco", "lasot", "nyu", "scenes", "cars", "places365", "cog-5"}
     for entry in catalogue.entries():
@@ -29,6 +28,17 @@ def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(datas
         assert entry.dataset.source
         if entry.dataset.facts.counts:
             assert entry.dataset.facts.known_from, entry.dataset.name
+    assert "Cityscapes' terms: non-commercial research" in datasets("layout", "cityscapes")[1]
+
+
+def test_the_list_has_a_line_for_each_data_set_and_for_each_family_of_splits(datasets: Datasets) -> None:
+    _, printed = datasets("list")
+    *lines, _, hint = printed.splitlines()
+    assert "--data-root DIR" in hint
+    assert max(map(len, lines)) <= 120
+    names = [line.split("  ")[0] for line in lines]
+    assert len(names) == len(set(names)) < 50
+    assert {"dtd, dtd-2 to 10", "cog-1 to 5", "coco", "cifar100"} <= set(names)
 
 
 def test_a_group_is_all_of_its_data_sets(datasets: Datasets, tmp_path: Path) -> None:
@@ -49,7 +59,7 @@ def test_a_group_without_some_of_its_data_sets_is_wrong(datasets: Datasets) -> N
     status, said = datasets("check", "k12", "--data-root", ROOT)
     assert status == 1
     assert said.count("  missing: ") == 10
-    assert "10 of 12 data sets are not there: aircraft, caltech101, cars" in said
+    assert "10 of 12 data sets are missing: aircraft, caltech101, cars" in said
     assert datasets("check", "coco", "--data-root", ROOT)[0] == 0  # without detections of persons
 
 

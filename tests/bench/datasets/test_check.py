@@ -160,7 +160,7 @@ def test_a_wrong_request_says_what_is_meant(datasets: Datasets, tmp_path: Path) 
     assert (status, said) == (2, "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n")
     status, said = datasets("check", "cityscapes", "--data-root", tmp_path / "nowhere")
     assert status == 2
-    assert "is no folder" in said
+    assert "is not a folder" in said
     status, said = datasets("sample", "cityscapes", "--data-root", tmp_path)
     assert status == 2
     assert "cityscapes/leftImg8bit/train" in said
