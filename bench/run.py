@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from bench import tasks
-from bench.backbones.architectures import architectures
-from bench.errors import UserError, unknown
+from bench.errors import UserError
 from bench.files import check_writable
 from bench.records import Result, RunKey, Store
 from bench.runs import launch, plan, suite
+from bench.runs.listing import KINDS, listing
 from bench.runs.plan import Planned, Request, Run
 from bench.runs.suite import Listed, Pretraining
 from bench.slurm.request import Resources, resources, site_file
@@ -31,16 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"bench.run: {error}\n")
         return WRONG
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. What is done is in the store; the same command goes on from there.\n")
+        sys.stderr.write("\nInterrupted. Finished runs are in the store; the same command resumes from there.\n")
         return INTERRUPTED
 
 
 def _watched(arguments: argparse.Namespace) -> int:
-    """Evaluate each weights file of a folder once, until the pretraining's last one."""
+    """Evaluate each weights file of a folder once, until the pretraining's last file."""
     from bench.runs import watch
 
     if arguments.backbone or arguments.suite:
-        raise UserError("--watch DIR says itself which backbones. Leave --backbone and --suite out.")
+        raise UserError("--watch DIR selects the backbones. Leave --backbone and --suite out.")
     given = {name: value for name, value in vars(arguments).items() if name != "watch"}
 
     def evaluate(files: list[str]) -> int:
@@ -51,13 +51,13 @@ def _watched(arguments: argparse.Namespace) -> int:
 
 def _main(arguments: argparse.Namespace) -> int:
     if arguments.list is not None:
-        sys.stdout.write(_listing(arguments.list, plan.include(arguments.include)))
+        sys.stdout.write(listing(arguments.list, plan.include(arguments.include), arguments.task))
         return DONE
     request = _request(arguments)
     store = Store(request.results)
     launch.share_cores(arguments.jobs)
     unmade: list[Pretraining] = []
-    stated: dict[RunKey, float] = {}
+    stated: dict[RunKey, float] = {}  # hours
     if arguments.suite:
         listed, unmade = _suite(request, arguments, store)
         runs = [each.run for each in listed if each.made or arguments.dry_run]
@@ -70,7 +70,7 @@ def _main(arguments: argparse.Namespace) -> int:
         sys.stdout.write(_describe(planned, plan.estimate(planned, store, stated)))
         sys.stdout.write(suite.pretraining_cost(unmade))
         if asked := _resources(arguments):
-            sys.stdout.write(f"Slurm, a job a run: {asked} (the site's: {site_file()})\n")
+            sys.stdout.write(f"Slurm, one job per run: {asked} (site file: {site_file()})\n")
         return DONE
     to_do = [p.run for p in planned if p.state != "done"]
     check_writable(request.results, "--results")
@@ -91,7 +91,7 @@ def _main(arguments: argparse.Namespace) -> int:
 
 
 def _suite(request: Request, arguments: argparse.Namespace, store: Store) -> tuple[list[Listed], list[Pretraining]]:
-    """Say what a suite will cost, and make its backbones or submit them; return its runs, and what is not made."""
+    """Print a suite's cost and pretrain or submit its backbones; return its runs, and the backbones still missing."""
     wanted, left_out = suite.load(arguments.suite).possible(request.data_root)
     wanted = wanted.smoke() if request.smoke else wanted
     sys.stderr.write(left_out)
@@ -106,11 +106,10 @@ def _suite(request: Request, arguments: argparse.Namespace, store: Store) -> tup
     where += ["--slurm", *arguments.slurm] if arguments.slurm else []
     slots = launch.slots(arguments.jobs) if arguments.cluster == "local" else [()]
     suite.pretrain(unmade, request, where, slots)
-    unmade, listed = suite.listed(wanted, request)
+    if unmade:
+        unmade, listed = suite.listed(wanted, request)
     if unmade and where:
-        sys.stderr.write(
-            f"{len(unmade)} backbones are not there yet. Give the same command again when they are: it goes on.\n"
-        )
+        sys.stderr.write(f"{len(unmade)} backbones do not exist yet. Run the same command again when they do.\n")
     return listed, unmade
 
 
@@ -119,25 +118,25 @@ def _hours(listed: Sequence[Listed]) -> dict[RunKey, float]:
 
 
 def _resources(arguments: argparse.Namespace) -> Resources | None:
-    """What each job asks of Slurm; None where the runs stay on this machine. Raises UserError."""
+    """Return what each job requests from Slurm, or None for local runs; raises UserError."""
     if arguments.cluster == "slurm":
         if arguments.gpus != 1:
-            raise UserError("--gpus is of one machine. On Slurm give --slurm gpus_per_node=N nodes=M.")
+            raise UserError("--gpus applies to local runs only. On Slurm give --slurm gpus_per_node=N nodes=M.")
         return resources(arguments.slurm)
     if arguments.slurm or arguments.wait:
-        raise UserError("--slurm and --wait are of --cluster slurm. Give that too, or leave them out.")
+        raise UserError("--slurm and --wait need --cluster slurm. Give that too, or leave them out.")
     return None
 
 
 def _on_slurm(to_do: Sequence[Run], asked: Resources, cost: str, *, wait: bool) -> bool:
-    """Submit what no job is at; return whether all has ended."""
+    """Submit the runs that have no job; return whether all have ended."""
     from bench.slurm import submit
 
     jobs, live = submit.submit(to_do, asked)
     where = f"--results {to_do[0].results} --work-dir {to_do[0].work_dir}"
     sys.stderr.write(
-        f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or at work "
-        f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel calls them off.\n{cost}"
+        f"{len(to_do) - live} runs submitted (Slurm jobs {', '.join(jobs) or 'none'}); {live} queued or running "
+        f"already. python -m bench.status --watch {where} shows them, python -m bench.cancel cancels them.\n{cost}"
     )
     return wait and submit.wait(to_do)
 
@@ -146,8 +145,8 @@ def _request(arguments: argparse.Namespace) -> Request:
     """Check what argparse cannot; raises UserError."""
     if arguments.suite and (arguments.backbone or arguments.task or arguments.protocol):
         raise UserError(
-            "--suite says itself which backbones, tasks and protocols. Leave --backbone, --task and --protocol out, or "
-            "copy its file, change it there, and give its path."
+            "--suite selects the backbones, tasks and protocols. Leave --backbone, --task and --protocol out, or copy "
+            "its file, change the copy, and give its path."
         )
     if not arguments.suite and (not arguments.backbone or not arguments.task):
         missing = "--backbone" if not arguments.backbone else "--task"
@@ -161,7 +160,7 @@ def _request(arguments: argparse.Namespace) -> Request:
     launch.check(arguments.cluster, arguments.gpus, arguments.jobs)
     root = arguments.data_root or (os.environ.get("BENCH_DATA") and Path(os.environ["BENCH_DATA"]))
     if root and not root.is_dir():
-        raise UserError(f"The data root {root} is no folder. Give the folder that holds the data sets.")
+        raise UserError(f"The data root {root} is not a folder. Give the folder that contains the data sets.")
     return Request(
         backbones=tuple(arguments.backbone),
         tasks=tuple(arguments.task),
@@ -178,33 +177,13 @@ def _request(arguments: argparse.Namespace) -> Request:
     )
 
 
-def _listing(kind: str, entries: plan.Entries) -> str:
-    if kind not in LISTS:
-        raise unknown("list", kind, LISTS)
-    if kind == "backbones":
-        return "".join(f"{n}\n" for n in [*entries.backbones, *sorted(architectures())])
-    known = [t for family in tasks.family_names() for t in tasks.tasks_of(family).values()]
-    known += entries.tasks.values()
-    if kind == "tasks":
-        return "".join(
-            f"{t.name:32} {t.metrics[0].name:10} {t.dataset.source}"
-            f"{' Baselines: ' * bool(t.baselines)}{', '.join(t.baselines)}\n"
-            for t in known
-        ) + "".join(f"{name:32} {g.about}\n" for name, g in tasks.groups().items())
-    return "".join(
-        f"{t.name:32} {p.name:20} {p.source} Published: {p.expected}. Command: {p.command or 'none'}\n"
-        for t in known
-        for p in t.protocols
-    )
-
-
 def _describe(planned: Sequence[Planned], hours: dict[RunKey, float]) -> str:
-    """The plan: a line a run, then the counts and the cost of what is left."""
+    """Return the plan: one line per run, then the counts and the remaining cost."""
     return "".join(f"{p.state:8} {p.run}\n" for p in planned) + _cost(planned, hours)
 
 
 def _cost(planned: Sequence[Planned], hours: dict[RunKey, float]) -> str:
-    """How much is done, and what the rest will cost, as earlier records of the same digests have it."""
+    """Return how many runs are done, and the cost of the others, estimated from records of the same digests."""
     left = [p.run for p in planned if p.state != "done"]
     known = [hours[run.key] for run in left if run.key in hours]
     cost = f"about {sum(known):.2f} device-hours"
@@ -234,63 +213,98 @@ def _row(run: Run, record: Result | None) -> str:
     return f"{run!s:70} {record.primary} {record.metrics[record.primary]:6.2f}  {minutes:5.1f} min"
 
 
-# What `python -m bench.run` can be told.
-
-LISTS = ("backbones", "tasks", "protocols")
-
-
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line's options; argparse ends the process where one is not known."""
+    """Parse the command line; argparse ends the process at an unknown option."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
-        description="Evaluate backbones on tasks and keep one JSON record per number.",
-        epilog="Exit status: 0 all in the store (or submitted), 1 a run failed (its record says why), 2 wrong request.",
+        description="Evaluate backbones on tasks and write one JSON record per number.",
+        epilog="Exit status: 0 all records are in the store (or their jobs submitted), 1 a run failed (see its record), "
+        "2 wrong request, 130 interrupted.",
     )
-    _what(parser.add_argument_group("what to evaluate").add_argument)
-    _where(parser.add_argument_group("where its files are").add_argument)
-    _how(parser.add_argument_group("how to run it").add_argument)
+    _add_what(parser.add_argument_group("what to evaluate").add_argument)
+    _add_where(parser.add_argument_group("where its files are").add_argument)
+    _add_how(parser.add_argument_group("how to run it").add_argument)
     return parser.parse_args(argv)
 
 
-def _what(add: Callable[..., object]) -> None:
-    add("--backbone", nargs="+", default=[], metavar="NAME", help="timm arch[.tag], arch@FILE, FILE")
-    add("--task", nargs="+", default=[], metavar="TASK", help="family/dataset, family, or all")
-    add("--watch", type=Path, metavar="DIR", help="the weights of a pretraining, as they appear")
-    add("--suite", metavar="NAME|FILE.toml", help="pretrain and evaluate all that a suite names")
-    add("--protocol", help="finetune, frozen, ... (default: the task's first); NAME-drop2: without the last two blocks")
-    add("--seeds", type=int, default=1, metavar="N", help="seeds 0...N-1 (default 1)")
+def _add_what(add: Callable[..., object]) -> None:
+    several: dict[str, Any] = {"nargs": "+", "default": []}
+    add(
+        "--backbone",
+        **several,
+        metavar="NAME",
+        help="Evaluate these: a timm name (arch or arch.tag), arch@FILE or FILE.",
+    )
+    add("--task", **several, metavar="TASK", help="On these tasks: family/dataset, a family, a group, or all.")
+    add(
+        "--watch", type=Path, metavar="DIR", help="Evaluate the weights of a running pretraining as they appear in DIR."
+    )
+    add("--suite", metavar="NAME|FILE.toml", help="Pretrain and evaluate everything that a suite file lists.")
+    add(
+        "--protocol",
+        metavar="NAME",
+        help="Use this protocol, such as finetune or frozen (default: the task's first); NAME-drop2 leaves out the "
+        "backbone's last two blocks.",
+    )
+    add("--seeds", type=int, default=1, metavar="N", help="Repeat each run with the seeds 0 to N-1 (default: 1).")
     add(
         "--allow-partial",
-        nargs="+",
-        default=[],
+        **several,
         metavar="PATTERN",
-        help="keys of weights files (blocks.11.*) that may be missing, left over or misshapen",
+        help="Accept missing, unused or misshapen weights whose keys match, such as blocks.11.* (default: none).",
     )
-    add("--include", type=Path, action="append", default=[], metavar="FILE.py", help="own entries")
-    add("--list", metavar="|".join(LISTS), help="print the known names")
+    add(
+        "--include",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="Add the BACKBONES and TASKS of this file; may be repeated (default: none).",
+    )
+    add("--list", metavar="|".join(KINDS), help="Print the known names, and run nothing.")
 
 
-def _where(add: Callable[..., object]) -> None:
-    add("--results", type=Path, default=Path("results"), metavar="DIR", help="the store of records")
-    add("--work-dir", type=Path, default=Path("runs"), metavar="DIR", help="logs and checkpoints")
-    add("--data-root", type=Path, metavar="DIR", help="real data sets (default $BENCH_DATA)")
-    add("--keep-weights", action="store_true", help="leave fine-tuned backbones in --work-dir")
+def _add_where(add: Callable[..., object]) -> None:
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="Write the records here (default: results).",
+    )
+    add(
+        "--work-dir",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="Write logs and checkpoints here (default: runs).",
+    )
+    add("--data-root", type=Path, metavar="DIR", help="Read real data sets from here (default: $BENCH_DATA).")
+    add("--keep-weights", action="store_true", help="Save fine-tuned backbones in --work-dir (default: no).")
 
 
-def _how(add: Callable[..., object]) -> None:
-    add("--dry-run", action="store_true", help="print the plan and its cost, run nothing")
-    add("--smoke", action="store_true", help="a few images, one epoch: does it run at all?")
-    add("--gpus", type=int, default=1, metavar="N", help="GPUs that share each run (default 1)")
-    add("--cluster", default="inline", help=f"{', '.join(launch.CLUSTERS)} (default inline)")
-    add("--jobs", type=int, default=1, metavar="N", help="local, no GPU: N runs at once (default 1)")
+def _add_how(add: Callable[..., object]) -> None:
+    add("--dry-run", action="store_true", help="Print the plan and its cost, and run nothing.")
+    add("--smoke", action="store_true", help="Use a few images and one epoch, to check that it runs.")
+    add("--gpus", type=int, default=1, metavar="N", help="Share each local run between N GPUs (default: 1).")
+    add(
+        "--cluster",
+        default="inline",
+        metavar="|".join(launch.CLUSTERS),
+        help="Run one after the other (inline), in parallel on this machine (local) or as Slurm jobs (default: inline).",
+    )
+    add(
+        "--jobs", type=int, default=1, metavar="N", help="With --cluster local and no GPU: N runs at once (default: 1)."
+    )
     add(
         "--slurm",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="a job's request (partition=main time=2:00:00 gpus_per_node=8 nodes=2), over the site's file",
+        help="Request this for each Slurm job, such as partition=main time=2:00:00 gpus_per_node=8 nodes=2 (default: "
+        "the site's file).",
     )
-    add("--wait", action="store_true", help="on Slurm: show the runs until all have ended")
+    add("--wait", action="store_true", help="With --cluster slurm: show the runs until all have ended (default: no).")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Runs into processes: one process a run, since OpenMMLab keeps state in global registries.
+"""Runs as processes on this machine: one process per run, since OpenMMLab has global registries.
 
-`inline` runs them one after the other and shows each run's own progress; `local` hands them to
-submitit's local executor, as many at a time as there are GPUs, or as were asked for where there is none.
-`slurm` is `bench.slurm`.
+`inline` executes them one after the other and shows each run's own output; `local` executes them in parallel with
+submitit's local executor, one on each GPU, or `--jobs` at a time without a GPU. `slurm` is in `bench.slurm`.
 """
 
 import contextlib
@@ -18,7 +17,7 @@ from typing import Any
 
 from bench.backbones.backbone import Backbone
 from bench.errors import UserError, unknown
-from bench.processes import end_with_parent
+from bench.processes import cores, end_with_parent
 from bench.records import RunKey
 from bench.runs.execute import execute
 from bench.runs.plan import Run
@@ -29,43 +28,40 @@ POLL_SECONDS = 0.5
 
 
 def check(cluster: str, size: int, jobs: int) -> None:
-    """Raise UserError unless this machine can have `jobs` runs at a time, or one on each `size` GPUs."""
+    """Raise UserError unless this machine can execute `jobs` runs at a time, or runs on `size` GPUs each."""
     if cluster not in CLUSTERS:
         raise unknown("cluster", cluster, CLUSTERS)
     if size != 1 and not 1 <= size <= len(gpus()):
         raise UserError(f"--gpus {size}: this machine has {len(gpus())} GPUs. Give a number from 1 to that.")
     if jobs != 1 and (jobs < 1 or cluster != "local" or gpus()):
         raise UserError(
-            f"--jobs {jobs} is how many runs share the cores, 1 or more, with --cluster local on a machine without "
-            "a GPU. With GPUs there is a run on each: leave --jobs out."
+            f"--jobs {jobs}: --jobs is the number of runs that share the cores, at least 1, with --cluster local on a "
+            "machine without a GPU. With GPUs there is one run on each: leave --jobs out."
         )
 
 
 def launch(runs: Sequence[Run], cluster: str, jobs: int) -> Iterator[tuple[Run, str | None]]:
-    """Carry the runs out and yield each as it ends, with what went wrong outside its record.
+    """Execute the runs and yield each as it ends, with the message of an error that is not in its record.
 
-    `jobs` is how many `local` has at work where there is no GPU. A run that failed by itself left a record
-    that says so; the message yielded here is for the others: a process that was killed, a disk that is full.
+    Such errors are a killed process or a full disk; other failures are in the run's record. `jobs` is the number of
+    `local` runs at a time if there is no GPU.
     """
     _preload(runs)
     yield from _local(runs, jobs) if cluster == "local" else _inline(runs)
 
 
 def _preload(runs: Sequence[Run]) -> None:
-    """Name what the server, that every run is forked from, imports once for all of them.
-
-    Nothing where there are GPUs: mmengine asks for them on import, and CUDA does not work in what is then forked.
-    """
-    if gpus():
+    """Make the server that all runs are forked from import their common modules once."""
+    if gpus():  # mmengine initialises CUDA on import, and CUDA does not work after a fork
         return
     modules = dict.fromkeys(module for run in runs for module in run.imports)
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(modules))
 
 
 def check_weights(runs: Sequence[Run]) -> None:
-    """Load every weights file once, before any run starts, and say what became of its keys.
+    """Load every weights file once before any run starts, and print a report of its keys.
 
-    Raises UserError at one that does not fit, or does not tell how its images were normalised.
+    Raises UserError if one does not fit, or its images' normalisation is unknown.
     """
     _preload(runs)
     distinct = {(r.key.backbone, r.key.weights8): r.backbone for r in runs if r.backbone.weights}
@@ -92,7 +88,7 @@ def _inline(runs: Sequence[Run]) -> Iterator[tuple[Run, str | None]]:
 
 
 def _in_process(function: Callable[..., object], *arguments: object) -> str | None:
-    """Call a function in a process of its own; return what a user should hear, or None."""
+    """Call a function in its own process; return its error message for the user, or None."""
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, function, arguments))
@@ -101,7 +97,7 @@ def _in_process(function: Callable[..., object], *arguments: object) -> str | No
     try:
         process.join()
     except KeyboardInterrupt:
-        process.join()  # the terminal interrupted the run too; let it close its files
+        process.join()  # Ctrl-C went to the run too; let it close its files
         raise
     with contextlib.suppress(EOFError):
         return str(receiver.recv()) if receiver.poll() else _death(process.exitcode)
@@ -110,7 +106,7 @@ def _in_process(function: Callable[..., object], *arguments: object) -> str | No
 
 def _child(sender: Connection, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     end_with_parent()
-    # What this process starts (data loaders' workers) is forked, as in any process on Linux.
+    # Processes that this one starts (data loaders' workers) are forked, as usual on Linux.
     multiprocessing.set_start_method("fork", force=True)
     try:
         function(*arguments)
@@ -149,21 +145,20 @@ def _local(runs: Sequence[Run], jobs: int) -> Iterator[tuple[Run, str | None]]:
 
 
 def slots(jobs: int, size: int = 1) -> list[Slot]:
-    """The GPUs of each process that may go on at once, `size` each; without a GPU, `jobs` times none."""
+    """Return the GPUs of each concurrent process, `size` each; without GPUs, `jobs` empty slots."""
     found = gpus()
     shared = [tuple(found[i : i + size]) for i in range(0, len(found) - size + 1, size)]
     return shared or [()] * jobs
 
 
 def share_cores(jobs: int) -> None:
-    """Give each of `jobs` processes that are started from now on its part of the cores, unless a user did."""
+    """Give each of `jobs` future processes its share of the cores, unless the user has set OMP_NUM_THREADS."""
     if jobs > 1:
-        cores = len(os.sched_getaffinity(0))
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
 
 
 def gpus() -> list[str]:
-    """What CUDA calls the GPUs that this process may use: their numbers, or UUIDs where it was given those."""
+    """Return CUDA's names of the GPUs that this process may use: numbers, or UUIDs if CUDA_VISIBLE_DEVICES has those."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]

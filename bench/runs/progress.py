@@ -1,4 +1,4 @@
-"""How far a run is, in its own folder, for those who watch it from elsewhere."""
+"""The progress of a run, as a file in its folder that other processes read."""
 
 import contextlib
 import dataclasses
@@ -13,7 +13,7 @@ NAME, SECONDS = "progress.json", 5.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Progress:
-    """`done` of `total` steps of `what`; `left` is seconds until the end of it, where that can be told."""
+    """`done` of `total` steps of `what`; `left` is the seconds until the end, if known."""
 
     what: str
     done: int
@@ -22,15 +22,15 @@ class Progress:
 
 
 class ProgressFile:
-    """Writes a run's progress, every five seconds at most."""
+    """Writes a run's progress, at most every five seconds."""
 
     def __init__(self, folder: Path, what: str, *, total: int, done: int = 0) -> None:
-        """Count from `done`, where an earlier process was."""
+        """Start at `done`, the steps of an earlier process."""
         self.path, self.what, self.total = folder / NAME, what, total
         self.first, self.began, self.written = done, time.monotonic(), 0.0
 
     def update(self, done: int) -> None:
-        """Say that so many steps are done."""
+        """Record the number of finished steps."""
         now = time.monotonic()
         if now - self.written < SECONDS and done < self.total:
             return
@@ -42,8 +42,8 @@ class ProgressFile:
 
 
 def read(folder: Path) -> Progress | None:
-    """The last that was written; None where nothing was."""
+    """Return the progress last written; None if there is none."""
     try:
         return Progress(**json.loads((folder / NAME).read_text()))
-    except (OSError, ValueError, TypeError):  # an earlier version's, or none
+    except (OSError, ValueError, TypeError):  # none, or an earlier version's format
         return None

@@ -1,4 +1,4 @@
-"""The weights files of a pretraining at work, in the order in which they appear, each once.
+"""The weights files of a running pretraining, each once, in the order in which they appear.
 
 python -m pretrain.run ... --out runs/mae --snapshot-epochs 10
 python -m bench.run --watch runs/mae --task classification depth
@@ -11,19 +11,20 @@ from pathlib import Path
 
 from bench.errors import UserError
 
-LAST = "backbone.safetensors"  # of a pretraining that has ended
+LAST = "backbone.safetensors"  # written at the end of a pretraining
 POLL_SECONDS = 5.0
 
 
 def follow(folder: Path, evaluate: Callable[[list[str]], int]) -> int:
-    """Hand over what is new, until the last file is among it; returns the worst exit status.
+    """Call `evaluate` with new files until the last one has appeared, and return the worst exit status.
 
-    What an earlier command evaluated is in the store, and costs nothing. Raises UserError where there is
-    no such folder; a pretraining that never ends is waited for until Ctrl-C.
+    Files that an earlier command evaluated are in the store and cost nothing. Without a last file it waits until
+    Ctrl-C. Raises UserError if there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(
-            f"--watch {folder} is no folder. Give the --out of a pretraining that has begun (with --snapshot-epochs)."
+            f"--watch {folder} is not a folder. Give the --out of a pretraining that has started (with "
+            f"--snapshot-epochs)."
         )
     seen: set[Path] = set()
     worst = 0
@@ -40,6 +41,6 @@ def follow(folder: Path, evaluate: Callable[[list[str]], int]) -> int:
 
 
 def files(folder: Path) -> list[Path]:
-    """The weights files below a folder, whole ones only, oldest first."""
+    """Return the complete weights files below a folder, oldest first."""
     found = [path for path in folder.rglob("*.safetensors") if not path.name.startswith(".")]
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path))

@@ -90,10 +90,10 @@ def test_the_digest_ignores_where_things_lie(desk: Desk, tmp_path_factory: objec
         ([*TOY, "--cluster", "inlnie"], "Did you mean inline"),
         ([*TOY, "--seeds", "0"], "--seeds 0"),
         ([*TOY, "--gpus", "64"], "--gpus 64: this machine has"),
-        ([*TOY, "--data-root", "nowhere"], "data root nowhere is no folder"),
+        ([*TOY, "--data-root", "nowhere"], "data root nowhere is not a folder"),
         (["--task", "toy/line"], "--backbone is missing"),
         (["--list", "tsks"], "Did you mean tasks"),
-        ([*TOY, "--include", "nothing.py"], "nothing.py is no Python file"),
+        ([*TOY, "--include", "nothing.py"], "nothing.py is not a Python file"),
     ],
 )
 def test_a_wrong_request_is_one_paragraph_and_status_2(desk: Desk, words: list[str], says: str) -> None:
@@ -165,7 +165,7 @@ def test_ctrl_c_is_one_line_and_nothing_computed_is_lost(desk: Desk) -> None:
     os.killpg(command.pid, signal.SIGINT)
     _, errors = command.communicate(timeout=60)
     assert command.returncode == 130
-    assert "Interrupted. What is done is in the store" in errors
+    assert "Interrupted. Finished runs are in the store" in errors
     assert "Traceback" not in errors
     assert len(desk.records()) == 1
     (desk.data / "wait").unlink()

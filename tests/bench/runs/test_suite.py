@@ -240,4 +240,4 @@ def test_names_beside_a_suite_are_refused(small):
         check=False,
     )
     assert done.returncode == 2
-    assert "--suite says itself" in done.stderr
+    assert "--suite selects" in done.stderr

@@ -69,7 +69,7 @@ def test_each_snapshot_is_evaluated_once_until_the_last(tmp_path: Path) -> None:
 
 def test_what_cannot_be_watched(tmp_path: Path) -> None:
     nowhere = start(tmp_path, "--watch", "nowhere")
-    assert "--watch nowhere is no folder" in nowhere.communicate(timeout=60)[1]
+    assert "--watch nowhere is not a folder" in nowhere.communicate(timeout=60)[1]
     both = start(tmp_path, "--watch", ".", "--backbone", "test_vit")
     assert "Leave --backbone and --suite out" in both.communicate(timeout=60)[1]
     assert nowhere.returncode == both.returncode == 2
