@@ -218,8 +218,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.run",
         description="Evaluate backbones on tasks and write one JSON record per number.",
-        epilog="Exit status: 0 all records are in the store (or their jobs submitted), 1 a run failed (see its record), "
-        "2 wrong request, 130 interrupted.",
+        epilog="Exit status: 0 all records are in the store (or the jobs submitted), 1 a run failed (its record has "
+        "the reason), 2 wrong request, 130 interrupted.",
     )
     _add_what(parser.add_argument_group("what to evaluate").add_argument)
     _add_where(parser.add_argument_group("where its files are").add_argument)
@@ -291,7 +291,7 @@ def _add_how(add: Callable[..., object]) -> None:
         "--cluster",
         default="inline",
         metavar="|".join(launch.CLUSTERS),
-        help="Run one after the other (inline), in parallel on this machine (local) or as Slurm jobs (default: inline).",
+        help="Run one after the other (inline), in parallel here (local) or as Slurm jobs (default: inline).",
     )
     add(
         "--jobs", type=int, default=1, metavar="N", help="With --cluster local and no GPU: N runs at once (default: 1)."

@@ -158,7 +158,7 @@ def share_cores(jobs: int) -> None:
 
 
 def gpus() -> list[str]:
-    """Return CUDA's names of the GPUs that this process may use: numbers, or UUIDs if CUDA_VISIBLE_DEVICES has those."""
+    """Return CUDA's names of the GPUs that this process may use: numbers, or the UUIDs in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]

@@ -7,7 +7,7 @@ from bench import tasks
 from bench.backbones.architectures import architectures
 from bench.errors import unknown
 from bench.runs.plan import Entries
-from bench.tasks import Protocol, Task
+from bench.tasks import UNPUBLISHED, Protocol, Task
 
 KINDS = ("backbones", "tasks", "protocols")
 COLUMNS = 120
@@ -43,7 +43,8 @@ def _protocols(known: Sequence[Task]) -> str:
     for task in known:
         for p in task.protocols:
             kind = "frozen" if p.frozen else "fine-tuned"
-            rows.append((task.name, p.name, kind, str(p.epochs), str(p.img_size), p.expected))
+            published = "-" if p.expected.startswith(UNPUBLISHED) else p.expected
+            rows.append((task.name, p.name, kind, str(p.epochs), str(p.img_size), published))
     return f"{_table(rows)}\nWith --task NAME: each protocol's source, published number and command in full.\n"
 
 
@@ -60,7 +61,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     room = COLUMNS - sum(widths)
     lines = (
         "".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-        + textwrap.shorten(row[-1], room, placeholder=" ...")
+        + (row[-1] if len(row[-1]) <= room else f"{row[-1][: room - 3]}...")
         for row in rows
     )
     return "".join(f"{line.rstrip()}\n" for line in lines)

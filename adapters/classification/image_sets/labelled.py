@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.datasets import tar_files
 from bench.datasets.dataset import Dataset
 from bench.errors import UserError
 
@@ -60,11 +59,15 @@ class LabelledImages(Dataset):
 
         Raises UserError that names the file expected.
         """
+        from bench.datasets import tar_files  # here, since it imports numpy, which `--list` must not
+
         copy = None if data_root is None else tar_files.find(self, data_root)
         return copy or super().locate(data_root)
 
     def fingerprint(self, folder: Path) -> str:
         """As every data set's; of tar files, the hash of their recipe and contents."""
+        from bench.datasets import tar_files
+
         if tar_files.is_copy(self, folder):
             return tar_files.fingerprint(self, folder)
         return super().fingerprint(folder)
@@ -75,6 +78,7 @@ class LabelledImages(Dataset):
         The order is that of the paths, whatever the lists' is; tar files were written in it.
         """
         from adapters.classification.image_sets import checked
+        from bench.datasets import tar_files
 
         if tar_files.is_copy(self, folder):
             return checked.packed(self, folder, split)

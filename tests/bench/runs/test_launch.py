@@ -57,7 +57,7 @@ def test_slots_are_gpus_or_as_many_as_were_asked_for(monkeypatch, visible, jobs,
 @pytest.mark.parametrize(("visible", "cluster", "jobs"), [("", "inline", 2), ("", "local", 0), ("0", "local", 2)])
 def test_jobs_are_of_the_local_cluster_without_a_gpu(monkeypatch, visible, cluster, jobs):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with pytest.raises(UserError, match=f"--jobs {jobs} is how many runs share the cores"):
+    with pytest.raises(UserError, match=f"--jobs {jobs}: --jobs is the number of runs"):
         launch.check(cluster, 1, jobs)
 
 
