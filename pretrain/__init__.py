@@ -1,1 +1,1 @@
-"""Pretraining: siamese methods as views and a similarity; what comes out is a weights file."""
+"""Pretraining of backbones: a method is a pair of views and a similarity; the result is a weights file."""

@@ -1,4 +1,9 @@
-"""From an image's file to its random crops: decoded no larger than the crops need."""
+"""Batches of random crops for pretraining, decoded in worker processes.
+
+The images of a batch and their crops depend on (seed, iteration, slot) only, a slot being an image's place in the
+step's batch. So a resumed run replays nothing, and the numbers of workers and processes change nothing. Flips,
+colours and normalisation follow on the device, in `pretrain.augment`.
+"""
 
 import dataclasses
 import functools
@@ -22,29 +27,26 @@ from bench.errors import UserError
 from pretrain.sources import ImageSource
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower in pixels
-RATIO = (3 / 4, 4 / 3)
-TRIALS = 10
-
-
-ORDER, CROP = 6, 7  # streams of random numbers, see bench.training.seeding
-ALLOWED = 0.01  # the part of a source's images that may be unusable
+ORDER, CROP = 6, 7  # this module's streams of random numbers, see bench.training.seeding
+RATIO, TRIALS = (3 / 4, 4 / 3), 10  # of crops: aspect ratios, and boxes drawn before giving up
+ALLOWED = 0.01  # share of a source's images that may be unusable
 
 log = logging.getLogger(__name__)
 
 
 class Unusable(ValueError):
-    """An image that cannot be pretrained on; the message says why."""
+    """An image that cannot be used; the message is the reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a method sees, on its device.
+    """A method's input, on its device.
 
     Args:
         images: float32 [N, 3, H, W], normalised: the first crop of every image.
         others: a second crop of the same images, for views that need two.
-        labels: int64 [N], or each class's share where images are mixed, float32 [N, classes].
-        occluders: bool [N, H, W], True where the first crop shows what stands in front.
+        labels: int64 [N], or each class's share if images are mixed, float32 [N, classes].
+        occluders: bool [N, H, W], True where the first crop shows a thing that hides part of another.
     """
 
     images: Tensor
@@ -55,13 +57,13 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RawBatch:
-    """What a worker hands over: crops in bytes.
+    """A worker's batch: crops before augmentation.
 
     Args:
         images, others: uint8 [N, 3, S, S].
-        slots: int64 [N], the images' places in the step's batch, of which this process has its part.
+        slots: int64 [N], the images' places in the step's batch, which processes share.
         batch_size: images of the step's batch, over all processes.
-        skipped: (name, reason) of the images that could not be used, and were replaced by the next.
+        skipped: (name, reason) of the images that could not be used and were replaced by the next.
     """
 
     images: Tensor
@@ -73,11 +75,11 @@ class RawBatch:
     skipped: tuple[tuple[str, str], ...] = ()
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "RawBatch":
-        """The same batch with its crops on a device; `slots` are read by the CPU and stay there."""
+        """Return the batch with its crops on a device; `slots` stay on the CPU, which reads them."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "RawBatch":
-        """The same batch in memory that a GPU reads without waiting; torch's loader calls this."""
+        """Return the batch in page-locked memory; torch's loader calls this."""
         return self._with(Tensor.pin_memory)
 
     def _with(self, change: Any) -> "RawBatch":
@@ -88,15 +90,15 @@ class RawBatch:
 
 @dataclasses.dataclass
 class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
-    """A source's batches by iteration, made in the process that asks.
+    """A data set whose item i is the raw batch of iteration i.
 
     Args:
-        batch_size: images of one step over all processes; this one gets its share.
-        crops: 1 or 2 random crops of every image, of `scale` parts of its area, resized to img_size.
-        occluders: also give what stands in front, which only the embedded world knows.
-        smallest: an image with a side of fewer pixels, such as the patch's, is skipped.
+        batch_size: images of one step over all processes; this process gets its share.
+        crops: 1 or 2 random crops of every image, of a share of its area in `scale`, resized to img_size.
+        occluders: also return the occluders' masks, which only the embedded world has.
+        smallest: images with a shorter side, in pixels, are skipped (a patch, for example).
 
-    Raises UserError: occluders of a source that has none.
+    Raises UserError for occluders of a source that has none.
     """
 
     source: ImageSource
@@ -113,17 +115,17 @@ class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
     unusable: dict[int, str] = dataclasses.field(default_factory=dict)  # found by this process
 
     def __post_init__(self) -> None:
-        """Refuse what the source cannot give."""
+        """Check that the source has what is asked for."""
         assert self.batch_size % self.world_size == 0
         assert self.crops in (1, 2)
         if self.occluders and self.source.occluders is None:
             raise UserError(
-                f"Masking by occluders needs to know what stands in front of what, and {self.source.name} does not "
-                f"tell. Use --data scenes or species, or another masking."
+                f"The masking 'occluders' needs annotations of which things hide others, and {self.source.name} has "
+                f"none. Use --data scenes or species, or another --masking."
             )
 
     def __getitem__(self, iteration: int) -> RawBatch | UserError:
-        """The batch of an iteration; a user's mistake is handed over, not raised through torch's loader."""
+        """Return the batch of an iteration, or a UserError: torch's loader would change one raised in a worker."""
         slots = range(self.rank, self.batch_size, self.world_size)
         try:
             samples = [self._sample(iteration, slot) for slot in slots]
@@ -142,7 +144,7 @@ class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
         )
 
     def _sample(self, iteration: int, slot: int) -> tuple[Any, ...]:
-        """Two crops (or one twice), occluders or None, the image's number, what was skipped."""
+        """Return two crops (or one twice), occluders or None, the image's number, and the images skipped."""
         place = image_of(self.seed, iteration * self.batch_size + slot, len(self.source))
         skipped: list[tuple[str, str]] = []
         while True:
@@ -157,7 +159,7 @@ class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
                 place = (place + 1) % len(self.source)
 
     def _cropped(self, index: int, iteration: int, slot: int) -> tuple[Any, Any]:
-        """The crops of an image, uint8 [3, S, S], and the first one's occluders, bool [S, S]."""
+        """Return an image's crops, uint8 [3, S, S], and the first one's occluders, bool [S, S]."""
         if index in self.unusable:
             raise Unusable(self.unusable[index])
         random = np.random.default_rng([self.seed, CROP, iteration, slot])
@@ -174,31 +176,31 @@ class CropBatches(Dataset):  # type: ignore[misc]  # torch is not followed
 
 @functools.lru_cache(maxsize=2)
 def order(seed: int, epoch: int, length: int) -> NDArray[np.int64]:
-    """The order of an epoch's images."""
+    """Return the permutation of an epoch's images."""
     return np.random.default_rng([seed, ORDER, epoch, 0]).permutation(length)
 
 
 def image_of(seed: int, position: int, length: int) -> int:
-    """The image at a position of the endless sequence of shuffled epochs."""
+    """Return the image at a position of the endless sequence of shuffled epochs."""
     return int(order(seed, position // length, length)[position % length])
 
 
 def refuse(source: ImageSource, unusable: int, last: tuple[str, str]) -> None:
-    """Raise UserError when too many of a source's images cannot be used."""
+    """Raise UserError if too many of a source's images are unusable; `last` is (name, reason)."""
     if unusable <= ALLOWED * len(source):
         return
     raise UserError(
-        f"{unusable} of the {len(source):,} images of {source.name} cannot be used, more than the "
-        f"{ALLOWED:.0%} that are passed over; the last is {last[0]}: {last[1]}. Restore or remove the bad images, "
-        f"and run the same command again."
+        f"{unusable} of the {len(source):,} images of {source.name} cannot be used; at most {ALLOWED:.0%} are "
+        f"skipped. The last one is {last[0]}: {last[1]}. Restore or remove the bad images, and run the same command "
+        f"again."
     )
 
 
 class BatchLoader(DataLoader):  # type: ignore[misc]  # torch is not followed
-    """torch's loader over `CropBatches`: raises a worker's UserError, and tells of skipped images once."""
+    """torch's loader over `CropBatches`: raises a worker's UserError, and logs each skipped image once."""
 
     def __iter__(self) -> Iterator[RawBatch]:
-        """The batches, iteration after iteration."""
+        """Iterate over the batches."""
         for batch in super().__iter__():
             if isinstance(batch, UserError):
                 raise batch
@@ -207,7 +209,7 @@ class BatchLoader(DataLoader):  # type: ignore[misc]  # torch is not followed
 
 
 def note(source: ImageSource, skipped: Sequence[tuple[str, str]]) -> None:
-    """Count, name and, beyond the allowed, refuse the images that could not be used."""
+    """Record and log the unusable images; raises UserError when there are too many."""
     for name, reason in skipped:
         if name in source.skipped:
             continue
@@ -224,9 +226,9 @@ def loader(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> BatchLoader:
-    """Load the batches of iterations start_iteration to iterations - 1; without an end where None.
+    """Load the batches of iterations start_iteration to iterations - 1, or without an end.
 
-    Iterating over it raises UserError when too many images are unusable.
+    Iterating raises UserError when too many images are unusable.
     """
     return BatchLoader(
         batches,
@@ -234,16 +236,16 @@ def loader(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        # Otherwise torch draws a number that nothing uses from the generator that the model uses.
+        # Without a generator of its own, the loader would draw an unused number from the model's.
         generator=torch.Generator().manual_seed(batches.seed),
     )
 
 
 def draw_box(random: np.random.Generator, scale: tuple[float, float], width: int, height: int) -> Box:
-    """Draw a box of a part of an image's area, in `scale`, and of an aspect ratio of 3/4 to 4/3.
+    """Draw a box with a share of the image's area in `scale` and an aspect ratio of 3/4 to 4/3.
 
-    As torchvision's RandomResizedCrop does: the largest centred box of an allowed ratio where ten
-    trials find none. It takes the same numbers from `random` whatever the image's size.
+    As torchvision's RandomResizedCrop: after ten boxes that do not fit, the largest centred one. The number of
+    draws from `random` does not depend on the image's size.
     """
     areas = random.uniform(*scale, size=TRIALS) * width * height
     ratios = np.exp(random.uniform(math.log(RATIO[0]), math.log(RATIO[1]), size=TRIALS))
@@ -269,16 +271,16 @@ def crops_of(
     """Decode an image, crop it and resize the crops (bicubic).
 
     Args:
-        draw: gives the crops' boxes for the image's width and height.
+        draw: returns the crops' boxes for the image's width and height.
         size: the crops' height and width.
         smallest: an image with a shorter side is unusable.
-        mask: bool [height, width], cropped and resized as the first crop.
+        mask: bool [height, width], cropped and resized like the first crop.
 
     Returns:
         Crops, uint8 [3, size, size], and the first crop of the mask, bool [size, size].
 
     Raises:
-        Unusable: the bytes are no whole image, or too small a one.
+        Unusable: the bytes are not a complete image, or the image is too small.
     """
     try:
         with Image.open(io.BytesIO(content)) as image:
@@ -287,7 +289,7 @@ def crops_of(
             rgb = as_rgb(image)
             crops = [_resized(rgb.crop(_divided(box, shrunk, rgb)), size) for box in boxes]
     except UnidentifiedImageError as error:
-        raise Unusable(f"its {len(content):,} bytes are no image of a known kind") from error
+        raise Unusable(f"its {len(content):,} bytes are not an image of a known format") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise Unusable(f"{error or type(error).__name__}") from error
     return crops, _cropped_mask(mask, boxes[0], size)
@@ -301,9 +303,9 @@ def _measured(image: Image.Image, smallest: int) -> tuple[int, int]:
 
 
 def _shrink(image: Image.Image, boxes: list[Box], size: int) -> float:
-    """Have the decoder halve the image while every crop keeps `size` pixels; return by how much.
+    """Let the JPEG decoder halve the image while every crop has at least `size` pixels; return the factor.
 
-    Only JPEG's can. The crops are then resized by less than a factor of 2.
+    Other formats are decoded whole, with the factor 1.
     """
     width, height = image.size
     factor = min(min(right - left, lower - upper) for left, upper, right, lower in boxes) / size
@@ -314,13 +316,13 @@ def _shrink(image: Image.Image, boxes: list[Box], size: int) -> float:
 
 
 def _divided(box: Box, factor: float, image: Image.Image) -> Box:
-    """The box in an image that is so many times smaller, to the nearest pixel."""
+    """Return the box in an image that is smaller by `factor`, rounded to pixels."""
     left, upper, right, lower = (round(edge / factor) for edge in box)
     return left, upper, min(right, image.width), min(lower, image.height)
 
 
 def _resized(crop: Image.Image, size: int) -> Tensor:
-    """The crop as uint8 [3, size, size]: torch's own kernel for bytes takes a quarter of PIL's time."""
+    """Resize a crop to uint8 [3, size, size] by torch, whose kernel for bytes takes a quarter of PIL's time."""
     pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None]
     return functional.interpolate(pixels, (size, size), mode="bicubic", antialias=True)[0]
 

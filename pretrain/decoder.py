@@ -1,7 +1,6 @@
-"""What stands on the encoder and is thrown away afterwards: decoders, projectors, heads.
+"""Modules on top of the encoder, discarded after pretraining: decoders, projectors and heads.
 
-Each is a part of the similarity. An `Embedding` makes of an encoder's features what is compared, at
-the positions asked for.
+An `Embedding` turns an encoder's features into what the similarity compares, at the requested positions.
 """
 
 import itertools
@@ -20,10 +19,10 @@ from pretrain.views import View, patchify, take
 
 
 class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """MAE's decoder: mask tokens at the places of the patches that the encoder did not see, then blocks."""
+    """MAE's decoder (arXiv 2111.06377): mask tokens at the positions of hidden patches, then transformer blocks."""
 
     def __init__(self, width: int, grid: tuple[int, int], num_prefix: int, dim: int, depth: int, heads: int) -> None:
-        """Take tokens of `width`, of a grid of patches with `num_prefix` more before them."""
+        """Take tokens of `width` channels: `num_prefix` prefix tokens, then patches of a grid."""
         super().__init__()
         self.num_prefix = num_prefix
         self.embed = nn.Linear(width, dim)
@@ -37,8 +36,10 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
     def forward(self, features: Tensor, shown: Tensor | None, at: Tensor | None) -> Tensor:
         """Decode [N, P + K, width], of the patches at `shown` [N, K], to [N, M, dim] at the positions `at` [N, M].
 
-        None is shown: all. None is asked for: what is shown, at its own positions. Else mask tokens stand
-        for the patches asked for, of which none may be shown, and for no others.
+        Args:
+            features: the encoder's tokens, P of them prefix tokens.
+            shown: None if all patches are shown.
+            at: None for the shown patches themselves; else hidden patches, each of which gets a mask token.
         """
         tokens = self.embed(features)
         prefix, patches = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
@@ -54,27 +55,29 @@ class Decoder(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 class Embedding(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """An encoder's features as they are compared: through a decoder, if there is one, and a head."""
+    """Maps an encoder's features to what is compared, through an optional decoder and a head."""
 
     def __init__(self, decoder: Decoder | None, head: nn.Module) -> None:
-        """Without decoder, features are taken as they come."""
+        """Without a decoder, the head takes the features themselves."""
         super().__init__()
         self.decoder = decoder
         self.head = head
 
     def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
-        """Features of a view to [N, M, dim] at the positions [N, M] (None: its own), or of any shape to the head's."""
+        """Map a view's features to [N, M, dim] at the positions [N, M]; None: the view's own positions.
+
+        Without a decoder, positions are ignored and the shape is the head's.
+        """
         if self.decoder is not None:
             features = self.decoder(features, None if view.replaced else view.shown, at)
         return self.head(features)
 
 
 class PixelHead(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """SimMIM's head: a linear layer from a map of features to all pixels under each (a 1 x 1 convolution
-    with a pixel shuffle)."""
+    """SimMIM's head (arXiv 2111.09886): a 1 x 1 convolution and a pixel shuffle from each cell to all its pixels."""
 
     def __init__(self, encoder: Any, patch_size: tuple[int, int], img_size: tuple[int, int]) -> None:
-        """Predict the encoder's input, in its patches."""
+        """Predict the encoder's input, in patches of `patch_size`."""
         super().__init__()
         self.patch_size = patch_size
         self.stride = encoder.feature_info[-1]["reduction"]
@@ -82,7 +85,7 @@ class PixelHead(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.predict = nn.Conv2d(encoder.num_features, 3 * self.stride**2, 1)
 
     def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
-        """Features [N, P + L, D] or [N, h, w, D] to the patches [N, M, 3 p q] at [N, M]."""
+        """Map features [N, P + L, D] or [N, h, w, D] to the patches [N, M, 3 p q] at [N, M]."""
         assert at is not None
         rows, columns = self.grid
         tokens = features.flatten(1, -2)[:, -rows * columns :]
@@ -92,10 +95,10 @@ class PixelHead(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 class JoinedBatchNorm(nn.BatchNorm1d):  # type: ignore[misc]  # torch is not followed
-    """Batch norm of [N, C] over all processes' batches, on any device, as if they were one."""
+    """Batch norm of [N, C] over the batches of all processes, on any device; in fp32."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise by mean and variance over every process in training."""
+        """Normalise; in training by the mean and variance over all processes."""
         world = dist.get_world_size() if dist.is_initialized() else 1
         if world == 1 or not self.training:
             return super().forward(input)
@@ -114,10 +117,10 @@ class JoinedBatchNorm(nn.BatchNorm1d):  # type: ignore[misc]  # torch is not fol
 
 
 class Perceptron(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """A projector or predictor: linear layers with batch norm and ReLU between, on the last axis."""
+    """A projector or predictor: linear layers with batch norm and ReLU in between, on the last axis."""
 
     def __init__(self, widths: Sequence[int], last_norm: bool) -> None:
-        """Layers between these widths; `last_norm` ends in a batch norm without scale (MoCo v3)."""
+        """Build layers of these widths; `last_norm` adds a final batch norm without scale (MoCo v3)."""
         super().__init__()
         layers: list[nn.Module] = []
         for width, following in itertools.pairwise(widths[:-1]):
@@ -128,5 +131,5 @@ class Perceptron(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.layers = nn.Sequential(*layers)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """[N, M, widths[0]] to [N, M, widths[-1]]."""
+        """Map [N, M, widths[0]] to [N, M, widths[-1]]."""
         return self.layers(tokens.flatten(0, 1)).view(*tokens.shape[:2], -1)

@@ -1,4 +1,4 @@
-"""A timm model on masked images: it computes the shown patches only, or mask tokens stand for the hidden."""
+"""The encoder: a timm model on masked images, whose hidden patches are left out or replaced by mask tokens."""
 
 import math
 from typing import Any
@@ -19,9 +19,9 @@ from pretrain.views import View, patchify, take
 
 
 def build(method: Method, arch: str, img_size: int | tuple[int, int], **options: Any) -> Any:
-    """A timm model without classifier, initialised from torch's generator as its method demands.
+    """Build a timm model without classifier, initialised from torch's generator as the method defines.
 
-    `options` go to timm. Raises UserError where the architecture cannot do what the method asks.
+    `options` go to timm. Raises UserError for an architecture that the method cannot train.
     """
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     drop_path_rate = options.pop("drop_path_rate", 0.0)
@@ -38,7 +38,7 @@ def build(method: Method, arch: str, img_size: int | tuple[int, int], **options:
 
 
 def _check(method: Method, encoder: Any, arch: str, size: tuple[int, int]) -> None:
-    """Raise UserError unless the encoder can be shown the method's views at this size."""
+    """Raise UserError unless the encoder can take the method's views at this size."""
     patch = getattr(getattr(encoder, "patch_embed", None), "patch_size", None)
     if isinstance(patch, tuple) and (size[0] % patch[0] or size[1] % patch[1]):
         raise UserError(
@@ -49,20 +49,20 @@ def _check(method: Method, encoder: Any, arch: str, size: tuple[int, int]) -> No
     plain = isinstance(encoder, VisionTransformer) and type(encoder.patch_embed) is PatchEmbed
     if (method.views in ("visible-pixels", "mask-complement")) and not plain:
         raise UserError(
-            f"The views {method.views} leave hidden patches out, which only a plain ViT can do, and {arch} is none. "
-            f"Take a ViT such as vit_base_patch16_224, or the method simmim, which keeps them."
+            f"The views {method.views} leave hidden patches out, which only a plain ViT can do, and {arch} is not "
+            f"one. Choose a ViT such as vit_base_patch16_224, or the method simmim, which replaces hidden patches."
         )
     if method.views == "masked-pixels" and not isinstance(
         encoder, (VisionTransformer, Beit, SwinTransformer, SwinTransformerV2)
     ):
         raise UserError(
-            f"The views masked-pixels put mask tokens in the place of patch embeddings, for ViT, BEiT, Swin and "
-            f"SwinV2, and {arch} is none of these. Take one of them, or the method moco or supervised."
+            f"The views masked-pixels replace patch embeddings by mask tokens, for ViT, BEiT, Swin and SwinV2, and "
+            f"{arch} is none of these. Choose one of them, or the method moco or supervised."
         )
 
 
 def sincos_positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """MAE's fixed position embedding of a grid of (rows, columns): [rows * columns, dim].
+    """Return MAE's fixed position embedding of a grid of (rows, columns): [rows * columns, dim].
 
     The quarters of the channels are sin and cos of the column, sin and cos of the row, each at the
     frequencies 10000 ** (-4 i / dim), i = 0 ... dim / 4 - 1.
@@ -84,7 +84,7 @@ def _initialise(encoder: Any, how: str) -> None:
     initialise_linear(encoder)
     weight = encoder.patch_embed.proj.weight
     nn.init.xavier_uniform_(weight.view(len(weight), -1))
-    if how == "moco":  # the query, key and value are matrices of their own
+    if how == "moco":  # Xavier's bound for query, key and value as three matrices
         for block in encoder.blocks:
             bound = math.sqrt(6 / (2 * encoder.embed_dim))
             nn.init.uniform_(block.attn.qkv.weight, -bound, bound)
@@ -93,7 +93,7 @@ def _initialise(encoder: Any, how: str) -> None:
 
 
 def initialise_linear(module: nn.Module) -> None:
-    """Draw every linear layer from Xavier's uniform distribution, with biases of zero."""
+    """Initialise every linear layer by Xavier's uniform distribution, with zero biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
@@ -102,10 +102,10 @@ def initialise_linear(module: nn.Module) -> None:
 
 
 def choose_attention(module: nn.Module, device: torch.device, bf16: bool) -> None:
-    """Let timm's attention layers use torch's fused one, but in bf16 on a CPU, where it is the slower.
+    """Let timm's attention layers use torch's fused attention, except in bf16 on a CPU, where it is slower.
 
-    There its backward takes longer than plain products of matrices do: a step of MAE 1.1 (ViT-B, 224 pixels)
-    to 1.9 times (ViT-Ti, 96 pixels) as long in all.
+    There its backward makes a step of MAE take 1.1 (ViT-B, 224 pixels) to 1.9 times (ViT-Ti, 96 pixels) as long as
+    plain matrix products.
     """
     for layer in module.modules():
         if hasattr(layer, "fused_attn"):
@@ -113,7 +113,7 @@ def choose_attention(module: nn.Module, device: torch.device, bf16: bool) -> Non
 
 
 def encode(encoder: Any, view: View, mask_token: Tensor | None) -> Tensor:
-    """The encoder's last features: [N, P + K, D] with P prefix tokens, or timm's own of another form."""
+    """Return the encoder's last features: [N, P + K, D] with P prefix tokens, or timm's shape for other models."""
     if view.shown is None or view.hidden is None:
         return encoder.forward_features(view.images)
     if view.replaced:
@@ -123,7 +123,7 @@ def encode(encoder: Any, view: View, mask_token: Tensor | None) -> Tensor:
 
 
 def _encode_shown(vit: Any, images: Tensor, shown: Tensor) -> Tensor:
-    """What a plain ViT makes of the patches at `shown` alone; the others are not even embedded."""
+    """Run a plain ViT on the patches at `shown` only; the others are not even embedded."""
     proj, prefix = vit.patch_embed.proj, vit.num_prefix_tokens
     patches = take(patchify(images, vit.patch_embed.patch_size), shown)
     tokens = vit.patch_embed.norm(F.linear(patches, proj.weight.flatten(1), proj.bias))
@@ -142,13 +142,13 @@ def _encode_shown(vit: Any, images: Tensor, shown: Tensor) -> Tensor:
 
 
 def final_norm(encoder: Any) -> nn.Module:
-    """The norm that some models have behind the pooling only: what is not pooled goes through it by itself."""
+    """Return the norm of models that normalise only after pooling; unpooled features need it too."""
     pools = isinstance(getattr(encoder, "norm", None), nn.Identity)
     return getattr(encoder, "fc_norm", nn.Identity()) if pools else nn.Identity()
 
 
 def _encode_replaced(encoder: Any, images: Tensor, hidden: Tensor, mask_token: Tensor) -> Tensor:
-    """The encoder's own forward pass, with the mask token put in the place of embeddings."""
+    """Run the encoder's forward pass with the mask token in place of the hidden patches' embeddings."""
     embedded = encoder.patch_embed(images)
     tokens = embedded.flatten(1, -2)
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -158,9 +158,9 @@ def _encode_replaced(encoder: Any, images: Tensor, hidden: Tensor, mask_token: T
 
 
 def _blocks(encoder: Any, embedded: Tensor) -> Tensor:
-    """What timm's `forward_features` does between the patch embedding and the last norm.
+    """Do what timm's `forward_features` does between the patch embedding and the last norm.
 
-    Spelled out, as a hook that changes the embedding would be compiled anew in each step.
+    A hook that changes the embedding would be simpler, but torch.compile would recompile it in each step.
     """
     if isinstance(encoder, VisionTransformer):
         return encoder.blocks(encoder.norm_pre(encoder._pos_embed(embedded)))

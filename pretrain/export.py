@@ -1,8 +1,8 @@
-"""A pretrained encoder as a weights file: safetensors, timm's keys, and a header that says what it is.
+"""Export of a pretrained encoder as a weights file: safetensors with timm's keys and a descriptive header.
 
     python -m bench.run --backbone OUT/backbone.safetensors --task all
 
-just works, since the header names the architecture and how images are normalised.
+needs no further options, since the header names the architecture and the normalisation of images.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ REQUIRED = ("arch", "method", "recipe", "data", "epochs", "mean", "std", "img_si
 
 
 def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token: Tensor | None = None) -> None:
-    """Write the encoder's weights, in fp32, whole or not at all.
+    """Write the encoder's weights in fp32, atomically.
 
     Args:
         encoder: a timm model; its state_dict's keys are the file's.
         header: strings by name; `bench` reads `arch`, `method`, `mean` and `std` (JSON lists, RGB of images
             in 0-1) and `img_size` ("[height, width]").
-        mask_token: what the encoder was shown in place of hidden patches, [1, 1, D]; `mask_token` in the file, as
-            SimMIM's own has it, for `analysis/occlusion`; of the last update, also where the encoder is an average.
+        mask_token: replaces hidden patches, [1, 1, D]; `mask_token` in the file, as in SimMIM's own files, for
+            `analysis/occlusion`. It is the one of the last update, also if the encoder is a moving average.
 
     Raises UserError when the file cannot be written.
     """
@@ -48,6 +48,6 @@ def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token
         replace_durably(temporary, path)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"The backbone {path} cannot be written ({error}). Training is done and its last checkpoint lies beside "
-            f"it: free space or mend the folder, and run the same command again."
+            f"The backbone {path} cannot be written ({error}). Training is done and its last checkpoint is in the same "
+            f"folder: free disk space or fix the folder's permissions, and run the same command again."
         ) from None

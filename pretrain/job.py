@@ -1,4 +1,4 @@
-"""One pretraining run from its request to its weights file."""
+"""One pretraining run, from its request to its weights file; the steps import torch, `Request` does not."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from pretrain.sources import ImageSource
     from pretrain.training import BatchStream, Schedule
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as all the papers have it
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in all the papers
+NAME, LOCK = "run.json", ".lock"  # in an output folder
+RESULTS = ("checkpoint-*.pth", "*.safetensors")  # files that make it belong to its run
 AUGMENTATION_OF = {
     "visible-pixels": "mae",
     "masked-pixels": "simmim",
@@ -35,7 +37,7 @@ AUGMENTATION_OF = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A pretraining run: all that its weights follow from, and how it is carried out."""
+    """A pretraining run: what determines its weights (`identity`), and how it is executed."""
 
     method: Method
     arch: str
@@ -55,10 +57,10 @@ class Request:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the weights follow from, as JSON values; where the images lie is no part of it."""
-        told = dataclasses.asdict(self.method)
+        """Return what determines the weights, as JSON values; the path of the images is not part of it."""
+        fields = dataclasses.asdict(self.method)
         return {
-            "method": {key: told[key] for key in told if key not in ("source", "expected")},
+            "method": {key: fields[key] for key in fields if key not in ("source", "expected")},
             "arch": self.arch,
             "recipe": self.recipe.settings(),
             "data": Path(self.data).name,
@@ -70,23 +72,22 @@ class Request:
 
 
 def pretrain(request: Request) -> None:
-    """Train and export; goes on where a killed process was. Raises UserError."""
+    """Train and export, resuming from the output folder's last checkpoint. Raises UserError."""
     from pretrain import training
     from pretrain.export import NAME, export
 
-    device = training.place()
+    device = training.join_processes()
     rank, world_size = training.ranks()
     images = _images(request)
     siamese = _siamese(request, images)
     schedule = _schedule(request, images, world_size)
     chosen = _augmentation(request, world_size)
     target = request.out / NAME
-    held: Any = contextlib.nullcontext()
-    if rank == 0:  # the request is known to be right: from here on the folder is this run's
-        held = claim(request.out, request.identity)
-    with held:
+    # Claim the folder only now, when the request is known to be valid.
+    lock: Any = claim(request.out, request.identity) if rank == 0 else contextlib.nullcontext()
+    with lock:
         if target.is_file():
-            return _say(rank, f"{target} is there already.")
+            return _print(rank, f"{target} exists already.")
         encoder = training.train(
             siamese,
             _batches(request, images, siamese, schedule, chosen, device),
@@ -101,10 +102,10 @@ def pretrain(request: Request) -> None:
         if rank == 0:
             export(encoder, target, _header(request, images), siamese.mask_token)
     skipped = f"; {len(images.skipped)} images were skipped" if images.skipped else ""
-    _say(rank, f"{target} is there{skipped}. Try: python -m bench.run --backbone {target} --task all")
+    _print(rank, f"Wrote {target}{skipped}. Try: python -m bench.run --backbone {target} --task all")
 
 
-def _say(rank: int, text: str) -> None:
+def _print(rank: int, text: str) -> None:
     if rank == 0:
         sys.stdout.write(f"{text}\n")
 
@@ -121,8 +122,8 @@ def _siamese(request: Request, images: "ImageSource") -> "Siamese":
     supervised = request.method.views == "image-label"
     if supervised and images.labels is None:
         raise UserError(
-            f"The views {request.method.views} need labels, and {images.name} has none. Give a folder with one folder "
-            f"a class, or --data species."
+            f"The views {request.method.views} need labels, and {images.name} has none. Give --data a folder with one "
+            f"folder a class, or species."
         )
     drop_path = {"drop_path_rate": request.recipe.drop_path} if request.recipe.drop_path else {}
     return build(
@@ -150,7 +151,7 @@ def _schedule(request: Request, images: "ImageSource", world_size: int) -> "Sche
 
 
 def _augmentation(request: Request, world_size: int) -> "Augmentation":
-    """The recipe's, or the views' own; one that mixes needs labels, and images in pairs."""
+    """Return the recipe's augmentation, or the views' default; raises UserError if its mixing is not possible."""
     from pretrain.augment import augmentation
 
     views, recipe = request.method.views, request.recipe
@@ -165,8 +166,8 @@ def _augmentation(request: Request, world_size: int) -> "Augmentation":
     if chosen.mixes and recipe.batch_size % pairs:
         raise UserError(
             f"The augmentation {chosen.name} mixes images in pairs, and a batch of {recipe.batch_size} in "
-            f"{request.accumulate} parts on {world_size} processes leaves one over. Give --batch-size a multiple of "
-            f"{pairs}."
+            f"{request.accumulate} parts on {world_size} processes does not divide into pairs. Give --batch-size a "
+            f"multiple of {pairs}."
         )
     return chosen
 
@@ -205,7 +206,7 @@ def _batches(
 
 
 def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation") -> "data.CropBatches":
-    """This process's share of what the method sees, before its augmentation."""
+    """Return this process's batches of crops, before augmentation."""
     from pretrain import data
     from pretrain.training import ranks
 
@@ -240,8 +241,8 @@ def _hooks(request: Request, images: "ImageSource") -> list[Any]:
 
 
 def _header(request: Request, images: "ImageSource") -> dict[str, str]:
-    """What the weights file says of itself: strings, JSON where they are no plain text."""
-    size = request.recipe.img_size
+    """Return the weights file's header: strings, some of them JSON."""
+    size, commit = request.recipe.img_size, git()
     return {
         "name": request.out.resolve().name,
         "arch": request.arch,
@@ -253,28 +254,16 @@ def _header(request: Request, images: "ImageSource") -> dict[str, str]:
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
         "img_size": json.dumps([size, size]),
-        "commit": _commit(),
+        "commit": f"{commit['commit'] or 'unknown'}{'+changes' if commit['dirty'] else ''}",
         "pretraining": json.dumps(request.identity),
     }
 
 
-def _commit() -> str:
-    """What the weights were made with; marked where the files were not the commit's."""
-    found = git()
-    return f"{found['commit'] or 'unknown'}{'+changes' if found['dirty'] else ''}"
-
-
-# An output folder belongs to one run: to what its `run.json` says, and to one process at a time.
-
-NAME, LOCK = "run.json", ".lock"
-WORK = ("checkpoint-*.pth", "*.safetensors")
-
-
 def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
-    """Take the folder for a run, new or gone on with; it is held until the returned file is closed.
+    """Lock the output folder for a new or resumed run until the returned file is closed.
 
-    `identity` is all that the weights follow from, as JSON values. Raises UserError when the folder holds
-    another run's checkpoints or backbone, or another process works in it.
+    `run.json` in the folder records its run's identity: all that determines the weights, as JSON values. Raises
+    UserError when the folder contains another run's checkpoints or backbone, or another process uses it.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -284,27 +273,24 @@ def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UserError(
-            f"Another process trains in {out} at this moment. Wait for it, end it, or give another --out."
-        ) from None
-    there = out / NAME
-    work = [path for pattern in WORK for path in out.glob(pattern)]
-    before = json.loads(there.read_text("utf-8")) if there.is_file() else {}
+        raise UserError(f"Another process is training in {out}. Wait for it, stop it, or give another --out.") from None
+    record = out / NAME
+    before = json.loads(record.read_text("utf-8")) if record.is_file() else {}
     differences = list(_differences(before, identity))
-    if not work:
-        write_atomic(there, json.dumps(identity, indent=1) + "\n")
+    if not any(path for pattern in RESULTS for path in out.glob(pattern)):
+        write_atomic(record, json.dumps(identity, indent=1) + "\n")
     elif differences:
         raise UserError(
-            f"{out} holds another run: {'; '.join(differences)}. Give the settings of that run to go on with it, or "
-            f"another --out for this one."
+            f"{out} contains another run: {'; '.join(differences)}. Give that run's settings to resume it, or another "
+            f"--out for this one."
         )
     return lock
 
 
-def _differences(there: Any, now: Any, name: str = "") -> Iterator[str]:
-    """What of two nested values is not the same, said by its place."""
-    if isinstance(there, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*there, *now]):
-            yield from _differences(there.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif there != now:
-        yield f"{name} is {json.dumps(there)} there and {json.dumps(now)} here"
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Name the places where two nested values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield f"its {name} is {json.dumps(before)}, not {json.dumps(now)}"

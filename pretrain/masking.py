@@ -1,6 +1,6 @@
-"""Which patches are hidden: as many in every image, and which ones drawn for each image.
+"""Masks: which patches are hidden, the same number in every image.
 
-Every kind gives each unit (a square of patches) a priority, and those of the highest are hidden.
+Every kind of mask gives each unit (a square of patches) a priority; the units of highest priority are hidden.
 """
 
 import dataclasses
@@ -16,9 +16,9 @@ from bench.errors import UserError
 
 Grid = tuple[int, int]
 
-LEAST_BLOCK = 16  # patches (BEiT, arXiv 2106.08254, algorithm 1)
-ASPECT = 0.3  # of blocks: from this to its inverse
-BLOCKS = 64  # drawn for each image; what they leave free is hidden last
+# BEiT (arXiv 2106.08254, algorithm 1): patches of the smallest block; aspect ratios from this to its inverse.
+LEAST_BLOCK, ASPECT = 16, 0.3
+BLOCKS = 64  # drawn for each image; units outside all of them are hidden last
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,9 +27,9 @@ class Masking:
 
     Attributes:
         kind: "random" (MAE), "block" (BEiT), "grid" (evenly spread: one of four is shown at 0.75), or
-            "occluders" (what stands in front of something else).
-        ratio: the share of units that is hidden, rounded up: MAE's `int(L * (1 - ratio))` are shown and
-            SimMIM's `ceil(L * ratio)` hidden, which is the same but for floating point.
+            "occluders" (things that hide part of another thing).
+        ratio: the share of units that is hidden, rounded up: MAE shows `int(L * (1 - ratio))` and SimMIM hides
+            `ceil(L * ratio)`, which is the same up to floating point.
         grid: rows and columns of patches.
         unit: side of a masked unit, in patches.
     """
@@ -40,7 +40,7 @@ class Masking:
     unit: int = 1
 
     def __post_init__(self) -> None:
-        """Raise UserError where no such mask exists."""
+        """Raise UserError if no such mask exists."""
         if self.grid[0] % self.unit or self.grid[1] % self.unit:
             raise UserError(
                 f"A grid of {self.grid[0]} x {self.grid[1]} patches does not divide into masked units of "
@@ -49,26 +49,26 @@ class Masking:
             )
         if not 0 < self.num_hidden < math.prod(self.grid):
             raise UserError(
-                f"A mask ratio of {self.ratio} hides {self.num_hidden} of {math.prod(self.grid)} patches: something "
-                f"must be hidden and something shown. Give another ratio, larger images or smaller units."
+                f"A mask ratio of {self.ratio} hides {self.num_hidden} of {math.prod(self.grid)} patches, but at least "
+                f"one must be hidden and one shown. Give another ratio, larger images or smaller units."
             )
 
     @property
     def units(self) -> Grid:
-        """Rows and columns of units."""
+        """Return the rows and columns of units."""
         return self.grid[0] // self.unit, self.grid[1] // self.unit
 
     @property
     def num_hidden(self) -> int:
-        """Patches that are hidden in each image."""
-        share = Fraction(str(self.ratio))  # 0.9 of 100 is 90, as written
+        """Return how many patches are hidden in each image."""
+        share = Fraction(str(self.ratio))  # exact: in floating point, 0.55 of 100 rounds up to 56
         return math.ceil(math.prod(self.units) * share) * self.unit**2
 
     def __call__(self, number: int, device: torch.device, occluders: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Draw masks from the device's generator.
+        """Draw masks from the device's generator; `occluders` is bool [number, H, W].
 
-        `occluders` is bool [number, H, W]. Returns the positions, rows first and ascending, of the shown
-        and of the hidden patches: int64 [number, K] and [number, M].
+        Returns the ascending row-major positions of the shown and of the hidden patches: int64 [number, K] and
+        [number, M].
         """
         priority = KINDS[self.kind](self, number, device, occluders)
         order = priority.flatten(1).argsort(dim=1, descending=True)
@@ -82,12 +82,12 @@ class Masking:
 
 
 def _random(masking: Masking, number: int, device: torch.device, _: Tensor | None) -> Tensor:
-    """Uniform noise."""
+    """Return uniform noise."""
     return torch.rand(number, *masking.units, device=device)
 
 
 def _block(masking: Masking, number: int, device: torch.device, _: Tensor | None) -> Tensor:
-    """Rectangles are laid one after the other; of the last one, a random part makes the count exact."""
+    """Place rectangles one after the other; a random part of the last one makes the count exact."""
     rows, columns = masking.units
     most = masking.num_hidden // masking.unit**2
     least = min(LEAST_BLOCK, most)
@@ -106,7 +106,7 @@ def _block(masking: Masking, number: int, device: torch.device, _: Tensor | None
 
 
 def _grid(masking: Masking, number: int, device: torch.device, _: Tensor | None) -> Tensor:
-    """The order of Bayer's matrix, shifted for each image: any share of it is evenly spread."""
+    """Return the order of Bayer's matrix, shifted at random for each image: any share of it is evenly spread."""
     size = 1 << (max(masking.units) - 1).bit_length()
     order = torch.zeros(1, 1, device=device)
     while len(order) < size:
@@ -119,11 +119,11 @@ def _grid(masking: Masking, number: int, device: torch.device, _: Tensor | None)
 
 
 def _occluders(masking: Masking, number: int, device: torch.device, occluders: Tensor | None) -> Tensor:
-    """The covered share of each unit; chance decides among equals."""
+    """Return the share of each unit covered by occluders, with ties broken at random."""
     if occluders is None:
         raise UserError(
-            "Masking by occluders needs images whose occluders are known, and these have none: only scenes "
-            "have. Take --data scenes, or the masking random, block or grid."
+            "The masking 'occluders' needs images with annotated occluders, which only scenes and species have. Use "
+            "--data scenes, or the masking random, block or grid."
         )
     covered = F.adaptive_avg_pool2d(occluders[:, None].float(), masking.units)[:, 0]
     return covered + 1e-4 * torch.rand(number, *masking.units, device=device)

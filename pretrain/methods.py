@@ -1,10 +1,10 @@
-"""The methods: each is a pair of views and a similarity; MIM and contrastive methods differ in nothing else.
+"""The methods: masked image modelling and contrastive learning differ only in their views and their similarity.
 
     minimise E_x similarity( f(T1(x)), f(T2(x)) )          (Kong & Zhang, arXiv 2208.04164)
 
-`views` names (T1, T2) and `similarity` what compares their encodings; what the similarity learns with
-the encoder (a decoder, a projector, a predictor) is part of it. In masked image modelling T2(x) is
-pixels, which stand for their own encoding.
+`views` names (T1, T2), see `pretrain.views`; `similarity` names what compares their encodings, see
+`pretrain.similarity`. What is learnt with the encoder (a decoder, a projector, a predictor) belongs to the
+similarity. In masked image modelling T2(x) is the pixels themselves.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from bench.errors import UserError, unknown
 
-# Which similarities have a sense for which views.
+# The similarities that each pair of views can have.
 COMBINATIONS = {
     "visible-pixels": ("pixel-l2",),
     "masked-pixels": ("pixel-l1", "pixel-l2"),
@@ -21,18 +21,19 @@ COMBINATIONS = {
     "two-crops": ("infonce", "cosine"),
     "image-label": ("cross-entropy",),
 }
+SIMILARITIES = tuple(dict.fromkeys(name for names in COMBINATIONS.values() for name in names))
 REASONS = {
-    "visible-pixels": "the encoder never sees a masked patch, so only a decoder can say its pixels",
-    "masked-pixels": "the second view is pixels, which only a distance of pixels compares with",
+    "visible-pixels": "the encoder never sees a masked patch, so a decoder has to predict its pixels",
+    "masked-pixels": "the second view is pixels, which need a distance of pixels",
     "mask-complement": "both views are encoded, and need a similarity of two encodings",
-    "two-crops": "the patches of two crops do not lie on each other, so only what is pooled is alike",
+    "two-crops": "the patches of two crops do not coincide, so only pooled features can be compared",
     "image-label": "the second view is a class",
     "pixel-l1": "it compares the pixels of patches, which need no target encoder",
     "pixel-l2": "it compares the pixels of patches, which need no target encoder",
-    "relaxed-l2": "one encoder and one decoder make pixels of both views",
-    "cross-entropy": "one class is said of a whole image",
+    "relaxed-l2": "one encoder and one decoder predict the pixels of both views",
+    "cross-entropy": "an image has one class",
 }
-# What a pair of views or a similarity is not without.
+# Fields that a pair of views or a similarity determines.
 NEEDED = {
     "two-crops": {"level": "pooled"},
     "pixel-l1": {"level": "tokens", "target": "shared"},
@@ -40,7 +41,7 @@ NEEDED = {
     "relaxed-l2": {"level": "tokens", "target": "shared"},
     "cross-entropy": {"level": "pooled", "target": "shared"},
 }
-# What else a change to it changes with it, unless that is given too.
+# Defaults of a similarity, which `method` applies when the similarity is changed.
 USUAL: dict[str, dict[str, Any]] = {
     "pixel-l1": {"symmetric": False, "stop_gradient": False},
     "pixel-l2": {"symmetric": False, "stop_gradient": False},
@@ -52,71 +53,71 @@ MASKED = ("visible-pixels", "masked-pixels", "mask-complement")
 MASKINGS = ("random", "block", "grid", "occluders")
 
 
+def _field(default: Any, meaning: str) -> Any:
+    """Define a field of Method; `meaning` is the help of its option of `python -m pretrain.run`."""
+    return dataclasses.field(default=default, metadata={"help": meaning})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method:
-    """All that defines a method but its architecture and recipe.
+    """All that defines a method except its architecture and recipe.
 
-    Attributes:
-        name: what it is called on the command line.
-        views, similarity: the pair, as `COMBINATIONS` has them.
-        target: encodes the second view: the encoder itself ("shared") or its moving average ("ema").
-        level: encodings are compared "tokens" by tokens at hidden positions, or "pooled" as the model pools.
-        masking, mask_ratio, mask_unit: which patches are hidden, their share, the side of a unit in pixels
-            (0: a patch).
-        complement_share: of the patches hidden in the first view, how many the second one shows and is
-            compared at. R-MAE learns from both views, and costs 2.8 times MAE with all of them, 1.3 times with
-            a third, where both views show equally many (ViT-B, mask ratio 0.75, in operations).
-        init: "mae" and "moco" have fixed sin-cos positions and their papers' initialisation, "timm" its own.
-        symmetric: the views change places, and the two losses are averaged.
-        stop_gradient: nothing is learnt from the second view's side of the comparison.
-        freeze_patch_embed: the patch embedding stays random (MoCo v3, section 4).
-        norm_pix_loss: the target is normalised by each patch's own mean and deviation (MAE).
-        norm_window: the target is normalised in windows of so many pixels (SimMIM for SwinV2: 47; 0: not).
-        reconstruction_weight: lambda of R-MAE.
-        temperature, momentum: of InfoNCE; of the moving average at the start, which rises to 1 by a cosine.
-        decoder_dim, decoder_depth, decoder_heads: of the decoder, where the similarity has one.
-        projector_dim, projection_dim: hidden width of the projector and predictor (0: four times the
-            width of what goes in), and of what is compared.
-        label_smoothing: of the cross-entropy.
-        source: of the definition; `expected`: ImageNet-1k top-1 of ViT-B fine-tuned, where it is published.
+    `source` is the paper of the definition; `expected` the ImageNet-1k top-1 of ViT-B fine-tuned, if published.
     """
 
     name: str
-    views: str
-    similarity: str
-    target: Literal["shared", "ema"] = "shared"
-    level: Literal["tokens", "pooled"] = "tokens"
-    masking: str = "random"
-    mask_ratio: float = 0.75
-    mask_unit: int = 0
-    complement_share: float = 1.0
-    init: Literal["mae", "moco", "timm"] = "mae"
-    symmetric: bool = False
-    stop_gradient: bool = False
-    freeze_patch_embed: bool = False
-    norm_pix_loss: bool = True
-    norm_window: int = 0
-    reconstruction_weight: float = 1.0
-    temperature: float = 0.2
-    momentum: float = 0.99
-    decoder_dim: int = 512
-    decoder_depth: int = 8
-    decoder_heads: int = 16
-    projector_dim: int = 0
-    projection_dim: int = 256
-    label_smoothing: float = 0.1
+    views: str = dataclasses.field(metadata={"help": f"The pair of views: {', '.join(COMBINATIONS)}."})
+    similarity: str = dataclasses.field(
+        metadata={"help": f"What compares their encodings: {', '.join(SIMILARITIES)}."},
+    )
+    target: Literal["shared", "ema"] = _field(
+        "shared", "The encoder of the second view: the encoder itself (shared) or its moving average (ema)."
+    )
+    level: Literal["tokens", "pooled"] = _field(
+        "tokens", "Compare tokens at hidden positions (tokens), or images pooled as the model pools (pooled)."
+    )
+    masking: str = _field("random", f"How patches to hide are chosen: {', '.join(MASKINGS)}.")
+    mask_ratio: float = _field(0.75, "The share of patches that is hidden.")
+    mask_unit: int = _field(0, "The side of a masked square in pixels; 0 for one patch.")
+    # R-MAE learns from both views. With all of the complement it costs 2.8 times MAE; with a third, where both views
+    # show equally many patches, 1.3 times (ViT-B, mask ratio 0.75, in operations).
+    complement_share: float = _field(
+        1.0, "The share of the first view's hidden patches that the second view shows and is compared at."
+    )
+    init: Literal["mae", "moco", "timm"] = _field(
+        "mae", "The initialisation: a paper's, with fixed sin-cos positions (mae, moco), or timm's own (timm)."
+    )
+    symmetric: bool = _field(False, "Also swap the views, and average the two losses.")
+    stop_gradient: bool = _field(False, "Stop gradients on the second view's side of the comparison.")
+    freeze_patch_embed: bool = _field(False, "Leave the patch embedding random (MoCo v3, section 4).")
+    norm_pix_loss: bool = _field(True, "Normalise each target patch by its own mean and deviation (MAE).")
+    norm_window: int = _field(
+        0, "Normalise the target in windows of that many pixels (SimMIM for SwinV2: 47); 0 for none."
+    )
+    reconstruction_weight: float = _field(1.0, "The weight lambda of R-MAE's reconstruction term.")
+    temperature: float = _field(0.2, "The temperature of InfoNCE.")
+    momentum: float = _field(0.99, "The moving average's momentum at the start; it rises to 1 by a cosine.")
+    decoder_dim: int = _field(512, "The decoder's width.")
+    decoder_depth: int = _field(8, "The decoder's number of blocks.")
+    decoder_heads: int = _field(16, "The decoder's number of attention heads.")
+    projector_dim: int = _field(0, "The hidden width of projector and predictor; 0 for four times their input's width.")
+    projection_dim: int = _field(256, "The width of the projections that are compared.")
+    label_smoothing: float = _field(0.1, "The label smoothing of the cross-entropy.")
     source: str = ""
     expected: str = ""
 
     def __post_init__(self) -> None:
-        """Raise UserError for what makes no sense."""
-        similarities = {name for names in COMBINATIONS.values() for name in names}
+        """Raise UserError for fields that contradict each other or are out of range."""
         if self.views not in COMBINATIONS:
             raise unknown("pair of views", self.views, COMBINATIONS)
-        if self.similarity not in similarities:
-            raise unknown("similarity", self.similarity, similarities)
+        if self.similarity not in SIMILARITIES:
+            raise unknown("similarity", self.similarity, SIMILARITIES)
         if self.similarity not in COMBINATIONS[self.views]:
-            raise _senseless(self)
+            pairs = "; ".join(f"{views}: {', '.join(names)}" for views, names in COMBINATIONS.items())
+            raise UserError(
+                f"The views {self.views} cannot be combined with the similarity {self.similarity}: "
+                f"{REASONS[self.views]}. Possible combinations are {pairs}."
+            )
         _check_values(self)
         if self.masks:
             _check_masking(self)
@@ -124,13 +125,13 @@ class Method:
             for field, needed in NEEDED.get(given, {}).items():
                 if getattr(self, field) != needed:
                     raise UserError(
-                        f"The {field} of {given} is {needed}, and {getattr(self, field)} was given: {REASONS[given]}. "
-                        f"Leave it out, or take other views or another similarity."
+                        f"The {field} of {given} must be {needed}, and {getattr(self, field)} was given: "
+                        f"{REASONS[given]}. Leave it out, or choose other views or another similarity."
                     )
 
     @property
     def masks(self) -> bool:
-        """Whether patches are hidden."""
+        """Return whether patches are hidden."""
         return self.views in MASKED
 
 
@@ -150,7 +151,7 @@ RANGES = {
     "label_smoothing": (0, 1),
 }
 
-# Who alone reads a field; a change of it elsewhere is refused.
+# The views, similarities and targets that read a field; changing it for others is an error.
 READ_BY = {
     "masking": MASKED,
     "mask_ratio": MASKED,
@@ -169,11 +170,11 @@ def _check_values(given: Method) -> None:
             raise unknown(field, str(value), choices)
     for field, (low, high) in RANGES.items():
         if not low <= (number := getattr(given, field)) <= high:
-            raise UserError(f"The {field} of a method is {low} to {high}, and {number} was given.")
+            raise UserError(f"The {field} of a method must be {low} to {high}, and {number} was given.")
     if given.norm_window and given.norm_window % 2 == 0:
         raise UserError(
-            f"The norm_window is {given.norm_window}: a window around a pixel has an odd side, as SimMIM's 47. Give "
-            f"an odd number, or 0 for none."
+            f"The norm_window {given.norm_window} is even: a window around a pixel has an odd side, such as SimMIM's "
+            f"47. Give an odd number, or 0 for none."
         )
     if given.decoder_dim % math.lcm(4, given.decoder_heads):
         raise UserError(
@@ -185,20 +186,11 @@ def _check_values(given: Method) -> None:
 def _check_masking(given: Method) -> None:
     if not 0 < given.mask_ratio < 1:
         raise UserError(
-            f"A mask ratio of {given.mask_ratio} was given: at 0 nothing is hidden and nothing is to be learnt, at 1 "
-            f"the encoder sees nothing. Give a share between them: 0.75 for MAE, 0.6 for SimMIM."
+            f"The mask ratio {given.mask_ratio} is not between 0 and 1: at 0 nothing is hidden, at 1 the encoder sees "
+            f"nothing. Give a share in between: 0.75 for MAE, 0.6 for SimMIM."
         )
     if given.masking not in MASKINGS:
         raise unknown("masking", given.masking, MASKINGS)
-
-
-def _senseless(given: Method) -> UserError:
-    """The views and the similarity do not go together; name the ones that do."""
-    pairs = "; ".join(f"{views}: {', '.join(names)}" for views, names in COMBINATIONS.items())
-    return UserError(
-        f"The views {given.views} and the similarity {given.similarity} make no method: "
-        f"{REASONS[given.views]}. What goes together is {pairs}."
-    )
 
 
 METHODS = (
@@ -269,10 +261,10 @@ METHODS = (
 
 
 def method(name: str, **changes: Any) -> Method:
-    """A method of the table with fields changed, None being no change; raises UserError.
+    """Return a method of the table with changed fields (None: unchanged); raises UserError.
 
-    With new views or a new similarity comes what they need (`NEEDED`) and usually have (`USUAL`), so that
-    every pair of `COMBINATIONS` is two changes away from every method.
+    New views or a new similarity also set the fields they need (`NEEDED`) and their defaults (`USUAL`), so every
+    pair of `COMBINATIONS` can be reached from every method by two changes.
     """
     table = {entry.name: entry for entry in METHODS}
     if name not in table:
@@ -282,15 +274,15 @@ def method(name: str, **changes: Any) -> Method:
     for field in changes:
         if field not in fields:
             raise unknown("field of a method", field, fields)
-    followed: dict[str, Any] = {}
+    implied: dict[str, Any] = {}
     for new in (changes[field] for field in ("views", "similarity") if field in changes):
-        followed |= {**USUAL.get(new, {}), **NEEDED.get(new, {})}
-    made = dataclasses.replace(table[name], **{**followed, **changes})
+        implied |= {**USUAL.get(new, {}), **NEEDED.get(new, {})}
+    changed = dataclasses.replace(table[name], **{**implied, **changes})
     for field in changes:
-        readers = READ_BY.get(field, (made.views,))
-        if not {made.views, made.similarity, made.target}.intersection(readers):
+        readers = READ_BY.get(field, (changed.views,))
+        if not {changed.views, changed.similarity, changed.target}.intersection(readers):
             raise UserError(
-                f"The {field} would change nothing in {made.views} with {made.similarity}: only {', '.join(readers)} "
-                f"read it. Leave it out, or change the views or the similarity as well."
+                f"The {field} would change nothing in {changed.views} with {changed.similarity}: only "
+                f"{', '.join(readers)} read it. Leave it out, or change the views or the similarity as well."
             )
-    return made
+    return changed

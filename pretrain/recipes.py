@@ -1,7 +1,7 @@
-"""What is trained with: the papers' recipes at full scale, and small ones for two CPU cores.
+"""The training recipes: the papers' at full scale, and small ones for two CPU cores.
 
-A recipe says how long, how fast and on what size of image; the method says what is learnt. Numbers are
-those of each method's own code, where `source` names it; `expected` is published, or says that it is not.
+A recipe defines the schedule, the optimiser and the image size; the method defines what is learnt. The numbers are
+those of each method's own code if `source` names it; `expected` is a published result, or states that there is none.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from bench.errors import UserError, unknown
 
 Precision = Literal["fp32", "bf16"]
-PROSE = ("source", "cost", "expected")  # of which no number follows
+PROSE = ("source", "cost", "expected")  # fields that affect no number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,21 +20,21 @@ class Recipe:
     """How a backbone is pretrained.
 
     Attributes:
-        source, cost, expected: where it comes from, what it takes, what is published of it.
+        source, cost, expected: its origin, its computing time, and a published result.
         img_size: height and width of a crop, in pixels.
-        epochs, warmup_epochs: passes over the data; the rate rises linearly over the first of them.
-        batch_size: images an update, over all processes and accumulated parts.
-        base_lr: the rate for 256 images an update; in proportion for more.
+        epochs, warmup_epochs: passes over the data, and those in which the rate rises linearly.
+        batch_size: images per update, over all processes and accumulated parts.
+        base_lr: the learning rate for 256 images per update; the actual one is proportional to the batch size.
         schedule: a half cosine down to `min_lr`, or a tenth of the rate after each of `milestones` (epochs).
-        min_lr: for the batch as it is.
+        min_lr: the final rate, not scaled by the batch size.
         weight_decay: of matrices and kernels; vectors and positions have none.
         betas: AdamW's.
-        clip_norm: the gradient's largest norm.
-        ema: decay of an average of the weights over updates, which is then what is exported.
+        clip_norm: largest norm of the gradient.
+        ema: decay of a moving average of the weights over updates, which is exported instead of the weights.
         drop_path: the last block's rate of stochastic depth.
         precision: of the forward pass; bf16 is autocast, with weights in fp32.
-        picture_epochs: epochs between two pictures of what is reconstructed.
-        augmentation: one of `pretrain.augment.AUGMENTATIONS`, in place of the views' own; "": that.
+        picture_epochs: epochs between two pictures of reconstructions.
+        augmentation: one of `pretrain.augment.AUGMENTATIONS` instead of the views' default; "": the default.
     """
 
     name: str
@@ -60,11 +60,11 @@ class Recipe:
 
     @property
     def peak_lr(self) -> float:
-        """The rate after warm-up: base_lr x batch / 256 (Goyal et al. 2017)."""
+        """Return the rate after warm-up: base_lr * batch_size / 256 (Goyal et al., arXiv 1706.02677)."""
         return self.base_lr * self.batch_size / 256
 
     def learning_rate(self, epoch: float) -> float:
-        """The rate at a point of training, `epoch` counted in parts of epochs from 0."""
+        """Return the rate at a fractional `epoch`, counted from 0."""
         if epoch < self.warmup_epochs:
             return self.peak_lr * epoch / self.warmup_epochs
         if self.schedule == "step":
@@ -73,17 +73,17 @@ class Recipe:
         return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
     def settings(self) -> dict[str, Any]:
-        """All of it that a number can depend on, as JSON values."""
+        """Return the fields that affect numbers, as JSON values."""
         values = dataclasses.asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in values.items()
-            # A run of a recipe from before there was a choice of augmentation goes on as the same run.
+            # Without the default augmentation, so that runs from before this field existed can be resumed.
             if name not in PROSE and (name != "augmentation" or value)
         }
 
 
-IMAGENET = 1_281_167  # training images of ImageNet-1k; costs below are of passes over them
+IMAGENET = 1_281_167  # training images of ImageNet-1k, to which the costs below refer
 
 
 def _hours(epochs: int, rate: int) -> str:
@@ -226,13 +226,16 @@ def recipe(
     precision: Precision | None = None,
     augmentation: str | None = None,
 ) -> Recipe:
-    """A recipe by name; other `epochs` stretch its warm-up and milestones with them. Raises UserError."""
+    """Return a recipe by name, with changes; other `epochs` scale its warm-up and milestones. Raises UserError."""
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     found = RECIPES[name]
     for option, value in (("--epochs", epochs), ("--batch-size", batch_size)):
         if value is not None and value < 1:
-            raise UserError(f"{option} {value}: at least 1 is needed. {name} has {_said(found)}.")
+            raise UserError(
+                f"{option} {value}: give at least 1. {name} has {found.epochs} epochs with a batch of "
+                f"{found.batch_size}."
+            )
     stretch = (epochs or found.epochs) / found.epochs
     return dataclasses.replace(
         found,
@@ -243,7 +246,3 @@ def recipe(
         precision=precision or found.precision,
         augmentation=augmentation or found.augmentation,
     )
-
-
-def _said(found: Recipe) -> str:
-    return f"{found.epochs} epochs with a batch of {found.batch_size}"

@@ -1,6 +1,6 @@
-"""A method at work: encode two views of a batch, compare them.
+"""The siamese network: encode two views of a batch and compare them.
 
-The encoder is the timm model that pretraining is for; everything else here is thrown away in the end.
+The encoder is the timm model being pretrained; everything else is discarded afterwards.
 """
 
 import copy
@@ -24,16 +24,16 @@ from pretrain.views import VIEWS, Labels, Pair, Pixels, View, patchify, take, un
 if TYPE_CHECKING:
     from pretrain.data import Batch
 
-GREY = 0.5  # of hidden patches in a picture
+GREY = 0.5  # colour of hidden patches in a picture
 
 
 def build(
     method: Method, arch: str, *, img_size: int | tuple[int, int], num_classes: int = 0, seed: int, **timm_options: Any
 ) -> "Siamese":
-    """A method's modules for an architecture, initialised by `seed`; torch's generator stays as it was.
+    """Build a method's network for an architecture, initialised by `seed`; torch's generator does not change.
 
-    `num_classes` is of labels, where the similarity is one to labels; `timm_options` go to timm (`drop_path_rate`).
-    Raises UserError where method, architecture and size do not fit.
+    `num_classes` is for methods that learn from labels; `timm_options` go to timm (`drop_path_rate`).
+    Raises UserError if method, architecture and image size do not fit together.
     """
     if method.similarity == "cross-entropy" and num_classes < 2:
         raise UserError(
@@ -50,14 +50,14 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
     """The encoder with its method.
 
     Attributes:
-        encoder: the timm model; what is exported, with `mask_token`.
-        mask_token: what the encoder sees of a hidden patch, [1, 1, D]; None where it sees none.
-        crops: of each image that the views need.
-        needs_labels, needs_occluders: what else of a batch is read.
+        encoder: the timm model, which is exported together with `mask_token`.
+        mask_token: replaces hidden patches, [1, 1, D]; None if the method leaves them out.
+        crops: the number of crops of each image that the views need.
+        needs_labels, needs_occluders: whether the method reads those of a batch.
     """
 
     def __init__(self, method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int) -> None:
-        """Put what the method compares with on an encoder made for it (`build`)."""
+        """Add the method's modules to an encoder that `build` made for it."""
         super().__init__()
         self.method = method
         self.crops = 2 if method.views == "two-crops" else 1
@@ -76,25 +76,25 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
             self.target = copy.deepcopy(branch).requires_grad_(False)
 
     def forward(self, batch: "Batch") -> dict[str, Tensor]:
-        """Losses by name, each a scalar; their sum is minimised. Masks are drawn from the device's generator."""
+        """Return scalar losses by name, whose sum is minimised. Masks are drawn from the device's generator."""
         first, second = self._views(batch)
         if isinstance(second, Labels):
             one = self.embedding(self._features(first), first, None)
             return self.similarity(one, second.labels, None, None)
         if isinstance(second, Pixels):
             one = self.embedding(self._features(first), first, first.hidden)
-            return self.similarity(one, self._true(second.images, first.hidden), first.hidden, None)
+            return self.similarity(one, self._target_pixels(second.images, first.hidden), first.hidden, None)
         self._check_batch(len(batch.images) * num_processes())
         return self._compare_encodings(first, second)
 
     @property
     def _is_constant(self) -> bool:
-        """Whether no gradient comes from the second view's side; R-MAE's reconstruction has one."""
+        """Return whether the second view's side gets no gradient; R-MAE's always gets that of its reconstruction."""
         stopped = self.target is not None or self.method.stop_gradient
         return stopped and not isinstance(self.similarity, Relaxed)
 
     def _check_batch(self, number: int) -> None:
-        """Raise UserError for a single image where images are told apart or normalised over the batch."""
+        """Raise UserError for a batch of one image if images are contrasted or normalised over the batch."""
         name, level = self.method.similarity, self.method.level
         if number < 2 and (name == "infonce" or level == "pooled"):
             raise UserError(
@@ -103,10 +103,10 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
             )
 
     def _compare_encodings(self, first: View, second: View) -> dict[str, Tensor]:
-        """Encode both views, each by what has to learn from it and by what is the target."""
+        """Encode both views by the encoder and by the target, and compare them."""
         one = self._features(first)
-        alone = self._is_constant and not self.method.symmetric  # nothing learns from the second view
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not alone):
+        learns_from_second = not self._is_constant or self.method.symmetric
+        with torch.set_grad_enabled(torch.is_grad_enabled() and learns_from_second):
             needed = self.target is None or self.method.symmetric
             two = self._features(second) if needed else None
         losses = self._compare(one, first, self._target_features(two, second), second)
@@ -117,20 +117,20 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         return losses
 
     def _compare(self, one: Tensor, first: View, two: Tensor, second: View) -> dict[str, Tensor]:
-        """Compare what is predicted from the first view's features with the target's of the second."""
+        """Compare the embedding of the first view with the target's embedding of the second."""
         at = second.shown if self.method.level == "tokens" else None
-        # The query comes first: autocast keeps its casts of weights, and those made without gradient have none.
+        # The query first: autocast caches casted weights, and casts made without gradient would block the query's.
         query = self.embedding(one, first, at)
         embedding = self.embedding if self.target is None else self.target["embedding"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_constant):
             key = embedding(two, second, None)
         pixels = None
         if isinstance(self.similarity, Relaxed):
-            pixels = self._true(first.images, at)
+            pixels = self._target_pixels(first.images, at)
         return self.similarity(query, key, at, pixels)
 
     def _features(self, view: View, encoder: Any = None) -> Tensor:
-        """Features of a view: the encoder's last ones, or [N, 1, D] where views are pooled."""
+        """Return a view's features: the encoder's last ones, or [N, 1, D] if they are pooled."""
         encoder = self.encoder if encoder is None else encoder
         features = encoders.encode(encoder, view, self.mask_token)
         if self.method.level == "pooled":
@@ -138,7 +138,7 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         return encoders.final_norm(encoder)(features)
 
     def _target_features(self, shared: Tensor | None, view: View) -> Tensor:
-        """Features of a view for the target: those of the encoder, or of its moving average."""
+        """Return a view's features for the target: the encoder's (`shared`), or those of its moving average."""
         if self.target is None:
             assert shared is not None
             return shared
@@ -146,7 +146,7 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
             return self._features(view, self.target["encoder"])
 
     def _views(self, batch: "Batch") -> Pair:
-        """The method's pair, its masks drawn."""
+        """Return the method's pair of views, with new masks."""
 
         def draw() -> tuple[Tensor, Tensor]:
             assert self.masking is not None
@@ -154,15 +154,18 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
 
         return VIEWS[self.method.views](batch, self.method, draw)
 
-    def _true(self, images: Tensor, at: Tensor | None) -> Tensor:
-        """The pixels at the positions, as they have to be said."""
+    def _target_pixels(self, images: Tensor, at: Tensor | None) -> Tensor:
+        """Return the pixels to predict at the positions [N, M]."""
         assert self.pixels is not None
         assert at is not None
         return self.pixels(images, at)
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def after_step(self, progress: float) -> None:
-        """Move the target towards the encoder; `progress` of the training is from 0 to 1 (MoCo v3: a cosine)."""
+        """Move the target towards the encoder, at `progress` 0-1 of the training.
+
+        The momentum is 1 - (1 - momentum) (1 + cos(pi progress)) / 2 (MoCo v3, arXiv 2104.02057).
+        """
         if self.target is None:
             return
         momentum = 1 - (1 - self.method.momentum) * (1 + math.cos(math.pi * progress)) / 2
@@ -178,31 +181,31 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         std: Sequence[float] = IMAGENET_DEFAULT_STD,
     ) -> Tensor | None:
-        """Masked input, reconstruction and target, [N, 3, 3, H, W] in 0-1; None where no pixels are decoded.
+        """Return masked input, reconstruction and target, [N, 3, 3, H, W] in 0-1; None if no pixels are predicted.
 
-        `mean` and `std` are what the batch was normalised with. A reconstruction of normalised pixels is
-        shown with each patch's true mean and deviation, as MAE's pictures are.
+        `mean` and `std` are those that normalised the batch. A reconstruction of normalised pixels is shown with each
+        patch's true mean and deviation, as in MAE's pictures.
         """
         if not self.method.masks or self.method.similarity in ("infonce", "cosine"):
             return None
         first, _ = self._views(batch)
         assert first.hidden is not None
         size, grid = _patch_size(self.encoder), self.masking.grid if self.masking else (1, 1)
-        said = self.embedding(self._features(first), first, first.hidden).float()
+        predicted = self.embedding(self._features(first), first, first.hidden).float()
         patches = patchify(batch.images, size)
         if self.method.norm_pix_loss:
             variance, centre = torch.var_mean(take(patches, first.hidden), dim=-1, keepdim=True)
-            said = said * (variance + 1e-6).sqrt() + centre
-        colour = [torch.tensor(c, device=said.device).view(1, 3, 1, 1) for c in (mean, std)]
+            predicted = predicted * (variance + 1e-6).sqrt() + centre
+        colour = [torch.tensor(c, device=predicted.device).view(1, 3, 1, 1) for c in (mean, std)]
         grey = patchify(((GREY - colour[0]) / colour[1]).expand_as(batch.images), size)
-        places = first.hidden[:, :, None].expand_as(said)
+        places = first.hidden[:, :, None].expand_as(predicted)
         masked = patches.scatter(1, places, take(grey, first.hidden))
-        images = [unpatchify(p, size, grid) for p in (masked, patches.scatter(1, places, said))]
+        images = [unpatchify(p, size, grid) for p in (masked, patches.scatter(1, places, predicted))]
         shown = [image * colour[1] + colour[0] for image in [*images, batch.images]]
         return torch.stack(shown, 1).clamp(0, 1)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are not decayed, besides biases and norms."""
+        """Return the names of parameters without weight decay, besides biases and norms."""
         own = {f"encoder.{name}" for name in getattr(self.encoder, "no_weight_decay", set)()}
         names = {name for name, _ in self.named_parameters()}
         return names & own | {name for name in names if name.endswith("mask_token")}
@@ -214,11 +217,11 @@ def _patch_size(encoder: Any) -> tuple[int, int]:
 
 
 def _masking(method: Method, encoder: Any) -> Masking:
-    """Masks on the encoder's grid of patches; raises UserError where the unit does not divide."""
+    """Return masks on the encoder's grid of patches; raises UserError if the unit does not divide."""
     patch = max(_patch_size(encoder))
     if method.mask_unit % patch:
         raise UserError(
-            f"A mask unit of {method.mask_unit} pixels is no multiple of the patch of {patch}. Give one that is, "
+            f"A mask unit of {method.mask_unit} pixels is not a multiple of the patch of {patch}. Give a multiple, "
             f"such as {2 * patch}, or 0 for single patches."
         )
     return Masking(
@@ -235,7 +238,7 @@ def _mask_token(encoder: Any) -> nn.Parameter:
 
 
 def _embedding(method: Method, encoder: Any, img_size: tuple[int, int], num_classes: int) -> nn.Module:
-    """What the method compares: pixels, projections or logits."""
+    """Return the module that maps features to what the method compares: pixels, projections or logits."""
     if method.similarity == "pixel-l1":
         return PixelHead(encoder, _patch_size(encoder), img_size)
     if method.similarity == "cross-entropy":
@@ -257,8 +260,8 @@ def _embedding(method: Method, encoder: Any, img_size: tuple[int, int], num_clas
 def _decoder(method: Method, encoder: Any) -> Decoder:
     if not isinstance(encoder, VisionTransformer):
         raise UserError(
-            f"A decoder stands on the tokens of a plain ViT, and {type(encoder).__name__} is none. Take a ViT "
-            f"such as vit_base_patch16_224, or the method simmim, whose head is linear."
+            f"The decoder needs the tokens of a plain ViT, and {type(encoder).__name__} is not one. Choose a ViT such "
+            f"as vit_base_patch16_224, or the method simmim, whose head is linear."
         )
     decoder = Decoder(
         encoder.embed_dim,
@@ -268,5 +271,5 @@ def _decoder(method: Method, encoder: Any) -> Decoder:
         method.decoder_depth,
         method.decoder_heads,
     )
-    decoder.mask_token.requires_grad_(method.views != "masked-pixels")  # else the encoder has its own
+    decoder.mask_token.requires_grad_(method.views != "masked-pixels")  # with those, the encoder's token is used
     return decoder

@@ -1,7 +1,12 @@
-"""The similarities: what two views' encodings are compared by.
+"""The similarities, which are the losses: each compares the embeddings of two views at the same positions.
 
-Each takes what the embeddings of the first and of the second view are at the same positions, and gives
-losses by name, of which the sum is minimised.
+    PixelDistance  MAE (pixel-l2) and SimMIM (pixel-l1)
+    Relaxed        R-MAE (relaxed-l2)
+    InfoNCE        C-MAE and MoCo v3 (infonce)
+    Cosine         SimSiam (cosine)
+    CrossEntropy   supervised learning (cross-entropy)
+
+Each returns losses by name, whose sum is minimised.
 """
 
 from typing import Any
@@ -20,17 +25,17 @@ EPSILON = 1e-6  # added to variances (MAE, SimMIM)
 
 
 class PixelTarget(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Images as what a decoder has to say: patches, normalised or not."""
+    """The pixels that a decoder has to predict: an image's patches, normalised or not."""
 
     def __init__(self, method: Method, patch_size: tuple[int, int]) -> None:
-        """Normalise as the method says."""
+        """Normalise by the method's `norm_pix_loss` and `norm_window`."""
         super().__init__()
         self.patch_size = patch_size
         self.norm_pix_loss = method.norm_pix_loss
         self.norm_window = method.norm_window
 
     def forward(self, images: Tensor, at: Tensor) -> Tensor:
-        """[N, 3, H, W] to [N, M, 3 p q] at the positions [N, M]."""
+        """Map images [N, 3, H, W] to patches [N, M, 3 p q] at the positions [N, M]."""
         if self.norm_window:
             images = normalised_in_windows(images, self.norm_window)
         patches = take(patchify(images, self.patch_size), at)
@@ -38,13 +43,13 @@ class PixelTarget(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def normalised(patches: Tensor) -> Tensor:
-    """Each patch less its mean, by its standard deviation (MAE's norm_pix_loss)."""
+    """Return (patch - mean) / sqrt(variance + 1e-6) for each patch [..., 3 p q] (MAE's norm_pix_loss)."""
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
     return (patches - mean) / (variance + EPSILON).sqrt()
 
 
 def normalised_in_windows(images: Tensor, side: int) -> Tensor:
-    """Each pixel by mean and deviation of the square of `side` pixels around it, inside the image."""
+    """Normalise each pixel by mean and deviation of the square of `side` pixels around it, inside the image."""
 
     def mean(values: Tensor) -> Tensor:
         return F.avg_pool2d(values, side, stride=1, padding=side // 2, count_include_pad=False)
@@ -57,35 +62,35 @@ def normalised_in_windows(images: Tensor, side: int) -> Tensor:
 
 
 class PixelDistance(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Mean of |difference| ** power over hidden pixels: MAE (2) and SimMIM (1)."""
+    """The mean of |predicted - true| ** power over hidden pixels: MAE (2; 2111.06377) and SimMIM (1; 2111.09886)."""
 
     def __init__(self, power: int) -> None:
-        """Choose the power, 1 or 2."""
+        """Take the power, 1 or 2."""
         super().__init__()
         assert power in (1, 2), power
         self.power = power
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
-        """[N, M, 3 p q] predicted and true."""
+        """Compare predicted and true pixels, [N, M, 3 p q]."""
         difference = one.float() - two.float()
         loss = difference.square().mean() if self.power == 2 else difference.abs().mean()
         return {"loss_reconstruction": loss}
 
 
 class Relaxed(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """R-MAE's: decoded views are alike, and the second one's is the image.
+    """R-MAE's loss (arXiv 2208.04164, equations 4-6): the decoded views are similar, and the second is the image.
 
-    mean ||D(z1) - D(z2)||^2 + lambda mean ||D(z2) - x||^2   (papers: arXiv 2208.04164, equations 4-6)
+    mean ||D(z1) - D(z2)||^2 + lambda mean ||D(z2) - x||^2
     """
 
     def __init__(self, reconstruction_weight: float, stop_gradient: bool) -> None:
-        """With lambda, and whether D(z2) is constant in the first term."""
+        """Take lambda, and whether D(z2) is constant in the first term."""
         super().__init__()
         self.reconstruction_weight = reconstruction_weight
         self.stop_gradient = stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
-        """Decoded views and true pixels, [N, M, 3 p q]."""
+        """Compare decoded views and true pixels, [N, M, 3 p q]."""
         assert target is not None
         one, two = one.float(), two.float()
         fixed = two.detach() if self.stop_gradient else two
@@ -96,10 +101,10 @@ class Relaxed(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 class InfoNCE(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Each query's key among the keys of all images, over all processes, at the query's position."""
+    """Identify each query's key among the keys of all images, of all processes, at the query's position."""
 
     def __init__(self, method: Method, num_positions: int, predictor: nn.Module) -> None:
-        """Compare tokens of a grid of so many positions; 1: pooled."""
+        """Compare tokens of a grid with `num_positions` positions; 1 for pooled features."""
         super().__init__()
         self.predictor = predictor
         self.temperature = method.temperature
@@ -107,18 +112,18 @@ class InfoNCE(nn.Module):  # type: ignore[misc]  # torch is not followed
         self.stop_gradient = method.stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
-        """Queries (to be predicted from) and keys [N, M, D], at the positions [N, M]; None: pooled."""
+        """Compare what is predicted from `one` with the keys `two`, both [N, M, D], at positions [N, M] or pooled."""
         keys = two.detach() if self.stop_gradient else two
         places = at if at is not None else one.new_zeros(one.shape[:2], dtype=torch.int64)
         return {"loss_contrast": info_nce(self.predictor(one), keys, places, self.num_positions, self.temperature)}
 
 
 def info_nce(queries: Tensor, keys: Tensor, positions: Tensor, num_positions: int, temperature: float) -> Tensor:
-    """-log softmax of the cosine with one's own key over temperature, times 2 temperature (MoCo v3).
+    """Return mean -log softmax(cos(query, own key) / temperature) * 2 temperature (MoCo v3, arXiv 2104.02057).
 
-    Queries and keys [N, M, D] of an image are at its positions [N, M]. The negatives of a query are the keys of
-    other images, of every process, at the same position: those that are there, as masks differ.
-    The mean is over this process's queries, and gradients flow to the keys of all.
+    Queries and keys [N, M, D] of an image are at its positions [N, M]. A query's negatives are the keys of other
+    images, of every process, at the same position; masks differ, so not every image has one there.
+    The mean is over this process's queries, and gradients flow to the keys of all processes.
     """
     queries = F.normalize(queries.float(), dim=-1)
     keys = F.normalize(keys.float(), dim=-1)
@@ -133,12 +138,12 @@ def info_nce(queries: Tensor, keys: Tensor, positions: Tensor, num_positions: in
 
 
 def num_processes() -> int:
-    """How many share the batch."""
+    """Return the number of processes that share the batch."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """[N, ...] of every process, [processes * N, ...]; each gets the gradients that all have for its own."""
+    """Concatenate [N, ...] of all processes; each receives the gradients of all processes for its part."""
     if num_processes() == 1:
         return tensor
     if tensor.requires_grad:
@@ -149,7 +154,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def _at_positions(tokens: Tensor, positions: Tensor, number: int) -> tuple[Tensor, Tensor]:
-    """Tokens [N, M, D] spread to [N, number, D], zero where none is; and where one is, [N, number]."""
+    """Scatter tokens [N, M, D] to [N, number, D], zero elsewhere; also return where there is one, [N, number]."""
     spread = tokens.new_zeros(len(tokens), number, tokens.shape[2])
     spread = spread.scatter(1, positions[:, :, None].expand_as(tokens), tokens)
     present = torch.zeros(spread.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -157,37 +162,37 @@ def _at_positions(tokens: Tensor, positions: Tensor, number: int) -> tuple[Tenso
 
 
 class Cosine(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """SimSiam's: the negative cosine of what is predicted from the first view with the second (equation 1)."""
+    """SimSiam's loss (arXiv 2011.10566, equation 1): -cos(predictor(first view), second view)."""
 
     def __init__(self, predictor: nn.Module, stop_gradient: bool) -> None:
-        """Without the stopped gradient all views may collapse to one vector."""
+        """Without `stop_gradient`, all views can collapse to one vector."""
         super().__init__()
         self.predictor = predictor
         self.stop_gradient = stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
-        """[N, M, D] each."""
+        """Compare embeddings [N, M, D]."""
         fixed = two.detach() if self.stop_gradient else two
         cosine = F.cosine_similarity(self.predictor(one).float(), fixed.float(), dim=-1)
         return {"loss_cosine": -cosine.mean()}
 
 
 class CrossEntropy(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """Of the logits [N, 1, classes] with the labels [N]."""
+    """The cross-entropy of logits [N, 1, classes] and labels [N]."""
 
     def __init__(self, label_smoothing: float) -> None:
-        """Smooth the labels."""
+        """Smooth the labels by `label_smoothing`."""
         super().__init__()
         self.label_smoothing = label_smoothing
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
-        """`two` is int64 [N], or the classes' shares [N, classes] (mixup)."""
+        """Compare the logits `one` with the labels `two`: int64 [N], or the classes' shares [N, classes] (mixup)."""
         logits = one.squeeze(1).float()
         return {"loss_class": F.cross_entropy(logits, two, label_smoothing=self.label_smoothing)}
 
 
 def similarity(method: Method, num_positions: int) -> nn.Module:
-    """The comparison that a method names, with its predictor."""
+    """Build a method's similarity, with its predictor."""
     if method.similarity == "relaxed-l2":
         return Relaxed(method.reconstruction_weight, method.stop_gradient)
     if method.similarity in ("pixel-l1", "pixel-l2"):

@@ -1,4 +1,8 @@
-"""What the embedded world's annotations say of its training images: species, and what hides what."""
+"""The images to pretrain on: the embedded world, a folder, ImageNet's layout, or tar files.
+
+A source numbers its images and returns their encoded bytes; `pretrain.data` decides which image is read when, and
+decodes it.
+"""
 
 import dataclasses
 import difflib
@@ -23,25 +27,25 @@ from bench.scenes.world import World, ensure
 
 EMBEDDED = {"scenes": "images/train", "species": "species/train"}
 WORLD = World()
-SUBSET = 5  # the stream of random numbers that picks few images
+SUBSET = 5  # stream of random numbers for choosing a subset, see bench.training.seeding
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 
 class Storage(Protocol):
-    """Encoded images by number."""
+    """Where encoded images are read from, by number."""
 
     def __len__(self) -> int: ...  # noqa: D105
 
     def read(self, index: int) -> bytes:
-        """An image's file, whole; raises OSError."""
+        """Return the content of an image's file; raises OSError."""
 
     def where(self, index: int) -> str:
-        """What to call an image in a message."""
+        """Return an image's name for messages."""
 
     def fingerprint(self, chosen: Indices) -> str:
-        """The SHA-256 of the chosen images, in hex."""
+        """Return the SHA-256 of the chosen images, in hex."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,24 +56,24 @@ class Files:
     paths: Sequence[str]
 
     def __len__(self) -> int:
-        """How many files there are."""
+        """Return the number of files."""
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
-        """A file's content; raises OSError."""
+        """Return a file's content; raises OSError."""
         return (self.root / self.paths[index]).read_bytes()
 
     def where(self, index: int) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return str(self.root / self.paths[index])
 
     def fingerprint(self, chosen: Indices) -> str:
-        """Over the files' paths and contents: read once, then remembered."""
+        """Hash the files' paths and contents; the hash is cached, so each file is read once."""
         return content_sha256(self.root, [self.root / self.paths[k] for k in chosen])
 
 
 def combined(*parts: Any) -> str:
-    """The SHA-256 of what identifies something, in hex."""
+    """Return the SHA-256 of JSON values, in hex."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -78,13 +82,13 @@ class ImageSource:
     """Images to pretrain on.
 
     Args:
-        labels: int64, one for each image of the storage, below len(classes); None where unlabelled.
-        chosen: the images of the storage that this source has; all of them, or few.
-        images_per_epoch: how many images make an epoch: those of the whole set, also where few of
-            them are chosen and repeated, so that steps and schedule are the same.
-        occluders: bool [height, width] of an image of the storage, True on what stands in front of
-            another thing; None where the source cannot tell.
-        skipped: images that could not be used so far in this process, with the reason of each.
+        labels: int64, one for each image of the storage, below len(classes); None if unlabelled.
+        chosen: the numbers, in the storage, of this source's images: all of them or a subset.
+        images_per_epoch: size of the whole set, also for a subset, which is repeated: so steps and schedule are
+            the same.
+        occluders: returns a bool [height, width] mask for an image of the storage, True on things that hide part of
+            another; None if the source has no such annotations.
+        skipped: images found unusable in this process so far, with the reasons.
     """
 
     name: str
@@ -97,12 +101,12 @@ class ImageSource:
     skipped: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
     def __len__(self) -> int:
-        """How many different images there are."""
+        """Return the number of different images."""
         return len(self.chosen)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 that identifies the images."""
+        """Return the SHA-256 that identifies the images."""
         return self.storage.fingerprint(self.chosen)
 
 
@@ -117,11 +121,11 @@ def source(
     """Find the images to pretrain on.
 
     Args:
-        name: "scenes" (the embedded world's whole images), "species" (its crops about the subject),
-            a folder, or the name of one below `data_root`. A folder has images at any depth, ImageNet's
-            `train/<class>/`, or tar files. Its images are labelled where all lie in class folders.
-        images: take so many images at random, the more containing the fewer, and repeat them.
-        subset_seed: another seed takes others.
+        name: "scenes" (the embedded world's whole images), "species" (its crops around one subject), a folder, or
+            the name of one below `data_root`. A folder has images at any depth, ImageNet's `train/<class>/`, or tar
+            files. Its images are labelled if all are in class folders.
+        images: size of a random subset to repeat; larger subsets contain the smaller ones of the same seed.
+        subset_seed: chooses the subset.
         world: the embedded world's recipe.
 
     Raises:
@@ -133,11 +137,11 @@ def source(
 
 
 def few(whole: ImageSource, images: int, subset_seed: int) -> ImageSource:
-    """Keep some images of a source, drawn by `subset_seed`; an epoch stays as long."""
+    """Return a source with a random subset of the images; an epoch has as many steps as before."""
     if not 1 <= images <= len(whole):
         raise UserError(
-            f"--images {images} asks for what {whole.name} does not have: it holds {len(whole):,} images. "
-            f"Give a number from 1 to {len(whole)}, or leave --images away for all of them."
+            f"--images {images} is not possible: {whole.name} has {len(whole):,} images. Give a number from 1 to "
+            f"{len(whole)}, or leave --images out to use all of them."
         )
     order = np.random.default_rng([subset_seed, SUBSET, 0, 0]).permutation(len(whole))
     return dataclasses.replace(
@@ -159,26 +163,25 @@ def _located(name: str | Path, data_root: Path | None) -> Path:
     raise UserError(
         f"There is no source of images '{name}': it is neither {' nor '.join(EMBEDDED)}, nor a folder, nor one below "
         f"{data_root or 'the data root (--data-root DIR or BENCH_DATA=DIR, which is not given)'}. {hint}A folder may "
-        f"hold images at any depth, ImageNet's train/<class>/, or .tar files."
+        f"contain images at any depth, ImageNet's train/<class>/, or .tar files."
     )
 
 
 def _folder(folder: Path) -> ImageSource:
-
     if any(folder.glob("*.tar")):
         return tar_source(folder)
     root = folder / "train" if (folder / "train").is_dir() else folder
     paths = image_paths(root)
     if not paths:
         raise UserError(
-            f"The folder {root} holds no image. Expected are files that end in {', '.join(sorted(SUFFIXES))}, in it or "
-            f"in folders below it, or .tar files with such images; give another folder with --data."
+            f"The folder {root} contains no image. Expected are files that end in {', '.join(sorted(SUFFIXES))}, at "
+            f"any depth, or .tar files with such images. Give another folder with --data."
         )
     return labelled(folder.resolve().name, Files(root=root, paths=paths), paths)
 
 
 def labelled(name: str, storage: Storage, paths: Sequence[str]) -> ImageSource:
-    """A source whose classes are the first folders of its paths, if every path has one of several."""
+    """Return a source labelled by the first folder of each path, if all paths have one and they differ."""
     kinds = [path.split("/")[0] if "/" in path else "" for path in paths]
     classes = tuple(sorted(set(kinds)))
     if len(classes) < 2 or "" in classes:
@@ -195,7 +198,7 @@ def labelled(name: str, storage: Storage, paths: Sequence[str]) -> ImageSource:
 
 
 def image_paths(root: Path) -> list[str]:
-    """The images below a folder, relative to it, sorted; hidden files and folders are left out."""
+    """Return the sorted paths of the images below a folder, relative to it, without hidden files and folders."""
     found = []
     for here, folders, names in os.walk(root, followlinks=True):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
@@ -224,21 +227,21 @@ def _embedded(name: str, world: World) -> ImageSource:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorldFiles(Files):
-    """Files of an embedded world, which its recipe determines."""
+    """Files of an embedded world; the world's recipe determines their content."""
 
     world: World
 
     def fingerprint(self, chosen: Indices) -> str:
-        """The world's own; with some of its files, of their names too."""
+        """Hash the world's fingerprint and the files' names, without reading them."""
         return combined(self.world.fingerprint(), [self.paths[k] for k in chosen])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """Training images of the world at `root`, by their file names.
+    """Annotations of the training images of the world at `root`, by file name.
 
     Args:
-        crops: speak of the crops about the subject, not of the whole images.
+        crops: the images are the crops around one subject, not the whole scenes.
     """
 
     root: Path
@@ -246,11 +249,11 @@ class Scenes:
     crops: bool
 
     def species(self) -> list[str]:
-        """The species of each image's subject."""
+        """Return the species of each image's subject."""
         return [str(self._scenes[name][0]["species"]) for name in self.names]
 
     def occluders(self, index: int) -> Mask:
-        """True where an image shows a thing that hides part of another thing; bool [height, width]."""
+        """Return a bool [height, width] mask of the things that hide part of another thing."""
         image, things = self._scenes[self.names[index]]
         found = np.zeros((image["height"], image["width"]), bool)
         for thing in things:
@@ -269,14 +272,14 @@ class Scenes:
 
 
 def pixels(thing: dict[str, Any]) -> Mask:
-    """Where an annotated thing is seen; bool [height, width]."""
+    """Return the visible pixels of an annotated thing, bool [height, width]."""
     return np.asarray(coco_mask.decode(thing["segmentation"]), bool)
 
 
 def hides(thing: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether `thing` is nearer than `other`, of which a part is hidden, and seen where that would be.
+    """Return whether `thing` is nearer than the partly hidden `other` and visible inside its full box.
 
-    The annotations have the box, not the outline, of what `other` would be if it stood alone.
+    The annotations have the box, but not the outline, that `other` would have without occlusion.
     """
     if other["visible_fraction"] == 1.0 or thing["distance"] >= other["distance"]:
         return False
@@ -286,27 +289,27 @@ def hides(thing: dict[str, Any], other: dict[str, Any]) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shards:
-    """Images within the tar files of a folder."""
+    """Images inside the tar files of a folder."""
 
     root: Path
     tars: Sequence[str]
     packed: Packed
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.packed)
 
     def read(self, index: int) -> bytes:
-        """An image's file; raises OSError where the tar ends before it."""
+        """Return an image's file; raises OSError if the tar ends before it."""
         content: bytes = self.packed[index].read()
         return content
 
     def where(self, index: int) -> str:
-        """The tar and the byte where the image begins."""
+        """Return the tar and the byte where the image begins."""
         return str(self.packed[index])
 
     def fingerprint(self, chosen: Indices) -> str:
-        """Of the tars' hashes: those of the manifest, where there is one."""
+        """Hash the tars' hashes, which are in the manifest if there is one."""
         own = self._hashes()
         return own if len(chosen) == len(self) else combined(own, chosen.tolist())
 
@@ -318,7 +321,7 @@ class Shards:
 
 
 def tar_source(folder: Path) -> ImageSource:
-    """The images of a folder's tar files; where each lies is looked up once and remembered.
+    """Return the images of a folder's tar files; their positions are indexed once and cached.
 
     Raises:
         UserError: a tar is damaged, compressed or missing, or none holds an image.
@@ -329,7 +332,7 @@ def tar_source(folder: Path) -> ImageSource:
     packed, paths = index(folder, tars)
     if not len(packed):
         raise UserError(
-            f"The tar files of {folder} hold no image: expected are members that end in "
+            f"The tar files of {folder} contain no image: expected are members that end in "
             f"{', '.join(sorted(SUFFIXES))}. Give another folder with --data."
         )
     storage = Shards(root=folder, tars=tars, packed=packed)

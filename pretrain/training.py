@@ -1,8 +1,7 @@
-"""A siamese network trained through mmengine's Runner, such that a killed run goes on bit for bit.
+"""Training of a siamese network by mmengine's Runner; a killed run resumes bit for bit.
 
-Whatever a step draws or is set to follows from its position: the images and the masks from (seed,
-iteration), the learning rate from the iteration. So a checkpoint holds weights and the optimiser's state,
-no generator's, and nothing is replayed on resuming.
+A step depends on the weights and its position only: the images and masks on (seed, iteration), the learning rate on
+the iteration. So a checkpoint needs no generator's state, and nothing is replayed on resuming.
 """
 
 import contextlib
@@ -60,23 +59,23 @@ class Schedule:
 
     @property
     def iterations(self) -> int:
-        """All of them."""
+        """Return the number of iterations of the whole training."""
         return self.recipe.epochs * self.updates_per_epoch * self.accumulate
 
     def epoch(self, iteration: int) -> float:
-        """The epochs done before an iteration; within an update it stands still."""
+        """Return the epochs done before an iteration; constant within an update."""
         return iteration // self.accumulate / self.updates_per_epoch
 
     def learning_rate(self, iteration: int) -> float:
-        """Of the update that the iteration is part of: the first one's is not 0, it would be lost."""
+        """Return the rate at the end of the iteration's update: at its start, the first update's rate would be 0."""
         return self.recipe.learning_rate(self.epoch(iteration) + 1 / self.updates_per_epoch)
 
 
 class Pretraining(BaseModel):  # type: ignore[misc]  # mmengine is untyped
-    """The siamese network as mmengine trains it: in the recipe's precision, and averaged if it says so."""
+    """The siamese network as an mmengine model, in the recipe's precision, with the moving average it may ask for."""
 
     def __init__(self, siamese: Siamese, recipe: Recipe) -> None:
-        """Wrap, without a change of weights."""
+        """Wrap the network without changing its weights."""
         super().__init__()
         self.siamese = siamese
         self.bf16 = recipe.precision == "bf16"
@@ -87,68 +86,68 @@ class Pretraining(BaseModel):  # type: ignore[misc]  # mmengine is untyped
             self.average.requires_grad_(False)
 
     def init_weights(self) -> None:
-        """Leave the weights: mmengine would call timm's own `init_weights`."""
+        """Do nothing: mmengine would call timm's `init_weights` and change the weights."""
 
     def forward(self, batch: Batch, mode: str = "loss") -> dict[str, Tensor]:
-        """The losses by name."""
+        """Return the losses by name."""
         assert mode == "loss"
         with self.autocast(batch.images.device):
             losses: dict[str, Tensor] = self.siamese(batch)
         return losses
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        """The recipe's precision. bf16 has fp32's range, so its gradients need no scaling."""
+        """Return the context of the recipe's precision; bf16 has fp32's range, so gradients need no scaling."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Their sum, whatever their names; mmengine's own sums those with "loss" in them."""
+        """Return the sum of all losses, and the losses; mmengine's version sums only names that contain "loss"."""
         total = torch.stack([value.float() for value in losses.values()]).sum()
         return total, {**losses, "loss": total}
 
     def after_step(self, progress: float) -> None:
-        """After an update of the weights, at `progress` of all training."""
+        """Update the target and the average after an update of the weights, at `progress` 0-1 of the training."""
         self.siamese.after_step(progress)
         if self.average is not None:
             self.average.update_parameters(self.siamese.encoder)
 
     def encoder(self) -> nn.Module:
-        """What is exported: the average where there is one."""
+        """Return the encoder to export: the average if there is one."""
         return self.siamese.encoder if self.average is None else self.average.module
 
 
 @LOOPS.register_module()
 class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
-    """Trains from the iteration that the runner is at; a step is a function of it and the weights."""
+    """Trains from the runner's current iteration; a step is a function of the iteration and the weights."""
 
-    max_epochs = 1  # mmengine asks
+    max_epochs = 1  # mmengine reads it
 
     def __init__(self, runner: Any, dataloader: BatchStream, schedule: Schedule, seed: int) -> None:
-        """Take what each step follows from."""
+        """Take what determines each step."""
         super().__init__(runner, dataloader)
         self.schedule, self.seed = schedule, seed
-        self.waited = 0.0  # seconds, for batches
+        self.waited = 0.0  # seconds spent waiting for batches
         self._epoch = self._iter = 0  # mmengine sets both on resuming
 
     @property
     def epoch(self) -> int:
-        """mmengine's; ours is `schedule.epoch(iter)`."""
+        """Return mmengine's epoch, which is not used; the real one is `schedule.epoch(iter)`."""
         return self._epoch
 
     @property
     def iter(self) -> int:
-        """The iteration at work, or to come."""
+        """Return the current or next iteration."""
         return self._iter
 
     @property
     def max_iters(self) -> int:
-        """All of them."""
+        """Return the number of iterations of the whole training."""
         return self.schedule.iterations
 
     def run(self) -> nn.Module:
-        """Train to the end; returns the model."""
+        """Train to the end; return the model."""
         self.runner.call_hook("before_train")
         self.runner.model.train()
-        if self._iter < self.max_iters:  # else no worker need start
+        if self._iter < self.max_iters:  # a finished run starts no workers
             for raw in self._raw_batches():
                 self._step(raw)
                 self._iter += 1
@@ -174,7 +173,7 @@ class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         for group in runner.optim_wrapper.param_groups:
             group["lr"] = self.schedule.learning_rate(self._iter)
         batch = self.dataloader.augment(raw, (self.seed, self._iter))
-        seed_everything(self.seed, MODEL, self._iter, *rank)  # masks and the like
+        seed_everything(self.seed, MODEL, self._iter, *rank)  # for masks and stochastic depth
         runner.call_hook("before_train_iter", batch_idx=self._iter, data_batch=batch)
         outputs = runner.model.train_step({"batch": batch}, optim_wrapper=runner.optim_wrapper)
         if (self._iter + 1) % self.schedule.accumulate == 0:
@@ -183,7 +182,7 @@ class PositionLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
 
 
 def trained(runner: Any) -> Pretraining:
-    """The model inside of what distributes it."""
+    """Return the model without its distributed wrapper."""
     model = getattr(runner.model, "module", runner.model)
     assert isinstance(model, Pretraining)
     return model
@@ -201,7 +200,7 @@ def train(
     compiled: bool = False,
     wandb: bool = False,
 ) -> nn.Module:
-    """Train `siamese`, from `out`'s newest whole checkpoint if there is one; returns the encoder.
+    """Train `siamese`, from the newest undamaged checkpoint in `out` if there is one; return the encoder.
 
     `hooks` are those of `pretrain.hooks`: without NumberedCheckpoints and FiniteTrainingHook, nothing is saved
     before the end and divergence goes unnoticed. They raise UserError.
@@ -223,20 +222,20 @@ def train(
         custom_hooks=list(hooks),
         visualizer=_visualizer(wandb, out),
         randomness={"seed": seed},
-        experiment_name=str(out),  # mmengine's global loggers go by this name
+        experiment_name=str(out),  # mmengine's global loggers have this name
         resume=checkpoint is not None,
         load_from=str(checkpoint) if checkpoint else None,
         cfg=Config({"device": str(device)}),
     )
     with contextlib.suppress(OSError):
-        Path(runner.log_dir).rmdir()  # mmengine's, empty: the log lies beside the checkpoints
+        Path(runner.log_dir).rmdir()  # mmengine's empty folder; the log is next to the checkpoints
     runner.train()
     runner.visualizer.close()
     return trained(runner).encoder()
 
 
 def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
-    """The recipe's, over the network's parameters; vectors, positions and tokens are not decayed."""
+    """Return the recipe's AdamW over the network's parameters; vectors, positions and tokens have no weight decay."""
     recipe = schedule.recipe
     groups = param_groups_weight_decay(siamese, recipe.weight_decay, no_weight_decay_list=siamese.no_weight_decay())
     return OptimWrapper(
@@ -247,7 +246,7 @@ def optimiser(siamese: Siamese, schedule: Schedule) -> OptimWrapper:
 
 
 def _visualizer(wandb: bool, out: Path) -> dict[str, Any]:
-    """TensorBoard's writer, and W&B's, which goes on with its own run where ours was killed."""
+    """Return the config of TensorBoard's writer and optionally W&B's, which resumes its own run with ours."""
     run = {"project": "mim-bench", "name": out.resolve().name, "resume": "auto"}
     writers: list[dict[str, Any]] = [{"type": "TensorboardVisBackend"}]
     writers += [{"type": "WandbVisBackend", "init_kwargs": run}] if wandb else []
@@ -255,17 +254,17 @@ def _visualizer(wandb: bool, out: Path) -> dict[str, Any]:
 
 
 def compile_in_place(siamese: Siamese) -> None:
-    """torch.compile: the keys of the weights stay, and masks are drawn as without it."""
+    """Apply torch.compile without changing the keys of the weights or the masks that are drawn."""
     import torch._inductor.config as inductor
 
     inductor.fallback_random = True
     siamese.compile()
 
 
-def place() -> torch.device:
-    """This process's device; joins the process group that torchrun or Slurm's launcher says it is of."""
+def join_processes() -> torch.device:
+    """Return this process's device; join the process group that torchrun or Slurm's launcher defines."""
     if torch.cuda.is_available():
-        # A site may show each process its own GPU alone.
+        # Some sites make only one GPU visible to each process.
         local = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -277,7 +276,7 @@ def place() -> torch.device:
 
 
 def ranks() -> tuple[int, int]:
-    """This process's number, and how many there are."""
+    """Return this process's rank and the number of processes."""
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""The pairs of views: what is shown to the encoder, and what its encoding is compared with."""
+"""The pairs of views: the encoder's input, and what its encoding is compared with."""
 
 import dataclasses
 import math
@@ -17,13 +17,13 @@ Draw = Callable[[], tuple[Tensor, Tensor]]  # -> positions of shown and hidden p
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class View:
-    """Images, or a part of them, for the encoder.
+    """Images, or a part of their patches, for the encoder.
 
     Attributes:
         images: [N, 3, H, W].
-        shown, hidden: int64 [N, K] and [N, M], positions of patches; None: all are shown. With a
-            `complement_share`, a second view's need not be all.
-        replaced: a mask token stands for each hidden patch; else they are left out.
+        shown, hidden: int64 [N, K] and [N, M], positions of patches; None if all are shown. With a
+            `complement_share`, a second view's positions are not all of the image's.
+        replaced: a mask token replaces each hidden patch; else hidden patches are left out.
     """
 
     images: Tensor
@@ -34,14 +34,14 @@ class View:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """A view that stands for its own encoding: images [N, 3, H, W], of which the hidden patches count."""
+    """A view that is its own encoding: images [N, 3, H, W], of which the hidden patches are compared."""
 
     images: Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Labels:
-    """The view of an image that only says what it shows: int64 [N], or shares, float32 [N, classes]."""
+    """A view that is the image's class: int64 [N], or the classes' shares, float32 [N, classes]."""
 
     labels: Tensor
 
@@ -67,7 +67,7 @@ def _mask_complement(batch: "Batch", method: "Method", draw: Draw) -> Pair:
 
 
 def _part(positions: Tensor, share: float) -> Tensor:
-    """A random part of each image's positions [N, M], rounded up."""
+    """Return a random share of each image's positions [N, M], rounded up."""
     if share == 1:
         return positions
     count = math.ceil(positions.shape[1] * share - 1e-9)
@@ -95,20 +95,20 @@ VIEWS: dict[str, Callable[["Batch", "Method", Draw], Pair]] = {
 
 
 def patchify(images: Tensor, patch_size: tuple[int, int]) -> Tensor:
-    """[N, C, H, W] to [N, L, C p q], a patch's values in the order of a convolution's weights."""
+    """Cut [N, C, H, W] into patches [N, L, C p q], with values in the order of a convolution's weights."""
     (p, q), (n, c, height, width) = patch_size, images.shape
     patches = images.reshape(n, c, height // p, p, width // q, q)
     return patches.permute(0, 2, 4, 1, 3, 5).reshape(n, -1, c * p * q)
 
 
 def unpatchify(patches: Tensor, patch_size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """The inverse of `patchify`, for a grid of so many rows and columns."""
+    """Invert `patchify`, for a grid of (rows, columns)."""
     (p, q), (rows, columns), n = patch_size, grid, len(patches)
     pixels = patches.reshape(n, rows, columns, -1, p, q).permute(0, 3, 1, 4, 2, 5)
     return pixels.reshape(n, -1, rows * p, columns * q)
 
 
 def take(tokens: Tensor, positions: Tensor) -> Tensor:
-    """[N, L, D] at int64 [N, K] to [N, K, D]; one row of tokens serves all images."""
+    """Gather tokens [N, L, D] at positions int64 [N, K] to [N, K, D]; [1, L, D] applies to all images."""
     tokens = tokens.expand(len(positions), -1, -1)
     return tokens.gather(1, positions[:, :, None].expand(-1, -1, tokens.shape[2]))

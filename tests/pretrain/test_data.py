@@ -181,7 +181,7 @@ def test_a_file_that_vanished_is_a_bad_image(tmp_path):
 
 
 def test_occluders_of_a_folder_are_refused(twenty):
-    with pytest.raises(UserError, match="what stands in front of what"):
+    with pytest.raises(UserError, match="annotations of which things hide others"):
         CropBatches(twenty, occluders=True, **SMALL)
 
 

@@ -120,8 +120,8 @@ JPEG = encoded(smooth(64, 64), "JPEG")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "its 0 bytes are no image"),
-        (b"no image at all", "no image"),
+        (b"", "its 0 bytes are not an image"),
+        (b"no image at all", "not an image"),
         (JPEG[:300], "Truncated"),
         (JPEG[:-100], "truncated"),
         (encoded(smooth(64, 64))[:500], "truncated|broken"),

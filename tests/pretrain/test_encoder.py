@@ -109,7 +109,7 @@ def test_mae_s_positions_are_fixed_and_the_class_token_has_none() -> None:
 @pytest.mark.parametrize(
     ("name", "arch", "size", "message"),
     [
-        ("mae", "test_resnet", 64, "only a plain ViT can do, and test_resnet is none"),
+        ("mae", "test_resnet", 64, "only a plain ViT can do, and test_resnet is not"),
         ("mae", "swin_tiny_patch4_window7_224", 64, "only a plain ViT can do"),
         ("c-mae", "test_convnext", 64, "only a plain ViT"),
         ("simmim", "test_resnet", 64, "for ViT, BEiT, Swin and SwinV2"),

@@ -102,5 +102,5 @@ def test_masks_that_cannot_be_are_refused() -> None:
             Masking(kind="random", ratio=ratio, grid=(3, 3))
     with pytest.raises(UserError, match="7 x 7 patches does not divide into masked units of 2"):
         Masking(kind="random", ratio=0.5, grid=(7, 7), unit=2)
-    with pytest.raises(UserError, match="only scenes have"):
+    with pytest.raises(UserError, match="only scenes and species have"):
         Masking(kind="occluders", ratio=0.5, grid=(4, 4))(2, CPU)

@@ -48,5 +48,5 @@ def test_every_recipe_has_a_rate_everywhere_and_is_json(name: str) -> None:
 def test_what_is_no_recipe_is_refused() -> None:
     with pytest.raises(UserError, match="Did you mean mae-1600"):
         recipe("mae-160")
-    with pytest.raises(UserError, match="--epochs 0: at least 1"):
+    with pytest.raises(UserError, match="--epochs 0: give at least 1"):
         recipe("scenes", epochs=0)

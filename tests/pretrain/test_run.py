@@ -121,7 +121,7 @@ def test_a_finished_run_is_left_alone(images: Path, tmp_path: Path, capsys: pyte
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     (tmp_path / "backbone.safetensors").write_bytes(b"weights")
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
-    assert "is there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert (tmp_path / "backbone.safetensors").read_bytes() == b"weights"
 
 
@@ -138,7 +138,7 @@ def test_another_runs_folder_is_refused(images: Path, tmp_path: Path, capsys: py
         (tmp_path / "checkpoint-000000001.pth").touch()
     before = (tmp_path / "run.json").read_text()
     said = refused(words(images, tmp_path), capsys)
-    assert "recipe.epochs is 1 there and 2 here" in said
+    assert "its recipe.epochs is 1, not 2" in said
     assert "recipe.name" in said
     assert (tmp_path / "run.json").read_text() == before
 
@@ -154,7 +154,7 @@ def test_another_seed_is_another_run(images: Path, tmp_path: Path, capsys: pytes
     assert run.main(words(images, tmp_path, "--epochs", "1")) == run.DONE
     capsys.readouterr()
     said = refused(words(images, tmp_path, "--epochs", "1", "--seed", "3"), capsys)
-    assert "seed is 0 there and 3 here" in said
+    assert "its seed is 0, not 3" in said
 
 
 @pytest.mark.parametrize(
@@ -164,10 +164,10 @@ def test_another_seed_is_another_run(images: Path, tmp_path: Path, capsys: pytes
         (["--method", "mea"], "Did you mean mae"),
         (["--recipe", "smok"], "Did you mean smoke"),
         (["--accumulate", "3"], "A batch of 4 cannot be shared equally"),
-        (["--accumulate", "0"], "--accumulate 0: the least is 1"),
-        (["--seed", "-1"], "--seed -1: the least is 0"),
-        (["--mask-ratio", "1"], "mask ratio of 1.0"),
-        (["--similarity", "cross-entropy"], "make no method"),
+        (["--accumulate", "0"], "--accumulate 0: give at least 1"),
+        (["--seed", "-1"], "--seed -1: give at least 0"),
+        (["--mask-ratio", "1"], "mask ratio 1.0"),
+        (["--similarity", "cross-entropy"], "cannot be combined"),
         (["--images", "13"], "--images 13"),
         (["--augmentation", "simmin"], "Did you mean simmim"),
         (["--augmentation", "deit"], "deit mixes images and their labels"),
@@ -198,4 +198,4 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
     code = "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {})"
     with job.claim(tmp_path, {}):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert "Another process trains in" in other.stderr
+    assert "Another process is training in" in other.stderr

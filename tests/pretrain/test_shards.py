@@ -171,5 +171,5 @@ def test_damaged_tars_of_others_are_refused_in_one_paragraph(tmp_path, damage):
 def test_tars_without_an_image_are_refused(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         add(tar, "notes.txt", b"none")
-    with pytest.raises(UserError, match="hold no image"):
+    with pytest.raises(UserError, match="contain no image"):
         source(tmp_path)

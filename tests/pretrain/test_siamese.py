@@ -138,7 +138,7 @@ def test_masks_by_true_occluders() -> None:
     picture = siamese.picture(eight())
     assert picture is not None
     assert float(picture[:, 0, :, :, 32:].std()) < 1e-6  # the right half is grey
-    with pytest.raises(UserError, match="only scenes have"):
+    with pytest.raises(UserError, match="only scenes and species have"):
         siamese(Batch(images=eight().images))
 
 
@@ -186,10 +186,10 @@ def test_only_what_is_asked_for_is_decoded(name: str) -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match="the data has 0 classes"):
         build(method("supervised"), "test_vit", img_size=64, seed=0)
-    with pytest.raises(UserError, match="mask unit of 24 pixels is no multiple of the patch of 16"):
+    with pytest.raises(UserError, match="mask unit of 24 pixels is not a multiple of the patch of 16"):
         small("simmim", mask_unit=24)
     swin = "swin_tiny_patch4_window7_224"
-    with pytest.raises(UserError, match="A decoder stands on the tokens of a plain ViT"):
+    with pytest.raises(UserError, match="The decoder needs the tokens of a plain ViT"):
         build(method("simmim", similarity="pixel-l2"), swin, img_size=64, seed=0)
 
 

@@ -81,7 +81,7 @@ def test_a_name_is_looked_up_below_the_data_root(tmp_path):
 
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(UserError, match="holds no image"):
+    with pytest.raises(UserError, match="contains no image"):
         source(tmp_path)
 
 
@@ -93,7 +93,7 @@ def test_few_images_are_nested_and_make_an_epoch_as_long_as_all(tmp_path):
     assert source(tmp_path, images=10).images_per_epoch == 40
     assert len({source(tmp_path, images=1, subset_seed=s).chosen[0] for s in range(9)}) > 3
     for images in (0, 41, -1):
-        with pytest.raises(UserError, match=f"--images {images} asks"):
+        with pytest.raises(UserError, match=f"--images {images} is not possible"):
             source(tmp_path, images=images)
 
 

@@ -33,7 +33,7 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     until(lambda: list(desk.folder.glob("moved/checkpoint-*")), 120, "a checkpoint")
     ask("scontrol", "requeue", told.stem)  # at once: another command takes as long as the training
     again = desk.module("pretrain.run", *words, "--out", "moved", *cluster)
-    assert again.stdout.startswith("Queued or at work already")
+    assert again.stdout.startswith("A job is queued or running already")
     ended = desk.module("bench.status", "--watch", "--work-dir", "moved", "--results", "moved")
     log = (desk.folder / "moved/slurm" / told.stem / f"{told.stem}_0_log.err").read_text()
     assert ended.returncode == 0, ended.stdout + log
@@ -44,7 +44,7 @@ def test_a_requeued_pretraining_ends_with_the_same_weights(desk: Desk) -> None:
     one, two = (load_file(desk.folder / n / "backbone.safetensors") for n in ("moved", "alone"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert "is there already" in desk.module("pretrain.run", *words, "--out", "moved", *cluster).stdout
+    assert "exists already" in desk.module("pretrain.run", *words, "--out", "moved", *cluster).stdout
 
 
 def test_two_nodes_pretrain_as_one_process(desk: Desk) -> None:
