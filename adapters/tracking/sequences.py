@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adapters.tracking.layouts import Listed, listed
+from adapters.tracking.datasets import Listed, listed
 from bench.datasets.items import Box, Example, Items
 from bench.errors import UserError
 
