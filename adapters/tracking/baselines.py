@@ -1,8 +1,6 @@
-"""Trackers that learn nothing, in the tables beside those that do.
+"""Trackers without backbone and training, as a lower bound in the tables.
 
-    python -m bench.run --backbone constant-position cross-correlation --task tracking/scenes
-
-They have no backbone and no training: what a trained tracker is worth begins above them.
+python -m bench.run --backbone constant-position cross-correlation --task tracking/scenes
 """
 
 import os
@@ -14,7 +12,7 @@ import numpy as np
 
 from adapters.tracking.datasets import SceneVideos, Videos
 from adapters.tracking.evaluation import Box, Frame, Tracker, default_processes, evaluate
-from adapters.tracking.report import PREDICTIONS, summarise, told
+from adapters.tracking.report import PREDICTIONS, summarise, with_remarks
 from adapters.tracking.sequences import load
 from bench.backbones.backbone import LoadReport
 from bench.tasks import Job, Outcome, Selection
@@ -23,25 +21,25 @@ SEARCH = 4.0  # the side of the search window, in sides of a square target, as f
 
 
 class ConstantPosition:
-    """The first box, in every frame."""
+    """Returns the first box in every frame."""
 
     def start(self, frame: Frame, box: Box) -> None:
-        """Keep the box."""
+        """Remember the box."""
         self.box = box
 
     def track(self, frame: Frame) -> tuple[Box, float]:
-        """The same box; being sure of nothing, half the confidence."""
+        """Return the first box, with a confidence of one half."""
         return self.box, 0.5
 
 
 class CrossCorrelation:
-    """OpenCV's normalised cross-correlation of the first frame's target with a window about the last box.
+    """OpenCV's normalised cross-correlation of the first frame's target with a window around the last box.
 
-    The template and the box's size stay the first frame's.
+    The template and the box's size are always the first frame's.
     """
 
     def start(self, frame: Frame, box: Box) -> None:
-        """Cut the template, to whole pixels, where the box lies in the frame."""
+        """Cut the template out of the frame, in whole pixels."""
         size = np.array(frame.shape[1::-1])
         low = np.clip(np.floor(box[:2]), 0, size - 1).astype(int)
         high = np.clip(np.ceil(box[:2] + box[2:]), low + 1, size).astype(int)
@@ -50,10 +48,10 @@ class CrossCorrelation:
         self.window = np.maximum(round(SEARCH * float(np.sqrt(box[2:].prod()))), high - low)
 
     def track(self, frame: Frame) -> tuple[Box, float]:
-        """The best match's box; its correlation, 0 where that is negative, is the confidence."""
+        """Return the best match's box; the confidence is its correlation, or 0 if that is negative."""
         size = np.array(frame.shape[1::-1])
         if (self.template.shape[1::-1] > size).any():
-            return self.box, 0.0  # a frame smaller than the first
+            return self.box, 0.0  # this frame is smaller than the template
         side = np.minimum(self.window, size)
         centre = self.box[:2] + self.box[2:] / 2
         low = np.clip(np.round(centre - side / 2), 0, size - side).astype(int)
@@ -71,7 +69,7 @@ TRACKERS: dict[str, Callable[[], Tracker]] = {
 
 
 def run(job: Job) -> Outcome:
-    """Track the sequences that a trained tracker would; raises UserError where none can be read."""
+    """Evaluate a baseline on the sequences of a trained tracker; raises UserError if none can be read."""
     dataset, split = job.task.dataset, job.protocol.reported_on
     assert isinstance(dataset, Videos | SceneVideos)
     (source,) = dataset.sources(job.data, split)
@@ -90,4 +88,4 @@ def run(job: Job) -> Outcome:
         eval_seconds=seconds,
         images_per_second=0.0,
     )
-    return told(outcome, job.work_dir)
+    return with_remarks(outcome, job.work_dir)

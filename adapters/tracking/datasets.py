@@ -1,7 +1,9 @@
-"""The videos that are trained and tested on, as their makers lay them out, and how each is scored.
+"""The data sets of videos: their facts and scores, and where each layout has frames, boxes and labels.
 
-A data set is known by its annotations and by the names and sizes of its frames: to read every pixel of
-TrackingNet's 14 million frames would take a day.
+    listed("got10k", folder, "val")
+
+Boxes are counted from 1 in LaSOT, OTB and GOT-10k, whose tools are MATLAB's or pass frames to trackers that
+subtract 1; from 0 in TrackingNet and COCO.
 """
 
 import dataclasses
@@ -18,34 +20,37 @@ if TYPE_CHECKING:  # a list of tasks does without numpy
     import numpy as np
     from numpy.typing import NDArray
 
-# Of each definition in `metrics`, the numbers that stand for it, the first one first.
+# The headline numbers of each definition in `metric`, the most important one first.
 HEADLINES = {
     "lasot": ("SUC", "P", "Pnorm"),
     "otb": ("SUC", "P"),
     "got10k": ("AO", "SR0.5", "SR0.75"),
     "trackingnet": ("SUC", "P", "Pnorm"),
 }
-Source = dict[str, str]  # what `sequences.load` takes: layout, folder, split
+Source = dict[str, str]  # arguments of `sequences.load`: layout, folder, split
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Videos(Dataset):
-    """Sequences in one of the layouts of `layouts`.
+    """Sequences in one of the LAYOUTS.
 
     Args:
-        layout: which; "coco" is of stills.
-        definitions: what `metrics.score` is to compute.
+        layout: its name, or "coco" for still images.
+        definitions: those of `metric.score` that apply.
     """
 
     layout: str
     definitions: tuple[str, ...] = ()
 
     def sources(self, folder: Path, split: str) -> list[Source]:
-        """What to load from the folder that was located."""
+        """Return the arguments of `sequences.load` for a split in the data set's folder."""
         return [{"layout": self.layout, "folder": str(folder), "split": split}]
 
     def fingerprint(self, folder: Path) -> str:
-        """A hash over lists, boxes and labels, and over the frames' names and sizes."""
+        """Hash lists, boxes and labels, and the frames' names and sizes.
+
+        Reading every pixel of TrackingNet's 14 million frames would take a day.
+        """
         if self.layout == "coco":
             return super().fingerprint(folder)
         lists = {folder / path for paths in self.splits.values() for path in paths}
@@ -78,7 +83,7 @@ class SceneVideos(EmbeddedWorld):
     definitions: tuple[str, ...] = ("lasot", "got10k")
 
     def sources(self, folder: Path, split: str) -> list[Source]:
-        """What to load from the world's folder: its videos, and its scenes' boxes to train on as well."""
+        """Return the sources of a split: the world's videos and, for training, its scenes' boxes."""
         layouts = (self.layout, "scenes-stills") if split == "train" else (self.layout,)
         return [{"layout": layout, "folder": str(folder), "split": split} for layout in layouts]
 
@@ -90,17 +95,17 @@ class Joint(Dataset):
     parts: tuple[Videos, ...]
 
     def sources(self, folder: Path, split: str) -> list[Source]:
-        """What to load from the data root, data set by data set."""
+        """Return the sources of all parts, below the data root."""
         return [s for part in self.parts for s in part.sources(folder / part.root, split)]
 
     def fingerprint(self, folder: Path) -> str:
-        """The hash of the parts' fingerprints."""
+        """Hash the parts' fingerprints."""
         own = [part.only(tuple(self.splits)) for part in self.parts]
         return digest([part.fingerprint(folder / part.root) for part in own])
 
 
 def joint(*parts: Videos) -> Joint:
-    """Train on several data sets at once."""
+    """Return the joint training split of several data sets."""
     paths = (f"{part.root}/{path}" for part in parts for path in part.splits["train"])
     return Joint(
         name="+".join(part.name for part in parts),
@@ -187,9 +192,9 @@ COCO = Videos(
 )
 
 
-# OTB's site evaluates these between two frames, and ships more.
+# OTB's site evaluates these between two frames, but distributes more frames.
 OTB_FRAMES = {"david": (300, 770), "football1": (1, 74), "freeman3": (1, 460), "freeman4": (1, 283), "diving": (1, 215)}
-# In these of its test, one frame has neither a box nor a label that says why (its toolkit's annotations).
+# In each of these test sequences, one frame has neither a box nor a label of absence (its toolkit's annotations).
 LASOT_UNLABELLED = ("lion-5", "microphone-6", "tiger-6")
 # The columns of the attribute files of LaSOT's evaluation toolkit (95bf38a).
 LASOT_ATTRIBUTES = (
@@ -199,7 +204,7 @@ LASOT_ATTRIBUTES = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Label:
-    """A file with a number a frame, and the numbers that mean yes."""
+    """A file with one number a frame, and the numbers that mean yes."""
 
     file: Path
     means: "Callable[[NDArray[np.float64]], NDArray[np.bool_]]" = lambda numbers: numbers != 0
@@ -207,17 +212,17 @@ class Label:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A sequence before anything of it is read.
+    """A sequence's files, before they are read.
 
     Args:
         frames: the folder of its numbered images.
-        boxes: its file of boxes, one a frame (`first_only`: of the first frame alone).
-        base: what the first pixel is called in it.
+        boxes: its file of boxes, one a frame (`first_only`: only the first frame's).
+        base: the coordinate of the first pixel in it.
         labels: attributes of frames.
-        absent: the labels that mean that the target cannot be seen.
-        attributes: a file of 0 and 1 for the whole sequence, where there is one; `columns` names them.
-        unlabelled: whether a box of no size means absent where no label says so.
-        part: the numbers of the first and the last frame, where the folder has more than the boxes tell.
+        absent: names of the labels that mean that the target is not visible.
+        attributes: an optional file of 0 and 1 for the whole sequence; `columns` names them.
+        unlabelled: whether a box without size means absent even if no label says so.
+        part: the numbers of the first and the last frame with a box, if the folder has more frames.
     """
 
     name: str
@@ -234,7 +239,7 @@ class Listed:
 
 
 def listed(layout: str, folder: Path, split: str) -> list[Listed]:
-    """The sequences of a split, each once, in the order of its list; raises UserError without one."""
+    """Return the sequences of a split, each once, in the order of its list; raises UserError without a list."""
     if layout not in LAYOUTS:
         raise unknown("layout of videos", layout, LAYOUTS)
     found = LAYOUTS[layout](folder, split)
@@ -243,7 +248,7 @@ def listed(layout: str, folder: Path, split: str) -> list[Listed]:
 
 def _names(file: Path) -> list[str]:
     if not file.is_file():
-        raise UserError(f"There is no list of sequences {file}: a name a line is expected there.")
+        raise UserError(f"There is no list of sequences {file}: a text file with one name a line is expected.")
     return [line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()]
 
 
@@ -253,7 +258,7 @@ def _lasot(folder: Path, split: str, nested: str = "") -> list[Listed]:
     found = []
     for name in names:
         home = folder / nested / name.rpartition("-")[0] / name
-        told = folder / "att" / f"{name}.txt"
+        attributes = folder / "att" / f"{name}.txt"
         kinds = ("full_occlusion", "out_of_view")
         labels = {kind: Label(file=home / f"{kind}.txt") for kind in kinds}
         found.append(
@@ -264,7 +269,7 @@ def _lasot(folder: Path, split: str, nested: str = "") -> list[Listed]:
                 base=1,
                 labels=labels,
                 absent=kinds,
-                attributes=told if told.is_file() else None,
+                attributes=attributes if attributes.is_file() else None,
                 columns=LASOT_ATTRIBUTES,
                 unlabelled=name in LASOT_UNLABELLED,
             )
@@ -278,7 +283,7 @@ def _scenes(folder: Path, split: str) -> list[Listed]:
 
 
 def _got10k(folder: Path, split: str) -> list[Listed]:
-    """`<split>/<name>/`: absent is what is labelled so or has no eighth of it visible."""
+    """`<split>/<name>/`; absent are frames with that label or with less than an eighth of the target visible."""
     found = []
     for name in _names(folder / split / "list.txt"):
         home = folder / split / name
@@ -304,7 +309,7 @@ def _got10k(folder: Path, split: str) -> list[Listed]:
 
 
 def _trackingnet(folder: Path, split: str) -> list[Listed]:
-    """`TRAIN_0` to `TRAIN_11` (those that are there) and `TEST`, with `anno/` and `frames/`."""
+    """`TRAIN_0` to `TRAIN_11` (those that exist) and `TEST`, with `anno/` and `frames/`."""
     chunks = sorted(folder.glob("TRAIN_*")) if split == "train" else [folder / "TEST"]
     files = [file for chunk in chunks for file in sorted((chunk / "anno").glob("*.txt"))]
     return [

@@ -1,9 +1,8 @@
-"""One-pass evaluation: a tracker is told the first box, and gives one for every later frame, in order.
+"""One-pass evaluation: a tracker gets the first box, and predicts one for every later frame, in order.
 
     evaluate(make, sequences, folder, processes=4, made_by=hash_of_the_weights)
 
-A sequence's predictions are in the folder as soon as it is done, so an evaluation that was killed goes
-on with the rest.
+A sequence's predictions are written as soon as it is done, so an evaluation that was killed resumes with the rest.
 """
 
 import contextlib
@@ -32,18 +31,18 @@ from bench.runs.progress import ProgressFile
 
 Box = NDArray[np.float64]
 Frame = NDArray[np.uint8]
-AHEAD = 2  # frames that are decoded while the tracker works
-FRAMES_PER_PROCESS = 1000  # below which a new process takes longer to start than it saves
+AHEAD = 2  # frames to decode in advance
+FRAMES_PER_PROCESS = 1000  # for fewer, starting another process takes longer than it saves
 
 
 class Tracker(Protocol):
-    """What is evaluated: boxes (4,) are x, y, width, height in pixels; frames (H, W, 3) are RGB."""
+    """What can be evaluated. Boxes (4,) are x, y, width, height in pixels; frames (H, W, 3) are RGB."""
 
     def start(self, frame: Frame, box: Box) -> None:
-        """Take the target of the first frame; whatever was tracked before is forgotten."""
+        """Take the target of a first frame, and forget the previous target."""
 
     def track(self, frame: Frame) -> tuple[Box, float]:
-        """Find the target in the next frame: its box, and the confidence in it, 0 to 1."""
+        """Return the target's box in the next frame, and the confidence in it, 0-1."""
 
 
 Make = Callable[[], Tracker]
@@ -51,11 +50,11 @@ Make = Callable[[], Tracker]
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Track:
-    """What a tracker said of one sequence, from its first frame (as told) to its last.
+    """A tracker's predictions for one sequence; the first frame has the given box.
 
     Args:
         boxes: (n, 4); confidences: (n,), 0-1, 1 for the first frame.
-        seconds: (n,) the tracker's own; waited: (n,) for the frame to be decoded.
+        seconds: (n,) of the tracker; waited: (n,) until the frame was decoded.
     """
 
     boxes: Box
@@ -66,25 +65,25 @@ class Track:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """All tracks by sequence, and for each sequence that could not be read, why."""
+    """All tracks by sequence, and for each sequence that could not be read, the reason."""
 
     tracks: Mapping[str, Track]
     problems: Mapping[str, str]
 
     @property
     def boxes(self) -> dict[str, Box]:
-        """The boxes alone, as `metrics.score` takes them."""
+        """Return the boxes alone, as `metric.score` takes them."""
         return {name: track.boxes for name, track in self.tracks.items()}
 
     @property
     def frames_per_second(self) -> float:
-        """Of one process, reading included: frames over the seconds that tracker and waiting took."""
+        """Return the speed of one process, including the time it waited for frames."""
         spent = sum(t.seconds[1:].sum() + t.waited[1:].sum() for t in self.tracks.values())
         return float(sum(len(t.seconds) - 1 for t in self.tracks.values()) / spent)
 
 
 def default_processes(sequences: Sequence[Video], device: str, cores: int) -> int:
-    """One on a GPU, which they would share, or for little work; else up to one a core."""
+    """Return one process on a GPU, which several would share, or for little work; else up to one a core."""
     if device != "cpu":
         return 1
     frames = sum(len(sequence.frames) for sequence in sequences)
@@ -92,24 +91,24 @@ def default_processes(sequences: Sequence[Video], device: str, cores: int) -> in
 
 
 def evaluate(make: Make, sequences: Sequence[Video], folder: Path, processes: int, *, made_by: str) -> Predictions:
-    """Track every sequence of which the folder has no predictions yet.
+    """Track every sequence that has no predictions in the folder yet.
 
     Args:
         make: builds the tracker, once in each process; picklable.
-        folder: what is in it is used again where `made_by` and the sequence are what they were.
-        processes: 1 works in this one, with its threads; others have one thread each, and end with this.
-        made_by: names the tracker for good: a hash of its weights and settings.
+        folder: predictions in it are used again if `made_by` and the sequence are the same.
+        processes: 1 is this process, with all its threads; several have one thread each, and end with this process.
+        made_by: identifies the tracker: a hash of its weights and settings.
 
-    Raises UserError when no sequence at all could be read.
+    Raises UserError when no sequence could be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     keys = {video.name: _key(made_by, video) for video in sequences}
     todo = [video for video in sequences if _header(folder, video.name) != keys[video.name]]
     problems = {}
     longest_first = sorted(todo, key=lambda video: -len(video.frames))
-    with _shown(folder.parent, len(sequences), len(sequences) - len(todo)) as one_more:
+    with _progress(folder.parent, len(sequences), len(sequences) - len(todo)) as advance:
         for name, problem in _outcomes(make, longest_first, folder, processes, keys):
-            one_more()
+            advance()
             if problem:
                 problems[name] = problem
     if sequences and len(problems) == len(sequences):
@@ -119,24 +118,24 @@ def evaluate(make: Make, sequences: Sequence[Video], folder: Path, processes: in
 
 
 @contextlib.contextmanager
-def _shown(folder: Path, total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, and the file for those who watch from elsewhere; call it once a sequence."""
+def _progress(folder: Path, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal and write the progress file; yield a function to call after each sequence."""
     console = Console(stderr=True)
     file = ProgressFile(folder, "sequences", total=total, done=done)
     with Progress(console=console, disable=not console.is_terminal) as bars:
         bar = bars.add_task("sequences", total=total, completed=done)
 
-        def one_more() -> None:
+        def advance() -> None:
             bars.advance(bar)
             file.update(int(bars.tasks[0].completed))
 
-        yield one_more
+        yield advance
 
 
 def _outcomes(
     make: Make, todo: Sequence[Video], folder: Path, processes: int, keys: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Yield the name of each sequence as it is done, and what kept it from being read ("": nothing)."""
+    """Yield the name of each finished sequence, and why it could not be read ("" if it could)."""
     if not todo:
         return
     if processes == 1:
@@ -144,7 +143,7 @@ def _outcomes(
         for video in todo:
             yield video.name, _follow(tracker, video, folder, keys[video.name])
         return
-    # Forking after torch has started its threads can hang, so processes start afresh.
+    # Spawned, because forking after torch has started its threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(processes, len(todo)), mp_context=context, initializer=_begin, initargs=(make,)
@@ -157,12 +156,12 @@ def _outcomes(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_made: list[Tracker] = []  # this process's, where it is one of several
+_made: list[Tracker] = []  # the tracker of a worker process
 
 
 def _begin(make: Make) -> None:
     end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     os.environ["OMP_NUM_THREADS"] = "1"
     if torch := sys.modules.get("torch"):
         torch.set_num_threads(1)
@@ -174,7 +173,7 @@ def _work(video: Video, folder: Path, key: str) -> str:
 
 
 def _follow(tracker: Tracker, video: Video, folder: Path, key: str) -> str:
-    """Track one sequence and write its file; say what kept it from being read, if anything did."""
+    """Track one sequence and write its file; return why it could not be read, or ""."""
     try:
         track = follow(tracker, video)
     except UserError as problem:
@@ -208,7 +207,7 @@ def follow(tracker: Tracker, video: Video) -> Track:
 
 
 def _decoded(paths: Sequence[Path]) -> Generator[Frame, None, None]:
-    """Decode frames in order, the next ones while the last is worked on."""
+    """Decode frames in order, some of them in advance."""
     with ThreadPoolExecutor(1) as reader:
         coming: list[Future[Frame]] = [reader.submit(read_frame, path) for path in paths[:AHEAD]]
         try:
@@ -222,7 +221,7 @@ def _decoded(paths: Sequence[Path]) -> Generator[Frame, None, None]:
 
 
 def read_track(folder: Path, name: str) -> Track:
-    """The predictions of one sequence, as they were written; raises UserError where there are none."""
+    """Read the predictions of one sequence; raises UserError if there are none."""
     file = _file(folder, name)
     if not file.is_file():
         there = sorted(path.stem for path in folder.glob("*.txt"))
@@ -236,13 +235,13 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def _key(made_by: str, video: Video) -> str:
-    """What a sequence's predictions come from."""
+    """Return a hash of the tracker and the sequence, which determine the predictions."""
     frames = [path.name for path in video.frames]
     return digest([made_by, video.name, frames, video.size, video.boxes[0].tolist()])
 
 
 def _header(folder: Path, name: str) -> str:
-    """The key of the predictions that are there; "" for none."""
+    """Return the key in the header of a sequence's predictions; "" if there are none."""
     file = _file(folder, name)
     if not file.is_file():
         return ""

@@ -1,7 +1,9 @@
-"""SwinTrack's fusion of template and search tokens: an encoder over both, a decoder layer on the search.
+"""SwinTrack's fusion of template and search tokens, and its head (arXiv 2112.00995, sections 3.2 to 3.4).
 
-Zhang et al., SwinTrack (arXiv 2112.00995), sections 3.2 and 3.3: tokens of both crops are concatenated, attention
-is biased by untied positions (TUPE, arXiv 2006.15595), absolute and relative, and the layers of the encoder share them.
+Fusion is an encoder over both crops' tokens and a decoder layer on the search tokens. Attention is biased by untied
+positions (TUPE, arXiv 2006.15595), absolute and relative, which the encoder's layers share. The head predicts, for
+each cell of the search crop, a box (GIoU loss) and how well that box fits (varifocal loss). Boxes are centre x, y,
+width and height as shares of the search crop's side.
 """
 
 from collections.abc import Iterator
@@ -17,12 +19,12 @@ MLP_RATIO = 4
 
 
 class Positions(nn.Module):  # type: ignore[misc]  # torch is not followed
-    """What attention between places adds to the logits, whatever lies there.
+    """The bias of attention logits by the positions of query and key.
 
-    The absolute part is the product of two projections of learned places (a row's and a column's
-    embedding, of the template and of the search, summed and layer-normed); the relative part a table
-    over differences of rows and columns, one for each pair of asking and asked crop. Simplified: both
-    crops share the norm and the projections, of which SwinTrack gives each its own.
+    The absolute part is the product of two projections of learned positions (a row's and a column's embedding, for
+    template and search, summed and layer-normed); the relative part is a table over differences of rows and columns,
+    one for each pair of query and key crop. Simplified: both crops share the norm and the projections, while in
+    SwinTrack each has its own.
     """
 
     relative_index: Tensor
@@ -43,7 +45,7 @@ class Positions(nn.Module):  # type: ignore[misc]  # torch is not followed
         trunc_normal_(self.relative, std=0.02)
 
     def forward(self, asking: int) -> Tensor:
-        """The bias (heads, asking, tokens) of the last `asking` tokens; template comes before search."""
+        """Return the bias (heads, asking, tokens) of the last `asking` tokens as queries; template before search."""
         places = self.norm(torch.cat(list(self._places())))
         queries, keys = (
             part.unflatten(-1, (self.heads, -1)).transpose(0, 1)
@@ -58,7 +60,7 @@ class Positions(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def _relative_index(grids: tuple[int, int]) -> Tensor:
-    """Which entry of the table stands for each pair of tokens, (tokens, tokens)."""
+    """Return the table's entry for each pair of tokens, (tokens, tokens)."""
     places = torch.cat(
         [
             torch.cartesian_prod(torch.tensor([crop]), torch.arange(side), torch.arange(side))
@@ -72,10 +74,10 @@ def _relative_index(grids: tuple[int, int]) -> Tensor:
 
 
 class FusionLayer(nn.Module):  # type: ignore[misc]
-    """A pre-norm transformer layer in which the last tokens ask all: attention, then an MLP."""
+    """A pre-norm transformer layer in which the last tokens attend to all: attention, then an MLP."""
 
     def __init__(self, dim: int, heads: int, drop_path: float) -> None:
-        """Make a layer of `heads` heads."""
+        """Build a layer with `heads` attention heads."""
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
@@ -85,22 +87,22 @@ class FusionLayer(nn.Module):  # type: ignore[misc]
         self.apply(initialise)
 
     def forward(self, tokens: Tensor, bias: Tensor) -> Tensor:
-        """Give the asking tokens (N, asking, C) of all (N, L, C); `bias` is (heads, asking, L)."""
+        """Return the last tokens (N, asking, C) of (N, L, C); `bias` is (heads, asking, L)."""
         asking = tokens[:, -bias.shape[1] :]
         normed = self.norm1(tokens)
         queries = self.query(normed[:, -bias.shape[1] :])
         parts = (queries, *self.key_value(normed).chunk(2, -1))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
-        asking = asking + self.drop_path(self.out(heard.transpose(1, 2).flatten(2)))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype)[None])
+        asking = asking + self.drop_path(self.out(attended.transpose(1, 2).flatten(2)))
         return asking + self.drop_path(self.mlp(self.norm2(asking)))
 
 
 class Fusion(nn.Module):  # type: ignore[misc]
-    """An encoder of `layers` over template and search, and one decoder layer on the search alone."""
+    """An encoder of `layers` over template and search, and one decoder layer whose queries are the search tokens."""
 
     def __init__(self, dim: int, heads: int, layers: int, grids: tuple[int, int], drop_path: float) -> None:
-        """Drop path grows from 0 to `drop_path` over the layers."""
+        """Build the layers; drop path grows from 0 to `drop_path` over them."""
         super().__init__()
         rates = torch.linspace(0, drop_path, layers + 1).tolist()
         self.encoder_positions, self.decoder_positions = (Positions(dim, heads, grids) for _ in range(2))
@@ -109,7 +111,7 @@ class Fusion(nn.Module):  # type: ignore[misc]
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, template: Tensor, search: Tensor) -> Tensor:
-        """Give the search tokens (N, L, C), which have seen the template's (N, M, C)."""
+        """Return the search tokens (N, L, C), fused with the template's (N, M, C)."""
         tokens = torch.cat((template, search), 1)
         bias = self.encoder_positions(tokens.shape[1])
         for layer in self.encoder:
@@ -118,32 +120,28 @@ class Fusion(nn.Module):  # type: ignore[misc]
 
 
 def initialise(module: nn.Module) -> None:
-    """Linear layers so that signals keep their size at any width; SwinTrack's 0.02 suits its 512 channels."""
+    """Initialise a linear layer by Xavier's rule, which suits any width; SwinTrack's 0.02 suits its 512 channels."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)
 
 
-# The head on the search tokens: how well each cell's box fits (varifocal), and the box itself (GIoU).
-#
-# SwinTrack (arXiv 2112.00995), section 3.4. Boxes here are centre x, y, width and height as parts of the search crop.
-
-WEIGHT = 1.5  # of either loss
-LEAST = 1e-5  # sum of scores that a loss is divided by
+WEIGHT = 1.5  # of each of the head's losses
+LEAST = 1e-5  # smallest sum of scores that a loss is divided by
 
 
 class TrackingHead(nn.Module):  # type: ignore[misc]  # torch is not followed
     """Two MLPs of three layers over every cell of a square map.
 
     Args:
-        anchored: a cell's box starts in the cell's own middle, as large as the target was, instead of
-            anywhere. The published recipe's does not, and takes long to learn where a cell lies.
+        anchored: a cell's box starts at the cell's centre, as large as the target was. The published recipe's starts
+            anywhere, and takes long to learn where a cell is.
     """
 
     anchors: Tensor
 
     def __init__(self, dim: int, grid: int, anchored: bool) -> None:
-        """For `grid` x `grid` tokens of `dim` channels."""
+        """Build a head for `grid` x `grid` tokens of `dim` channels."""
         super().__init__()
         self.grid = grid
         self.score, self.box = _mlp(dim, 1), _mlp(dim, 4)
@@ -157,15 +155,14 @@ class TrackingHead(nn.Module):  # type: ignore[misc]  # torch is not followed
             nn.init.zeros_(self.box[-1].weight)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Score logits (N, L) and boxes (N, L, 4) of tokens (N, L, C), row by row."""
+        """Return score logits (N, L) and boxes (N, L, 4) of tokens (N, L, C) in row-major order."""
         return self.score(tokens).squeeze(-1), (self.box(tokens).float() + self.anchors).sigmoid()
 
     def loss(self, logits: Tensor, boxes: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        """Varifocal loss over all cells and GIoU loss over those that the true boxes (N, 4) touch.
+        """Return the varifocal loss over all cells and the GIoU loss over those that the true boxes (N, 4) touch.
 
-        The score's target is the IoU of the cell's own box. Every cell's GIoU weighs as much as its
-        score, which gets no gradient of it. Divided by the number of cells, and by the sum of weights,
-        of all ranks.
+        The score's target is the IoU of the cell's own box. A cell's GIoU loss is weighted by its score, detached.
+        The losses are divided by the number of touched cells and by the sum of weights, over all ranks.
         """
         from mmdet.models.losses import GIoULoss, VarifocalLoss
         from mmdet.structures.bbox import bbox_overlaps
@@ -193,7 +190,7 @@ def _mlp(dim: int, out: int) -> nn.Sequential:
 
 
 def touched(truth: Tensor, grid: int) -> Tensor:
-    """The cells (N, grid * grid) that boxes (N, 4) touch, True or False, row by row."""
+    """Return which cells boxes (N, 4) touch, bool (N, grid * grid) in row-major order."""
     first, last = (corners(truth) * grid).floor().clamp(0, grid - 1).chunk(2, -1)
     cells = torch.arange(grid, device=truth.device)
     x, y = (
@@ -204,12 +201,12 @@ def touched(truth: Tensor, grid: int) -> Tensor:
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Left, top, right, bottom of boxes (..., 4)."""
+    """Return left, top, right and bottom of boxes (..., 4)."""
     middle, size = boxes.chunk(2, -1)
     return torch.cat((middle - size / 2, middle + size / 2), -1)
 
 
 def hann(grid: int) -> Tensor:
-    """The window (grid * grid,) that draws the search towards where the target was."""
+    """Return the Hann window (grid * grid,), which favours cells close to the target's last place."""
     window = torch.hann_window(grid, periodic=False)
     return torch.outer(window, window).flatten()

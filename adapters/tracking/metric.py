@@ -1,23 +1,23 @@
-"""What each benchmark calls a score, in percent, from predicted boxes and the truth.
+"""Each benchmark's scores, in percent, from predicted and true boxes.
 
     score(("lasot", "got10k"), sequences, {"ball-6": boxes, ...})
 
 lasot, otb   SUC: share of frames whose overlap is above each of 0, 0.05, ..., 1, averaged. P: share of
              frames whose centre is at most 20 pixels off. Pnorm: at most 0.2, in units of the truth's
-             width and height. Each is the mean over sequences; frames in which the target is absent
-             count as misses, so a perfect tracker may stay below 20/21 of 100. (HengLan/
-             LaSOT_Evaluation_Toolkit 95bf38a; its special case of a truth at coordinates below 1 is left
-             out. OTB's has no Pnorm and no absent frames: got-10k/toolkit 956e728.)
-got10k       AO: overlap averaged; SR0.5, SR0.75: share of overlaps above. Over the frames of all
-             sequences together, without the first and without those in which the target is absent, boxes
-             cut to the image (got-10k/toolkit 956e728, which clips boxes counted from 1 to 0-width: one that
-             lies in the last column alone overlaps with nothing).
+             width and height. Each is the mean over sequences; frames in which the target is absent count as
+             misses, so a perfect tracker may stay below 20/21 of 100. (HengLan/LaSOT_Evaluation_Toolkit 95bf38a,
+             without its special case of true coordinates below 1. OTB has no Pnorm and no absent frames:
+             got-10k/toolkit 956e728.)
+got10k       AO: mean overlap; SR0.5, SR0.75: share of overlaps above. Over the frames of all sequences together,
+             without first frames and frames in which the target is absent, with boxes cut to the image
+             (got-10k/toolkit 956e728, which clips boxes counted from 1 to 0-width: a box that is in the last
+             column only overlaps with nothing).
 trackingnet  On boxes rounded to pixels: SUC from overlaps *at least* 0, 0.05, ..., 1, P from centres at most
              0, 2.5, ..., 50 pixels off, Pnorm at most 0, 0.025, ..., 0.5, each the area under the curve by
              trapezoids, of mean curves over sequences (SilvioGiancola/TrackingNet-devkit 79783f2).
 
-The first frame counts (as given, thus as right) in all but got10k. `SUC/<attribute>` is over the
-sequences that have it, in any frame; `AO/<attribute>` over the frames that have it.
+The first frame counts, as correct, in all but got10k. `SUC/<attribute>` is over the sequences that have the
+attribute in any frame; `AO/<attribute>` over the frames that have it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,23 +52,23 @@ def score(definitions: Sequence[str], videos: Sequence[Video], predicted: Predic
 
 
 def overlap(boxes: Array, truth: Array) -> Array:
-    """Intersection over union, row by row; 0 where both are empty."""
+    """Return the intersection over union, row by row; 0 where both boxes are empty."""
     corner = np.maximum(boxes[:, :2], truth[:, :2])
     opposite = np.minimum(boxes[:, :2] + boxes[:, 2:], truth[:, :2] + truth[:, 2:])
     shared = np.clip(opposite - corner, 0, None).prod(1)
     union = boxes[:, 2:].prod(1) + truth[:, 2:].prod(1) - shared
     ratio: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return ratio.clip(max=1.0)  # rounding takes equal boxes above it
+    return ratio.clip(max=1.0)  # by rounding, equal boxes can exceed 1
 
 
 def centre_offset(boxes: Array, truth: Array) -> Array:
-    """From the truth's centre to the predicted one, (n, 2) in pixels."""
+    """Return the offset from the true to the predicted centre, (n, 2) in pixels."""
     offset: Array = boxes[:, :2] + boxes[:, 2:] / 2 - truth[:, :2] - truth[:, 2:] / 2
     return offset
 
 
 def _one_pass(video: Video, boxes: Array) -> dict[str, float]:
-    """One sequence as LaSOT's toolkit has it."""
+    """Score one sequence as LaSOT's toolkit does."""
     seen = ~video.absent
     boxes = np.vstack([video.boxes[:1], boxes[1:]])[seen]
     truth, frames = video.boxes[seen], len(video.frames)
@@ -109,7 +109,7 @@ def _got10k(videos: Sequence[Video], predicted: Predicted) -> dict[str, float]:
 
 
 def _cut(boxes: Array, size: tuple[int, int]) -> Array:
-    """The toolkit's clip to the image: of boxes counted from 1, sizes after corners."""
+    """Clip boxes to the image as the toolkit does: counted from 1, sizes after corners."""
     corner = np.clip(boxes[:, :2] + 1, 0, size)
     return np.hstack([corner, np.clip(boxes[:, 2:], 0, size - corner)])
 
@@ -121,7 +121,7 @@ def _trackingnet(videos: Sequence[Video], predicted: Predicted) -> dict[str, flo
 
 
 def _rounded_curves(video: Video, boxes: Array) -> Array:
-    """(3, 21): success, precision and normalised precision of one sequence."""
+    """Return success, precision and normalised precision curves of one sequence, (3, 21)."""
     truth = video.boxes.round()
     boxes = np.vstack([truth[:1], boxes[1:].round()])
     offset = centre_offset(boxes, truth)

@@ -1,6 +1,6 @@
-"""Trackers as mmengine models: what a backbone makes of template and search crop, and where the target is.
+"""Tracking models for mmengine: a backbone encodes template and search crop, a head locates the target.
 
-Either model gives a template once (`encode`), and then a place in each search crop (`locate`).
+Both models encode a template once (`encode`), and then locate the target in each search crop (`locate`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from adapters.openmmlab.backbone import TimmBackbone
 from adapters.tracking.heads import Fusion, TrackingHead, initialise
 from bench.errors import UserError
 
-STRIDE = 16  # pixels of a crop to one of the head's cells
+STRIDE = 16  # pixels of a crop per cell of the head
 
 
 @MODELS.register_module()
@@ -25,19 +25,19 @@ class PairPreprocessor(BaseDataPreprocessor):  # type: ignore[misc]  # mmengine 
     """Stacks a batch of pairs on the device, and normalises the crops."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Of RGB values from 0 to 255."""
+        """Take mean and std of RGB values from 0 to 255."""
         super().__init__()
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, data: Mapping[str, Sequence[Tensor]], training: bool = False) -> Any:
-        """Crops uint8 (3, S, S) become float (N, 3, S, S), boxes (N, 4)."""
+        """Stack crops uint8 (3, S, S) to normalised float (N, 3, S, S), and boxes to (N, 4)."""
         stacked = {name: self.cast_data(torch.stack(list(data[name]))) for name in data}
         crops = {name: self.normalised(stacked[name]) for name in ("template", "search")}
         return stacked | crops
 
     def normalised(self, crops: Tensor) -> Tensor:
-        """Crops (N, 3, S, S) as the backbone takes them; channels last, for which convolutions are faster."""
+        """Normalise crops (N, 3, S, S), in the channels-last format, which makes convolutions faster."""
         crops = crops.contiguous(memory_format=torch.channels_last)
         return (crops.float() - self.mean) / self.std
 
@@ -54,10 +54,10 @@ class PairModel(BaseModel):  # type: ignore[misc]
         primed: bool,
         data_preprocessor: Mapping[str, Any],
     ) -> None:
-        """Crops of `template_size` and `img_size` pixels; `dim` channels for the head, 0 for the backbone's.
+        """Take crops of `template_size` and `img_size` pixels; the head has `dim` channels, 0 for the backbone's.
 
-        What is `primed` starts from what a long training would find by itself: TrackingHead's boxes are
-        anchored, and see FusionTracker.
+        A `primed` model starts with what a long training would learn by itself: TrackingHead's boxes are anchored,
+        and FusionTracker adds a correlation.
         """
         super().__init__(data_preprocessor)
         self.backbone: TimmBackbone = MODELS.build(backbone)
@@ -66,26 +66,26 @@ class PairModel(BaseModel):  # type: ignore[misc]
         self.head = TrackingHead(self.dim, self.grids[1], anchored=primed)
 
     def forward(self, template: Tensor, search: Tensor, box: Tensor | None = None, mode: str = "tensor") -> Any:
-        """The losses of pairs of crops with boxes (N, 4), or what `locate` gives."""
+        """Return the losses of pairs of crops with boxes (N, 4), or the result of `locate`."""
         found = self.locate(self.encode(template), search)
         return self.head.loss(*found, box) if mode == "loss" else found
 
     def encode(self, template: Tensor) -> Tensor:
-        """What is kept of the template (N, 3, S, S)."""
+        """Return the encoding of templates (N, 3, S, S), which `locate` takes."""
         raise NotImplementedError
 
     def locate(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
-        """Score logits (N, L) and boxes (N, L, 4) of crops (N, 3, S, S); see TrackingHead."""
+        """Return score logits (N, L) and boxes (N, L, 4) of search crops (N, 3, S, S); see TrackingHead."""
         raise NotImplementedError
 
 
 @MODELS.register_module()
 class FusionTracker(PairModel):
-    """Both crops go through the backbone by themselves; a transformer brings them together (SwinTrack).
+    """The backbone encodes each crop separately; a transformer fuses them (SwinTrack, arXiv 2112.00995).
 
-    The backbone's last map is resampled to stride 16 where it has another, layer-normed, and projected.
-    Where it is primed, the search tokens are told how far they agree with the middle of the template,
-    channel by channel: what SiamRPN++ (arXiv 1812.11703) calls depth-wise correlation, with a kernel of one.
+    The backbone's last map is resampled to stride 16 if necessary, layer-normed, and projected. A primed model adds,
+    channel by channel, the product of the search tokens and the template's centre: the depth-wise correlation of
+    SiamRPN++ (arXiv 1812.11703) with a kernel of one cell.
     """
 
     def __init__(self, heads: int, layers: int, drop_path: float, **settings: Any) -> None:
@@ -98,7 +98,7 @@ class FusionTracker(PairModel):
         self.fusion = Fusion(self.dim, heads, layers, self.grids, drop_path)
 
     def encode(self, template: Tensor) -> Tensor:
-        """Its normed features (N, M, C)."""
+        """Return the templates' normed features (N, M, C)."""
         return self._features(template, self.grids[0])
 
     def locate(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +106,7 @@ class FusionTracker(PairModel):
         features = self._features(search, self.grids[1])
         tokens = self.project(features)
         if self.agree is not None:
-            tokens = tokens + self.agree(features * self._middle(template))
+            tokens = tokens + self.agree(features * self._centre(template))
         located: tuple[Tensor, Tensor] = self.head(self.fusion(self.project(template), tokens))
         return located
 
@@ -116,8 +116,8 @@ class FusionTracker(PairModel):
             features = F.interpolate(features, (grid, grid), mode="bilinear", antialias=True)
         return self.norm(features.flatten(2).mT)
 
-    def _middle(self, template: Tensor) -> Tensor:
-        """The mean (N, 1, C) over the half of the template that the target fills."""
+    def _centre(self, template: Tensor) -> Tensor:
+        """Return the mean (N, 1, C) over the central half of the template, which the target fills."""
         side = self.grids[0]
         edge = round(side / 4)
         cells = template.unflatten(1, (side, side))[:, edge : side - edge, edge : side - edge]
@@ -126,14 +126,14 @@ class FusionTracker(PairModel):
 
 @MODELS.register_module()
 class OneStreamTracker(PairModel):
-    """A plain ViT that sees the tokens of both crops at once: its own blocks bring them together.
+    """A plain ViT sees the tokens of both crops at once, and its own blocks fuse them.
 
-    After OSTrack (arXiv 2203.11991), without its early elimination of candidates. Position embeddings are
-    resampled to each crop's grid of stride 16, and crops to whole patches where the patches are of another size.
+    After OSTrack (arXiv 2203.11991), without its early elimination of candidates. Position embeddings are resampled
+    to each crop's grid of stride 16; crops are resampled to whole patches if the patches have another size.
     """
 
     def __init__(self, **settings: Any) -> None:
-        """`settings` are PairModel's. Raises UserError for a backbone that is no plain ViT of timm's."""
+        """`settings` are PairModel's. Raises UserError unless the backbone is a plain ViT of timm's."""
         super().__init__(dim=0, **settings)
         if not isinstance(self.vit, VisionTransformer) or not self.vit.dynamic_img_size:
             raise UserError(
@@ -144,11 +144,11 @@ class OneStreamTracker(PairModel):
 
     @property
     def vit(self) -> VisionTransformer:
-        """The timm model, whose parts are called one by one."""
+        """Return the timm model, whose parts are called one by one."""
         return self.backbone.model
 
     def encode(self, template: Tensor) -> Tensor:
-        """Its embedded patches (N, M, C)."""
+        """Return the templates' embedded patches (N, M, C)."""
         return self._embedded(template, self.grids[0])[:, self.vit.num_prefix_tokens :]
 
     def locate(self, template: Tensor, search: Tensor) -> tuple[Tensor, Tensor]:

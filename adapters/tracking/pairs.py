@@ -1,7 +1,6 @@
-"""The square picture that a tracker sees of a frame, and the way from the frame to it and back.
+"""The square crops that a tracker sees, and the training pairs of a template and a search crop.
 
-Coordinates are continuous: pixel i covers i to i + 1, in the frame as in the crop. Boxes are x, y,
-width, height.
+Coordinates are continuous: pixel i covers i to i + 1, in frames and in crops. Boxes are x, y, width, height.
 """
 
 import dataclasses
@@ -24,17 +23,17 @@ Boxes = NDArray[np.float64]
 Frame = NDArray[np.uint8]
 
 TEMPLATE, SEARCH = 2.0, 4.0  # sides of the crops, in sides of a square target
-SMALLEST = 10.0  # pixels; a search never closes in on less (SwinTrack's min_object_size)
+SMALLEST = 10.0  # pixels: smallest box that a search crop is scaled to (SwinTrack's min_object_size)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Crop:
-    """What part of a frame is seen, and how large.
+    """A mapping between a frame and a square crop of it.
 
     Args:
-        centre: x, y in the frame of what lies at `middle` in the crop.
+        centre: x, y in the frame of the point at `middle` in the crop.
         middle: x, y in the crop.
-        scale: pixels of the crop to one of the frame, horizontally and vertically.
+        scale: pixels of the crop per pixel of the frame, horizontally and vertically.
         size: pixels of the crop's side.
     """
 
@@ -44,17 +43,17 @@ class Crop:
     size: int
 
     def to_crop(self, boxes: Boxes) -> Boxes:
-        """Boxes (..., 4) of the frame, in pixels of the crop."""
+        """Map boxes (..., 4) of the frame to pixels of the crop."""
         corners = (boxes[..., :2] - self.centre) * self.scale + self.middle
         return np.concatenate((corners, boxes[..., 2:] * self.scale), -1)
 
     def to_frame(self, boxes: Boxes) -> Boxes:
-        """Boxes (..., 4) of the crop, in pixels of the frame."""
+        """Map boxes (..., 4) of the crop to pixels of the frame."""
         corners = (boxes[..., :2] - self.middle) / self.scale + self.centre
         return np.concatenate((corners, boxes[..., 2:] / self.scale), -1)
 
     def take(self, frame: Frame) -> Frame:
-        """Resample a frame (H, W, 3) bilinearly to (size, size, 3); its mean colour lies around it."""
+        """Resample a frame (H, W, 3) bilinearly to (size, size, 3), with its mean colour outside of it."""
         scale, middle = np.array(self.scale), np.array(self.middle)
         shift = middle - scale * self.centre + (scale - 1) / 2  # OpenCV counts from pixel centres
         matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
@@ -64,11 +63,11 @@ class Crop:
 
 
 def around(box: Boxes, factor: float, size: int, smallest: float = 0.0) -> Crop:
-    """The crop of `size` pixels a side with a box (4,) in its middle.
+    """Return the crop of `size` pixels a side with a box (4,) at its centre.
 
-    Its side in the frame is sqrt((w + p) (h + p)) with p = (factor - 1) (w + h) / 2: `factor` times
-    that of a square box. SwinTrack (arXiv 2112.00995) calls 2 for the template and 4 for the search
-    "area factors". A box below `smallest` pixels counts as that large.
+    Its side in the frame is sqrt((w + p) (h + p)) with p = (factor - 1) (w + h) / 2, which is `factor` times the side
+    of a square box; SwinTrack (arXiv 2112.00995) calls 2 for the template and 4 for the search "area factors". Sides
+    below `smallest` pixels count as `smallest`.
     """
     width, height = np.maximum(box[2:], smallest)
     padding = (factor - 1) * (width + height) / 2
@@ -78,10 +77,10 @@ def around(box: Boxes, factor: float, size: int, smallest: float = 0.0) -> Crop:
 
 
 def jittered(crop: Crop, box: Boxes, scale: float, translation: float, random: np.random.Generator) -> Crop:
-    """The crop moved and stretched at random, such that it still holds some of its box (4,).
+    """Return the crop moved and stretched at random, with some of its box (4,) still inside.
 
-    Each axis is divided by exp(scale * normal), and the box moved from the middle by up to
-    `translation` / 4 times the sum of its sides in the crop, uniformly, as SwinTrack has it.
+    As in SwinTrack, each axis is divided by exp(scale * normal), and the box is moved from the centre uniformly by
+    up to `translation` / 4 times the sum of its sides in the crop.
     """
     while True:
         wide, high = crop.scale / np.exp(scale * random.standard_normal(2))
@@ -93,36 +92,32 @@ def jittered(crop: Crop, box: Boxes, scale: float, translation: float, random: n
 
 
 def overlaps(box: Boxes, width: float, height: float) -> bool:
-    """Whether a box (4,) has an area inside a picture."""
+    """Return whether a box (4,) has an area inside a picture."""
     return bool((clipped(box, width, height)[2:] > 0).all())
 
 
 def clipped(box: Boxes, width: float, height: float) -> Boxes:
-    """The part of a box (4,) inside a picture; without area where there is none."""
+    """Return the part of a box (4,) inside a picture; its area is 0 if it is outside."""
     low, high = box[:2], box[:2] + box[2:]
     size = np.array([width, height])
     low, high = np.clip(low, 0, size), np.clip(high, 0, size)
     return np.concatenate((low, high - low))
 
 
-# Training pairs: a template and a search crop of one video, as SwinTrack draws them.
-#
-# Of each pair only its two frames are read, and each once.
-
-
 @DATASETS.register_module()
 class Pairs:
-    """An epoch of `pairs` pairs, each of a source, a sequence and two frames drawn at random.
+    """An epoch of training pairs, each of a random source, sequence and two frames, as SwinTrack draws them.
 
-    Sources (data sets) weigh alike, and so do the sequences of one.
+    Sources (data sets) are equally likely, and so are the sequences of a source.
 
     Args:
-        sources: what `sequences.load` takes, for each source: layout, folder, split.
-        limit: how many sequences of each source are used.
-        gap: most frames between template and search.
-        scale, translation: jitter of the search crop, as `crops.jittered` has it.
-        grey: probability that both crops lose their colours.
-        colour: jitter of brightness, contrast and saturation, of each crop by itself.
+        sources: the arguments of `sequences.load` for each source: layout, folder, split.
+        pairs: their number in an epoch.
+        limit: number of sequences of each source that are used; None for all.
+        gap: largest distance of template and search in frames.
+        scale, translation: jitter of the search crop, see `jittered`.
+        grey: probability that both crops become grey.
+        colour: jitter of brightness, contrast and saturation, independent for each crop.
     """
 
     def __init__(
@@ -138,7 +133,7 @@ class Pairs:
         colour: float,
         limit: int | None = None,
     ) -> None:
-        """Raises UserError for a source of which no sequence can be used."""
+        """Load the sequences; raises UserError for a source without a usable one."""
         loaded = [load(s["layout"], Path(s["folder"]), s["split"]) for s in sources]
         self.sources = [found.sequences[:limit] for found in loaded]
         self.pairs, self.gap, self.grey = pairs, gap, grey
@@ -146,13 +141,13 @@ class Pairs:
         self.colours = v2.ColorJitter(colour, colour, colour)
 
     def __len__(self) -> int:
-        """Pairs in an epoch."""
+        """Return the number of pairs in an epoch."""
         return self.pairs
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """A pair that does not depend on `index`: crops uint8 RGB (3, S, S), and the box (4,) in the search.
+        """Draw a pair by numpy's seed, not by `index`: crops uint8 RGB (3, S, S), and the box (4,) in the search.
 
-        The box is centre x, y, width and height as parts of the crop, cut at its borders.
+        The box is centre x, y, width and height as shares of the crop's side, cut at its borders.
         """
         random = np.random.default_rng(np.random.randint(2**31))
         videos = self.sources[random.integers(len(self.sources))]
@@ -176,13 +171,13 @@ class Pairs:
 
 
 def present(video: Video) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The frames that show the target, with a box that has an area."""
+    """Return which frames show the target, with a box that has an area."""
     shown: np.ndarray[Any, np.dtype[np.bool_]] = ~video.absent & (video.boxes[:, 2:] > 0).all(1)
     return shown
 
 
 def frames(video: Video, gap: int, random: np.random.Generator) -> tuple[int, int]:
-    """Two frames that show the target, at most `gap` apart; the same one only where there is no other."""
+    """Draw two frames that show the target, at most `gap` apart; the same frame twice only if there is no other."""
     shown = np.flatnonzero(present(video))
     first = random.choice(shown)
     near = shown[(abs(shown - first) <= gap) & (shown != first)]

@@ -1,7 +1,7 @@
-"""From predictions to what a record says: scores and speed, and which sequences they are not about.
+"""From predictions to a record: scores, speed, and the sequences that were left out.
 
-What is left out stands by name in the record (`selection.reported_on`), by number in its metrics, and
-with the reasons in the run's folder, where `video` finds the frames too.
+Those are named in the record (`selection.reported_on`), counted in its metrics, and explained in NOTES in the run's
+folder, which also tells `video` where the frames are.
 """
 
 import dataclasses
@@ -21,19 +21,19 @@ from bench.tasks import Outcome
 
 logger = logging.getLogger(__name__)
 NOTES = "reported-on.json"  # in the run's folder
-PREDICTIONS = "predictions"  # there, too
-NAMED = 20  # sequences left out, at most, that the record names
+PREDICTIONS = "predictions"  # folder in the run's folder
+NAMED = 20  # most sequences left out that the record names
 
 
 def summarise(found: Sequences, predictions: Predictions, scores: Sequence[str], folder: Path) -> dict[str, float]:
-    """Score what was tracked; where a server has the answers, write what it takes, and score nothing.
+    """Score the predictions or, if only a server has the answers, write its submission file.
 
     Args:
         found: the split as it was loaded.
-        scores: definitions of `metrics.score`.
-        folder: the run's; notes are left there for `told`, and `submission.zip`.
+        scores: definitions of `metric.score`.
+        folder: the run's; gets NOTES, which `with_remarks` reads, and `submission.zip`.
 
-    Returns percentages 0-100 (NaN where a server has the answers), `FPS`, and how many sequences were
+    Returns percentages 0-100 (NaN if a server has the answers), `FPS`, and how many sequences were
     tracked and left out. Raises UserError for an incomplete submission.
     """
     problems = {**found.problems, **predictions.problems}
@@ -58,15 +58,15 @@ def summarise(found: Sequences, predictions: Predictions, scores: Sequence[str],
     }
 
 
-def told(outcome: Outcome, folder: Path) -> Outcome:
-    """The outcome with what `summarise` noted in the words of its record."""
+def with_remarks(outcome: Outcome, folder: Path) -> Outcome:
+    """Return the outcome with the remarks of `summarise` added to `selection.reported_on`."""
     notes = json.loads((folder / NOTES).read_text("utf-8"))
-    words = outcome.selection.reported_on
+    remarks = outcome.selection.reported_on
     if problems := list(notes["problems"]):
         more = ", ..." if len(problems) > NAMED else ""
         names = ", ".join(problems[:NAMED]) + more
-        words += f", without {len(problems)} of {notes['sequences']} sequences: {names}"
+        remarks += f", without {len(problems)} of {notes['sequences']} sequences: {names}"
     if notes["submission"]:
-        words += f", whose answers a server has: not scored here, but written to {notes['submission']}"
-    selection = dataclasses.replace(outcome.selection, reported_on=words)
+        remarks += f", whose answers a server has: not scored here, but written to {notes['submission']}"
+    selection = dataclasses.replace(outcome.selection, reported_on=remarks)
     return dataclasses.replace(outcome, selection=selection)

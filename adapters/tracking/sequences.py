@@ -1,9 +1,9 @@
-"""Videos of one target, in every benchmark's layout: frames, boxes, where the target is absent.
+"""Load videos of one target in every benchmark's layout: frames, boxes, and where the target is absent.
 
     load("lasot", Path("lasot"), "test").sequences
 
-What cannot be used is left out, and said by name. Of what is trained on, this goes by frames: TrackingNet's
-and GOT-10k's training splits are known for boxes that are none. Of what is tested, it goes by sequences.
+Unusable data is left out and reported by name: single frames in training splits (TrackingNet's and GOT-10k's are
+known for invalid boxes), whole sequences in test splits.
 """
 
 import dataclasses
@@ -40,10 +40,10 @@ class Sequence:
     Args:
         frames: its images, in order.
         size: their width and height in pixels.
-        boxes: float64 (n, 4): x, y, width, height in pixels, the image's corner at 0; zeros where
-            absent. n is the number of frames, or 1 where only the first box is told.
-        absent: bool (n,): where the target cannot be seen.
-        attributes: of frames (bool (n,)) or of the whole sequence.
+        boxes: float64 (n, 4): x, y, width, height in pixels from the image's corner at 0; zeros where the target is
+            absent. n is the number of frames, or 1 if only the first box is published.
+        absent: bool (n,): where the target is not visible.
+        attributes: of frames, bool (n,), or of the whole sequence.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Sequence:
 
     @property
     def answered(self) -> bool:
-        """Whether predictions on it can be scored here."""
+        """Return whether predictions can be scored here: all boxes are published."""
         return len(self.boxes) == len(self.frames)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sequences:
-    """The usable sequences of a split, and for each other one by name, a paragraph on why it is none.
+    """The usable sequences of a split, and for each unusable one by name, the reason.
 
-    `source` is what `load` was given.
+    `source` has the arguments of `load`.
     """
 
     sequences: tuple[Sequence, ...]
@@ -72,17 +72,17 @@ class Sequences:
 
 
 def load(layout: str, folder: Path, split: str) -> Sequences:
-    """Read the boxes and labels of a split, and no image but each sequence's first one's size.
+    """Read the boxes and labels of a split; of the images, only the size of each sequence's first one.
 
-    The boxes of STILLS are sequences of one frame. Raises UserError for an unknown layout, a missing
-    list, and where no sequence can be used; one that cannot is a problem.
+    The boxes of STILLS are sequences of one frame. Raises UserError for an unknown layout, a missing list, and if no
+    sequence is usable; single unusable sequences are `problems`.
     """
     read_split = _stills if layout in STILLS else _videos
     found, problems = read_split(layout, folder, split)
     if not found:
         reasons = " ".join(list(problems.values())[:3])
         raise UserError(
-            f"No sequence of {folder} ({split}, {layout}) can be used, of {len(problems)} that are listed. {reasons}"
+            f"None of the {len(problems)} listed sequences of {folder} ({split}, {layout}) can be used. {reasons}"
         )
     source = {"layout": layout, "folder": str(folder.absolute()), "split": split}
     return Sequences(sequences=tuple(found), problems=problems, source=source)
@@ -106,13 +106,13 @@ def _videos(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict
 
 
 def _stills(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict[str, str]]:
-    """Every box of COCO's that is one thing's; crowds are none."""
+    """Return every annotated box of a single object as a sequence; crowds are skipped."""
     annotations, pictures = (folder / path.format(split) for path in STILLS[layout])
-    told = json.loads(annotations.read_bytes())
-    images = {image["id"]: image for image in told["images"]}
+    content = json.loads(annotations.read_bytes())
+    images = {image["id"]: image for image in content["images"]}
     paths = {k: pictures / image["file_name"] for k, image in images.items()}
     found, problems = [], {}
-    for thing in (thing for thing in told["annotations"] if not thing["iscrowd"]):
+    for thing in (thing for thing in content["annotations"] if not thing["iscrowd"]):
         image, name = images[thing["image_id"]], f"annotation {thing['id']}"
         box = np.array([thing["bbox"]], np.float64)
         if not (box[0, 2:] > 0).all():
@@ -126,17 +126,17 @@ def _stills(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict
 
 
 def read_frame(path: Path) -> NDArray[np.uint8]:
-    """Decode a frame as RGB (H, W, 3); raises UserError for one that cannot be."""
+    """Decode a frame as RGB (H, W, 3); raises UserError if it cannot be decoded."""
     frame = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if frame is None:
-        raise UserError(f"The frame {path} is missing or no image. Restore it.")
+        raise UserError(f"The frame {path} is missing or not an image. Restore it.")
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def read(one: Listed, *, strict: bool = True) -> Sequence:
     """Read one sequence; raises UserError that names it and what is wrong.
 
-    Unless `strict`, a frame whose box cannot be used is one without the target, with the attribute "no_box".
+    Unless `strict`, a frame with an invalid box counts as one without the target, with the attribute "no_box".
     """
     table = _table(one, one.boxes)
     if table.shape[1] != 4:
@@ -167,11 +167,11 @@ def read(one: Listed, *, strict: bool = True) -> Sequence:
 
 
 def _problem(one: Listed, what: str) -> UserError:
-    return UserError(f"The sequence {one.name} is left out: {what}. Mend it, or take it out of the list of its split.")
+    return UserError(f"The sequence {one.name} is left out: {what}. Fix it, or remove it from the list of its split.")
 
 
 def _table(one: Listed, file: Path) -> NDArray[np.float64]:
-    """Numbers, a row a line, parted by commas, tabs, semicolons or spaces."""
+    """Read a table of numbers, one row a line, separated by commas, tabs, semicolons or spaces."""
     if not file.is_file():
         raise _problem(one, f"there is no {file}")
     lines = [line.strip() for line in file.read_text("utf-8", "replace").splitlines()]
@@ -196,7 +196,7 @@ def _numeric(words: list[str]) -> bool:
 
 
 def _flags(one: Listed, file: Path) -> NDArray[np.float64]:
-    """A number a frame, in a line or a column."""
+    """Read one number a frame, from a line or a column."""
     return _table(one, file).ravel()
 
 
@@ -205,7 +205,7 @@ def _lengths(one: Listed, labels: Mapping[str, NDArray[np.bool_]]) -> dict[str, 
 
 
 def _frames(one: Listed, boxes: int) -> tuple[Path, ...]:
-    """The numbered images of a folder, in order, without a gap."""
+    """Return the numbered images of a folder, in order; raises UserError for a missing number."""
     if not one.frames.is_dir():
         raise _problem(one, f"there is no folder of frames {one.frames}")
     files = (path for path in one.frames.iterdir() if path.suffix.lower() in IMAGES)
@@ -225,7 +225,7 @@ def _some(numbers: list[int]) -> str:
 
 
 def _check_lengths(one: Listed, frames: int, lengths: Mapping[str, int]) -> None:
-    """A box and a label for every frame, and a frame to track to."""
+    """Check for a box and a label for every frame, and at least two frames."""
     if frames < 2:
         raise _problem(one, f"it has {frames} frame, and tracking begins with the second")
     if one.first_only:
@@ -244,11 +244,11 @@ def _size(one: Listed, first: Path) -> tuple[int, int]:
             width, height = image.size
             return width, height
     except OSError as error:
-        raise _problem(one, f"{first} is no image ({error})") from None
+        raise _problem(one, f"{first} is not an image ({error})") from None
 
 
 def _wrong(boxes: NDArray[np.float64], size: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
-    """Which boxes are none, by what is wrong with them."""
+    """Return which boxes are invalid, bool (n,), by what is wrong with them."""
     x, y, width, height = boxes.T
     return {
         "no number in its box": ~np.isfinite(boxes).all(1),
@@ -260,9 +260,9 @@ def _wrong(boxes: NDArray[np.float64], size: tuple[int, int]) -> dict[str, NDArr
 
 
 def _refuse(one: Listed, wrong: Mapping[str, NDArray[np.bool_]], absent: NDArray[np.bool_]) -> None:
-    """Where the target is to be seen, its box is a box, and some of it lies in the image."""
+    """Raise UserError for an invalid box, and for a target that is absent in the first frame."""
     if absent[0]:
-        raise _problem(one, "its target is absent in the first frame, which tells what to track")
+        raise _problem(one, "its target is absent in the first frame, which defines what to track")
     for kind, found in wrong.items():
         if found.any():
             where = f"line {_some((np.flatnonzero(found) + 1).tolist())} of {one.boxes}"
@@ -270,7 +270,7 @@ def _refuse(one: Listed, wrong: Mapping[str, NDArray[np.bool_]], absent: NDArray
 
 
 def _whole(one: Listed) -> dict[str, bool]:
-    """The attributes of the whole sequence."""
+    """Read the attributes of the whole sequence."""
     if one.attributes is None:
         return {}
     values = _flags(one, one.attributes)
@@ -279,13 +279,11 @@ def _whole(one: Listed) -> dict[str, bool]:
     return dict(zip(one.columns, (values != 0).tolist(), strict=True))
 
 
-# Videos of one target, sequence by sequence, for `python -m bench.datasets`.
-
-SHOWN = 3  # frames: the first, the last, and one between
+SHOWN = 3  # frames of an example: the first, the last, and one in between
 
 
 def items(folder: Path, split: str, layout: str) -> Items:
-    """The usable sequences of a split; what is wrong with the others is a problem each."""
+    """Return the usable sequences of a split for `python -m bench.datasets`, with a problem for each other one."""
     found = load(layout, folder, split)
 
     def example(index: int) -> Example:
@@ -297,7 +295,7 @@ def items(folder: Path, split: str, layout: str) -> Items:
 
 
 def _example(sequence: Sequence) -> Example:
-    """Some frames side by side, as high as the first."""
+    """Return some frames side by side, with their boxes."""
     count = len(sequence.frames)
     chosen = sorted({round(k) for k in np.linspace(0, count - 1, SHOWN)})
     frames = [Image.fromarray(read_frame(sequence.frames[k])) for k in chosen]

@@ -1,4 +1,4 @@
-"""A trained model as a tracker: the template of the first frame, then a place in one search crop after the other."""
+"""A trained model as a tracker: it encodes the first frame's template, then locates the target in search crops."""
 
 import functools
 import hashlib
@@ -17,29 +17,28 @@ from adapters.tracking.pairs import Boxes, Crop, Frame
 
 
 class CropTracker:
-    """Follows one target; as `evaluation.Tracker` has it.
+    """Follows one target; an `evaluation.Tracker`.
 
-    The template stays the first frame's. Every search crop lies about the last box, cut at the frame's
-    borders, as SwinTrack has it: where a found box lies wholly outside, the last one stays. A cell's
-    score counts `1 - window`, and `window` of it is a Hann window about the last place; the confidence
-    is the score alone.
+    The template is always the first frame's. As in SwinTrack, a search crop is centred on the last box, boxes are cut
+    at the frame's borders, and the last box stays if a new one is outside of the frame. The cell is chosen by
+    (1 - window) * score + window * Hann window around the last place; the confidence is the score alone.
     """
 
     def __init__(self, model: Any, device: str, template_size: int, img_size: int, window: float):
-        """`model` is a PairModel, which is put into evaluation mode."""
+        """Put the PairModel `model` into evaluation mode on the device."""
         self.model, self.device = model.to(device).eval(), torch.device(device)
         self.sizes, self.window = (template_size, img_size), window
         self.prior = hann(self.model.grids[1]).to(self.device)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
     def start(self, frame: Frame, box: Boxes) -> None:
-        """Take the template of a frame (H, W, 3), uint8 RGB, and its box (4,): x, y, width, height."""
+        """Encode the template of a frame (H, W, 3), uint8 RGB, at its box (4,): x, y, width, height."""
         self.box = box
         self.template = self.model.encode(self._seen(frame, pairs.around(box, pairs.TEMPLATE, self.sizes[0])))
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not followed
     def track(self, frame: Frame) -> tuple[Boxes, float]:
-        """The box of the target in the next frame, and how sure that is, from 0 to 1."""
+        """Return the target's box in the next frame, and the confidence in it, 0-1."""
         crop = pairs.around(self.box, pairs.SEARCH, self.sizes[1], pairs.SMALLEST)
         logits, boxes = self.model.locate(self.template, self._seen(frame, crop))
         scores = logits[0].sigmoid()
@@ -58,7 +57,7 @@ class CropTracker:
 
 
 def save(model: Any, config: Mapping[str, Any], folder: Path) -> tuple[str, Path]:
-    """Write a trained model to a file of its own name, which is returned with the hash of its weights."""
+    """Write a trained model to a file named by the hash of its weights; return the hash and the path."""
     state = model.state_dict()
     hashed = hashlib.sha256()
     for name, value in state.items():
@@ -67,20 +66,20 @@ def save(model: Any, config: Mapping[str, Any], folder: Path) -> tuple[str, Path
     key = hashed.hexdigest()
     path = folder / f"tracker-{key[:8]}.pth"
     if not path.is_file():
-        temporary = path.with_suffix(f".{os.getpid()}")  # every rank writes the same
+        temporary = path.with_suffix(f".{os.getpid()}")  # all ranks write the same content
         torch.save({"model": _unloaded(config), "state": state}, temporary)
         temporary.replace(path)
     return key, path
 
 
 def _unloaded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's config without the file that its backbone began with."""
+    """Return the model's config without the backbone's weights file."""
     fresh: dict[str, Any] = {"weights": None, "part": None, "allow_partial": []}
     return {**config, "backbone": {**config["backbone"], **fresh}}
 
 
 def restore(path: Path, device: str, window: float) -> CropTracker:
-    """The tracker that `save` wrote; a process of an evaluation makes its own."""
+    """Load the tracker that `save` wrote; each process of an evaluation does so."""
     from adapters.openmmlab import compatibility
 
     compatibility.prepare()
@@ -96,5 +95,5 @@ def restore(path: Path, device: str, window: float) -> CropTracker:
 
 
 def maker(path: Path, device: str, window: float) -> functools.partial[CropTracker]:
-    """What `evaluation.evaluate` calls in each of its processes."""
+    """Return the picklable function by which each process of `evaluation.evaluate` builds its tracker."""
     return functools.partial(restore, path, device, window)

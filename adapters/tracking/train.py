@@ -1,6 +1,6 @@
-"""A tracker trained on pairs by mmengine's Runner, then followed through whole sequences, once."""
+"""Train a tracker on pairs of crops by mmengine's Runner, then evaluate it once on whole sequences."""
 
-from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner  # first: it prepares the process for OpenMMLab  # isort: skip
 import copy
 import dataclasses
 import os
@@ -18,7 +18,7 @@ from torch import nn
 from adapters.openmmlab import backbone
 from adapters.openmmlab.layer_decay import parameter_groups
 from adapters.tracking import evaluation, model, pairs, tracker  # noqa: F401  registered by import
-from adapters.tracking.report import summarise, told
+from adapters.tracking.report import PREDICTIONS, summarise, with_remarks
 from adapters.tracking.sequences import load
 from bench.tasks import Job, Outcome
 
@@ -26,11 +26,11 @@ from bench.tasks import Job, Outcome
 def evaluate(job: Job) -> Outcome:
     """Train, then follow every sequence of the split that is reported on; see `adapters.tracking.evaluate`."""
     outcome = runner.run(bind(job), job, reported_on=job.protocol.reported_on)
-    return told(outcome, job.work_dir) if outcome.metrics else outcome  # a rank that helps has none
+    return with_remarks(outcome, job.work_dir) if outcome.metrics else outcome  # only rank 0 has metrics
 
 
 def bind(job: Job) -> dict[str, Any]:
-    """The pure config with the data's folders and the backbone's map filled in."""
+    """Fill the data's folders and the backbone's feature map into the pure config."""
     config = copy.deepcopy(dict(job.task.upstream(job.task, job.protocol)))
     train = config["train_dataloader"]["dataset"]
     followed: Any = job.task.dataset
@@ -45,18 +45,15 @@ def bind(job: Job) -> dict[str, Any]:
 
 
 def _map_near(stride: int, job: Job) -> int:
-    """The last of the backbone's maps whose stride is nearest, by ratio."""
+    """Return the last of the backbone's maps whose stride is closest, by ratio."""
     maps = backbone.maps_of(job)
     ratios = [max(s / stride, stride / s) for s in maps.strides]
     return max(index for index, ratio in zip(maps.out_indices, ratios, strict=True) if ratio == min(ratios))
 
 
-# The learning rate of a tracker's backbone: a part of its head's, and less from layer to layer.
-
-
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class BackboneRateConstructor:
-    """LayerDecayConstructor's groups, of which those in the backbone learn at `backbone_lr` times their rate."""
+    """Multiplies the learning rates of LayerDecayConstructor's groups by `backbone_lr` in the backbone."""
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any]) -> None:
         """Take mmengine's settings; `paramwise_cfg` is dict(layer_decay=..., backbone_lr=...)."""
@@ -86,22 +83,17 @@ class BackboneRateConstructor:
         return parts
 
 
-# The trained model through whole sequences, as mmengine's test loop.
-
-PREDICTIONS = "predictions"  # in the run's folder
-
-
 @LOOPS.register_module()
 class SequenceLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
-    """Follows every sequence of a split, once; ranks share the sequences, and read what each found.
+    """mmengine's test loop over whole sequences, each tracked once; ranks share them, and read each other's results.
 
-    What is done of it is kept by the hash of the model's weights, so an evaluation that was killed goes on.
+    Results are stored by the hash of the model's weights, so an evaluation that was killed resumes.
     """
 
     def __init__(
         self, runner: Any, dataloader: dict[str, Any], evaluator: Any, scores: list[str], window: float
     ) -> None:
-        """`dataloader` has the split as its data set; `window` is CropTracker's."""
+        """Load the sequences; `dataloader["dataset"]` names the split, `window` is CropTracker's."""
         source = dict(dataloader["dataset"])
         limit = source.pop("limit")
         found = load(source["layout"], Path(source["folder"]), source["split"])
@@ -110,7 +102,7 @@ class SequenceLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         self.evaluator, self.scores, self.window = Evaluator([]), scores, window
 
     def run(self) -> dict[str, float]:
-        """Return what `reporting.summarise` says, or nothing in a rank that helps the first."""
+        """Track all sequences; return the metrics of `report.summarise`, on ranks other than 0 nothing."""
         runner = self.runner
         folder, device = Path(runner.work_dir), str(runner.cfg.device)
         model = getattr(runner.model, "module", runner.model)

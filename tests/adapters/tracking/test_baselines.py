@@ -132,7 +132,7 @@ def test_a_run_says_how_many_and_which_sequences_it_is_not_about(
 
     (folder / "box/box-2/groundtruth.txt").write_text("")
     (folder / "box/box-1/groundtruth.txt").unlink()
-    with pytest.raises(UserError, match="of 3 that are listed"):
+    with pytest.raises(UserError, match="None of the 3 listed sequences"):
         baselines.run(job(folder, "constant-position"))
 
 

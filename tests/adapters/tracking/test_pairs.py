@@ -126,7 +126,7 @@ def test_pair_is_a_function_of_seed_epoch_and_index(folder: Path) -> None:
 def test_source_without_a_usable_sequence_is_said(tmp_path: Path) -> None:
     red_targets.write(tmp_path, ("box-1",), frames=3, absent=(0, 1, 2))
 
-    with pytest.raises(UserError, match=r"No sequence of .* can be used"):
+    with pytest.raises(UserError, match=r"None of the .* sequences of .* can be used"):
         Pairs(**settings(tmp_path))
 
 

@@ -136,7 +136,7 @@ def test_frames_are_rgb(tmp_path: Path) -> None:
     Image.new("L", (9, 5), 77).save(tmp_path / "2.png")
     assert read_frame(tmp_path / "1.png")[0, 0].tolist() == [200, 100, 50]
     assert read_frame(tmp_path / "2.png").shape == (5, 9, 3)
-    with pytest.raises(UserError, match=r"3\.png is missing or no image"):
+    with pytest.raises(UserError, match=r"3\.png is missing or not an image"):
         read_frame(tmp_path / "3.png")
 
 
@@ -221,7 +221,7 @@ def test_a_split_of_no_usable_sequence_is_refused(tmp_path: Path) -> None:
     folder = write_lasot(tmp_path)
     for name in ("ball", "box"):
         (folder / name / f"{name}-1/groundtruth.txt").write_text("")
-    with pytest.raises(UserError, match=r"of 2 that are listed.*ball-1 is left out.*box-1"):
+    with pytest.raises(UserError, match=r"None of the 2 listed.*ball-1 is left out.*box-1"):
         load("lasot", folder, "test")
 
 
