@@ -3,9 +3,9 @@
     python -m bench.run --backbone test_vit constant-position cross-correlation --task tracking
     python -m bench.run --backbone arch@weights --task tracking/lasot --data-root DIR
 
-Reported are, 0-100: success (SUC, the area under the success plot), precision and normalised precision on
-LaSOT, TrackingNet and OTB; AO and success rates on GOT-10k; and frames per second. Expected at full scale:
-SwinV2-B after SimMIM, AO 70.8 on GOT-10k. Where a server has the answers, its submission is written.
+Metrics, 0-100: success (SUC, the area under the success plot), precision and normalised precision on LaSOT,
+TrackingNet and OTB; AO and success rates on GOT-10k; and frames per second. Expected at full scale: SwinV2-B after
+SimMIM, AO 70.8 on GOT-10k. If only a server has the answers, its submission file is written.
 """
 
 import dataclasses
@@ -86,7 +86,7 @@ ONE_STREAM = dataclasses.replace(
 
 
 def task(dataset: Videos | SceneVideos, protocols: tuple[TrackingProtocol, ...], version: int = 1) -> Task:
-    """Make `tracking/<dataset>`; the way to add a data set of one's own."""
+    """Define the task `tracking/<dataset>`; use it to add a data set of your own."""
     names = dict.fromkeys(name for kind in dataset.definitions for name in HEADLINES[kind])
     return Task(
         name=f"tracking/{dataset.name}",
@@ -103,9 +103,9 @@ def task(dataset: Videos | SceneVideos, protocols: tuple[TrackingProtocol, ...],
 
 
 def evaluate(job: Job) -> Outcome:
-    """Train and follow the sequences once; of a baseline, follow them alone.
+    """Train a tracker and evaluate it once on the sequences; a baseline is evaluated only.
 
-    Raises UserError for sequences of which none can be used, and for a backbone that a protocol cannot take.
+    Raises UserError if no sequence can be used, and for a backbone that a protocol cannot take.
     """
     if job.backbone.method == "baseline":
         from adapters.tracking import baselines
@@ -117,14 +117,14 @@ def evaluate(job: Job) -> Outcome:
 
 
 def shown(folder: Path, split: str, layout: str) -> Items:
-    """What a split holds, sequence by sequence."""
+    """Return the sequences of a split for `python -m bench.datasets`."""
     from adapters.tracking.sequences import items
 
     return items(folder, split, layout)
 
 
 def reported(protocol: TrackingProtocol, data: Dataset | None, test: str, why: str, **changes: Any) -> TrackingProtocol:
-    """Follow the sequences of a split; train on other `data`, or on the data set's own."""
+    """Return the protocol evaluated on the split `test`, trained on other `data` or the data set's own (None)."""
     return dataclasses.replace(
         protocol,
         source=f"{protocol.source} {why}",
@@ -136,7 +136,7 @@ def reported(protocol: TrackingProtocol, data: Dataset | None, test: str, why: s
 
 
 def transfer(test: str) -> tuple[TrackingProtocol, ...]:
-    """Train on the embedded world alone."""
+    """Return the protocols that train on the embedded world only."""
     why = "Trained on the embedded world alone: rendered videos of another camera and other things."
     kinds = (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM)
     names = ("from-scenes", "from-scenes-frozen", "from-scenes-one-stream")
@@ -149,7 +149,7 @@ def transfer(test: str) -> tuple[TrackingProtocol, ...]:
 def full(
     where: str, data: Dataset | None, why: str, published: Mapping[str, tuple[str, str]]
 ) -> tuple[TrackingProtocol, ...]:
-    """The published protocols on the test split; `published` has backbone and number of those that have one."""
+    """Return the papers' protocols on the test split; `published` has the backbone and number of some by name."""
     found = []
     for protocol in (FINETUNE, FROZEN, ONE_STREAM):
         weights, expected = published.get(protocol.name, ("", UNPUBLISHED))
@@ -179,7 +179,7 @@ STILLS = (
 
 
 def on_scenes(protocol: TrackingProtocol, **changes: Any) -> TrackingProtocol:
-    """A protocol of GOT-10k on the embedded world."""
+    """Return a protocol of GOT-10k, scaled to the embedded world."""
     where = dataclasses.replace(protocol, splits=(), source=protocol.source.replace(OWN, STILLS))
     scaled = where.scaled(SCENES_WHY, **{**SCENES_SIZE, **changes})
     published = protocol.expected != UNPUBLISHED

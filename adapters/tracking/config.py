@@ -1,6 +1,6 @@
-"""A tracking protocol as mmengine's config: a model, pairs to train on, sequences to follow.
+"""The mmengine config of a tracking protocol: a model, training pairs, test sequences.
 
-Pure: no torch, no path of a machine, no backbone; what is missing is bound by `training`.
+It has no paths and no backbone, and needs no torch; `train.bind` adds what depends on the run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
-    """The config that follows from the protocol alone; its schedule counts in epochs."""
+    """Return the config that the protocol determines; its schedule counts in epochs."""
     p = protocol
     dataset: Videos = task.dataset  # type: ignore[assignment]
     return {
@@ -36,7 +36,7 @@ def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
         },
         "test_dataloader": {"dataset": {"split": p.reported_on, "limit": p.limit}},
         "test_cfg": {"type": "SequenceLoop", "scores": list(dataset.definitions), "window": p.window},
-        "test_evaluator": [],  # the loop measures by itself
+        "test_evaluator": [],  # SequenceLoop computes the metrics
         "train_cfg": {"type": "EpochBasedTrainLoop", "max_epochs": p.epochs},
         "optim_wrapper": {
             "optimizer": {"type": "AdamW", "lr": p.lr, "weight_decay": p.weight_decay},
@@ -49,7 +49,7 @@ def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
 
 
 def model(p: "TrackingProtocol") -> dict[str, Any]:
-    """What mmengine builds of a protocol and a backbone; the preprocessor's mean and std are the backbone's."""
+    """Return the model's config; the backbone determines the preprocessor's mean and std."""
     fusion = {"dim": p.dim, "heads": p.heads, "layers": p.layers, "drop_path": p.fusion_drop_path}
     return {
         "type": "OneStreamTracker" if p.one_stream else "FusionTracker",
@@ -69,8 +69,8 @@ def model(p: "TrackingProtocol") -> dict[str, Any]:
 
 
 def _schedule(p: "TrackingProtocol") -> list[dict[str, Any]]:
-    """Up over the first part, and down to a tenth once."""
+    """Return a linear warm-up and a drop to a tenth."""
     warmup = {"type": "LinearLR", "start_factor": 0.001, "begin": 0, "end": p.warmup * p.epochs}
-    # ConstantLR would lift the rate again in its last step, which is none of the training's.
+    # ConstantLR restores the rate in its last step, so it ends after the last epoch.
     drop = {"type": "ConstantLR", "factor": 0.1, "begin": p.drop_at * p.epochs, "end": p.epochs + 1}
     return [warmup, drop]

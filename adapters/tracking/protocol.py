@@ -1,4 +1,4 @@
-"""What tells one tracking protocol from another, and the published ones by name. Pure: no torch."""
+"""The fields of a tracking protocol: plain values, no torch."""
 
 import dataclasses
 
@@ -7,24 +7,24 @@ from bench.tasks import Protocol
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrackingProtocol(Protocol):
-    """AdamW; the rate rises over the first part of the epochs, and falls to a tenth once.
+    """Training by AdamW, with a linear warm-up and one drop of the learning rate to a tenth.
 
     Args:
-        img_size, template_size: pixels of a side of the search crop and of the template.
-        one_stream: a plain ViT sees both crops at once; else each by itself, and a transformer joins them.
-        pairs: of an epoch.
-        limit: sequences of each split and data set that are used (None: all).
-        dim, heads, layers: of that transformer's encoder; the decoder has one layer.
-        primed: the model starts from what a long training would find by itself, as `model` says.
-        lr: of all but the backbone, which learns at `backbone_lr` times that.
+        img_size, template_size: side in pixels of the search crop and of the template.
+        one_stream: a plain ViT sees both crops at once; else it sees each separately, and a transformer fuses them.
+        pairs: training pairs of an epoch.
+        limit: number of sequences of each split and data set that are used (None: all).
+        dim, heads, layers: of the transformer's encoder; its decoder has one layer.
+        primed: start the model with what a long training would learn by itself, see `model.PairModel`.
+        lr: of all parameters but the backbone's, whose rate is `backbone_lr` times that.
         layer_decay: factor of the learning rate from each of the backbone's layers to the one before it.
-        clip_grad: largest norm of the gradients; 0 clips none.
-        warmup, drop_at: parts of the epochs.
+        clip_grad: largest norm of the gradients; 0 for no clipping.
+        warmup, drop_at: shares of the epochs.
         drop_path, fusion_drop_path: of the backbone's last layer, and of the transformer's.
-        gap: most frames between template and search crop of a pair.
-        scale, translation, grey, colour: augmentation, as `pairs.Pairs` has it.
+        gap: largest distance, in frames, of a pair's template and search crop.
+        scale, translation, grey, colour: augmentation, see `pairs.Pairs`.
         window: weight of the Hann window in the choice of a cell.
-        reported_on: the split whose sequences are followed.
+        reported_on: the split whose sequences are evaluated.
     """
 
     template_size: int
@@ -52,5 +52,5 @@ class TrackingProtocol(Protocol):
     reported_on: str = "test"
 
     def smoke(self) -> "TrackingProtocol":
-        """The same protocol on four batches of pairs and four sequences of each split."""
+        """Return the protocol with four batches of pairs and four sequences of each split."""
         return dataclasses.replace(super().smoke(), pairs=4 * self.batch_size, limit=4)

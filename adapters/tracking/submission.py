@@ -1,6 +1,6 @@
-"""Predictions in the formats of the servers that keep the answers of GOT-10k's and TrackingNet's tests.
+"""Submission files for the servers that have the answers of GOT-10k's and TrackingNet's tests.
 
-    python -m adapters.tracking.submission got10k FILE.zip --data-root DIR    # is it complete?
+    python -m adapters.tracking.submission got10k FILE.zip --data-root DIR    # check a file
 
 got10k: `<name>/<name>_001.txt`, a line a frame of x,y,w,h counted from 1, and `<name>/<name>_time.txt`,
 its seconds (got-10k/toolkit 956e728). trackingnet: `<name>.txt`, counted from 0 (SilvioGiancola/
@@ -29,10 +29,10 @@ BASE = {"got10k": 1, "trackingnet": 0}
 
 
 def write(form: str, file: Path, videos: Sequence[Video], tracks: Mapping[str, Track], *, missing: str = "") -> Path:
-    """Zip the predictions for the server that takes `form`, and check them.
+    """Write the predictions as a zip file in the format `form`, and check it.
 
-    `missing` says which sequences of the split could not be tracked. Raises UserError for a submission
-    that the server would refuse; the file is there for a look.
+    `missing` describes the sequences that could not be tracked. Raises UserError for a submission that the server
+    would refuse; the file is still written.
     """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for video in videos:
@@ -41,12 +41,12 @@ def write(form: str, file: Path, videos: Sequence[Video], tracks: Mapping[str, T
     problems = [missing] if missing else []
     problems += validate(form, file, videos)
     if problems:
-        raise UserError(f"The submission {file} is not one that its server takes: {problems[0]}")
+        raise UserError(f"The submission {file} would be refused by its server: {problems[0]}")
     return file
 
 
 def _files(form: str, name: str, track: Track) -> dict[str, str]:
-    """The text of each file of one sequence."""
+    """Return the text of each file of one sequence, by name."""
     boxes = track.boxes + np.array([BASE[form], BASE[form], 0, 0])
     if form == "trackingnet":
         return {f"{name}.txt": _text(boxes, "%.2f")}
@@ -61,17 +61,17 @@ def _text(table: Lines, form: str) -> str:
 
 
 def validate(form: str, file: Path, videos: Sequence[Video]) -> list[str]:
-    """What is wrong with a submission, a sentence each: files missing or too many, lines, numbers."""
+    """Describe each problem of a submission in a sentence: missing or extra files, lines, numbers."""
     if form not in BASE:
         raise unknown("format of a submission", form, BASE)
     try:
         with zipfile.ZipFile(file) as archive:
             there = {name: archive.read(name) for name in archive.namelist() if name[-1] != "/"}
     except (OSError, zipfile.BadZipFile) as error:
-        return [f"{file} is no zip file ({error})."]
+        return [f"{file} is not a zip file ({error})."]
     expected = {name: video for video in videos for name in _columns(form, video.name)}
     problems = [f"{name} is missing." for name in expected if name not in there]
-    problems += [f"{name} is of no sequence of the split." for name in there.keys() - expected]
+    problems += [f"{name} does not belong to a sequence of the split." for name in there.keys() - expected]
     for name, video in expected.items():
         if name in there:
             columns = _columns(form, video.name)[name]
@@ -80,7 +80,7 @@ def validate(form: str, file: Path, videos: Sequence[Video]) -> list[str]:
 
 
 def _columns(form: str, name: str) -> dict[str, int]:
-    """How many numbers a line has, in each file of a sequence."""
+    """Return the numbers in a line of each file of a sequence, by name."""
     if form == "trackingnet":
         return {f"{name}.txt": 4}
     return {f"{name}/{name}_001.txt": 4, f"{name}/{name}_time.txt": 1}
@@ -100,16 +100,18 @@ def _wrong(name: str, content: bytes, frames: int, columns: int) -> list[str]:
     if not bad.any():
         return []
     line = int(np.flatnonzero(bad.any(1))[0])
-    kind = "a box of no size" if np.isfinite(table[line]).all() and columns == 4 else "no number"
+    kind = "a box without size" if np.isfinite(table[line]).all() and columns == 4 else "not a valid number"
     return [f"Line {line + 1} of {name} is {rows[line]!r}: {kind}."]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check a file; return 0 where the server would take it, 1 where not, 2 for a wrong request."""
-    parser = argparse.ArgumentParser(prog="python -m adapters.tracking.submission")
-    parser.add_argument("format", help=" or ".join(BASE))
-    parser.add_argument("file", type=Path, help="what is to be sent")
-    parser.add_argument("--data-root", type=Path, help="where the videos lie (default $BENCH_DATA)")
+    """Check a file; return 0 if the server would accept it, 1 if not, 2 for an invalid request."""
+    parser = argparse.ArgumentParser(
+        prog="python -m adapters.tracking.submission", description="Check a submission file before sending it."
+    )
+    parser.add_argument("format", help=f"The file's format: {' or '.join(BASE)}.")
+    parser.add_argument("file", type=Path, help="The zip file to check.")
+    parser.add_argument("--data-root", type=Path, help="The folder of data sets (default: $BENCH_DATA).")
     arguments = parser.parse_args(argv)
     try:
         problems = validate(arguments.format, arguments.file, _videos(arguments.format, arguments.data_root))
@@ -122,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _videos(form: str, data_root: Path | None) -> tuple[Video, ...]:
-    """The sequences of the test split that a server asks for; raises UserError where one is broken."""
+    """Return the sequences of the test split of a format; raises UserError if one is unusable."""
     known = {"got10k": datasets.GOT10K, "trackingnet": datasets.TRACKINGNET}
     if form not in known:
         raise unknown("format of a submission", form, BASE)

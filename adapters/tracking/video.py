@@ -1,9 +1,9 @@
-"""A sequence with the boxes that trackers found in it beside the true ones, as a GIF or MP4.
+"""Draw a sequence with the true boxes and those of trackers, as a GIF or MP4.
 
     python -m adapters.tracking.video RUN [RUN ...] --sequence NAME --out ball.gif
 
-RUN is the folder of a run of a tracking task: its record's path, without `.json`, in the work folder
-(`runs/tracking/scenes/<backbone>@<weights8>/<digest8>-seed<k>`). Without --sequence: the first that all have.
+RUN is the work folder of a tracking run, with the same path as its record but without `.json`
+(`runs/tracking/scenes/<backbone>@<weights8>/<digest8>-seed<k>`).
 """
 
 import argparse
@@ -28,13 +28,13 @@ TRUTH = (255, 255, 255)
 COLOURS = (  # Okabe and Ito
     (230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115), (213, 94, 0), (240, 228, 66),
 )  # fmt: skip
-WIDTH = 480  # pixels, at least
-LINE = 20  # pixels of a line of text
+WIDTH = 480  # pixels: smallest width of the video
+LINE = 20  # pixels: height of a line of text
 SUFFIXES = (".gif", ".mp4")
 
 
 def pictures(video: Video, tracks: Mapping[str, Track]) -> Iterator[Image.Image]:
-    """The frames, each with the true box (white), a box a tracker, and their confidences below."""
+    """Yield the frames with the true box in white, one box for each tracker, and the confidences below."""
     scale = max(1, -(-WIDTH // video.size[0]))
     colours = dict(zip(tracks, itertools.cycle(COLOURS), strict=False))
     font = ImageFont.load_default(LINE - 6)
@@ -49,7 +49,7 @@ def pictures(video: Video, tracks: Mapping[str, Track]) -> Iterator[Image.Image]
         draw = ImageDraw.Draw(page)
         state = "" if known else ", target absent" if video.answered else ""
         lines = [(f"{video.name}, frame {k + 1} of {len(video.frames)}{state}", TRUTH)]
-        lines += [(f"{n}: {t.confidences[k]:.0%} sure", colours[n]) for n, t in tracks.items()]
+        lines += [(f"{n}: confidence {t.confidences[k]:.0%}", colours[n]) for n, t in tracks.items()]
         for row, (text, colour) in enumerate(lines):
             draw.text((6, frame.height + row * LINE + 1), text, fill=colour, font=font)
         yield page
@@ -62,7 +62,7 @@ def _drawn(box: Box) -> tuple[float, float, float, float]:
 
 
 def save(frames: Iterator[Image.Image], out: Path, rate: float) -> None:
-    """Write a GIF that repeats, or an MP4, of `rate` frames a second; raises UserError for another."""
+    """Write a repeating GIF or an MP4 of `rate` frames a second; raises UserError for other suffixes."""
     if out.suffix not in SUFFIXES:
         raise UserError(f"--out {out}: give a file that ends with {' or '.join(SUFFIXES)}.")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def save(frames: Iterator[Image.Image], out: Path, rate: float) -> None:
         return
     writer = None
     for frame in frames:
-        size = (frame.width // 2 * 2, frame.height // 2 * 2)  # what players take
+        size = (frame.width // 2 * 2, frame.height // 2 * 2)  # MP4 players need even sides
         if writer is None:
             writer = cv2.VideoWriter(str(out), cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
         writer.write(cv2.cvtColor(np.asarray(frame.crop((0, 0, *size))), cv2.COLOR_RGB2BGR))
@@ -81,11 +81,11 @@ def save(frames: Iterator[Image.Image], out: Path, rate: float) -> None:
 
 
 def find(run: Path, name: str | None) -> Video:
-    """The sequence `name` of the split that a run was reported on; None is its first. Raises UserError."""
+    """Return the sequence `name`, or the first one, of the split that a run was evaluated on. Raises UserError."""
     notes = run / NOTES
     if not notes.is_file():
         raise UserError(
-            f"{run} is no folder of a finished tracking run: it has no {NOTES}. Give "
+            f"{run} is not the folder of a finished tracking run: it has no {NOTES}. Give "
             f"<work-dir>/tracking/<dataset>/<backbone>@<weights8>/<digest8>-seed<k>."
         )
     source = json.loads(notes.read_text("utf-8"))["source"]
@@ -97,12 +97,16 @@ def find(run: Path, name: str | None) -> Video:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the video; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m adapters.tracking.video")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder")
-    parser.add_argument("--sequence", metavar="NAME")
-    parser.add_argument("--out", type=Path, default=Path("tracking.gif"), help=".gif or .mp4")
-    parser.add_argument("--rate", type=float, default=10, help="frames a second (default 10)")
+    """Write the video; return the exit status: 0 done, 2 invalid request."""
+    parser = argparse.ArgumentParser(
+        prog="python -m adapters.tracking.video", description="Draw the boxes of tracking runs into a video."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="The work folder of a tracking run.")
+    parser.add_argument("--sequence", metavar="NAME", help="The sequence to draw (default: the first run's first).")
+    parser.add_argument(
+        "--out", type=Path, default=Path("tracking.gif"), help="The .gif or .mp4 file to write (default: tracking.gif)."
+    )
+    parser.add_argument("--rate", type=float, default=10, help="The number of frames a second (default: 10).")
     given = parser.parse_args(argv)
     try:
         video = find(given.runs[0], given.sequence)
@@ -116,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _name(run: Path) -> str:
-    """Backbone, weights, digest and seed, as the record's path has them."""
+    """Return the run's backbone, weights, digest and seed, from its path."""
     return f"{run.absolute().parent.name} {run.name}"
 
 

@@ -61,13 +61,13 @@ def test_trackingnet_counts_from_zero(tmp_path: Path, videos: tuple[Sequence, ..
 BOX = "1,1,5,5\n"
 BROKEN = {
     "missing": ({f"{NAMES[0]}.txt": BOX * 5}, f"{NAMES[1]}.txt is missing"),
-    "too many": ({"readme.txt": ""}, "readme.txt is of no sequence"),
+    "too many": ({"readme.txt": ""}, "readme.txt does not belong to a sequence"),
     "count": ({f"{NAMES[0]}.txt": BOX * 4}, f"{NAMES[0]}.txt has 4 x 4 numbers, 5 x 4 expected"),
     "columns": ({f"{NAMES[0]}.txt": "1,2,3\n" * 5}, "has 5 x 3 numbers"),
     "ragged": ({f"{NAMES[0]}.txt": BOX * 4 + "1,2\n"}, "not all numbers"),
-    "nan": ({f"{NAMES[0]}.txt": BOX * 4 + "nan,1,2,3\n"}, f"Line 5 of {NAMES[0]}.txt .*no number"),
+    "nan": ({f"{NAMES[0]}.txt": BOX * 4 + "nan,1,2,3\n"}, f"Line 5 of {NAMES[0]}.txt .*not a valid number"),
     "words": ({f"{NAMES[0]}.txt": BOX * 4 + "a,1,2,3\n"}, "not all numbers"),
-    "size": ({f"{NAMES[0]}.txt": BOX + "1,1,0,3\n" + BOX * 3}, "Line 2 .*a box of no size"),
+    "size": ({f"{NAMES[0]}.txt": BOX + "1,1,0,3\n" + BOX * 3}, "Line 2 .*a box without size"),
 }
 
 
@@ -90,11 +90,11 @@ def test_negative_times_and_files_that_are_no_zip(tmp_path: Path, videos: tuple[
     with pytest.raises(UserError, match=rf"Line 3 of {NAMES[1]}/{NAMES[1]}_time.txt"):
         write("got10k", tmp_path / "got10k.zip", videos, found)
     (tmp_path / "no.zip").write_text("none")
-    assert "no zip file" in validate("got10k", tmp_path / "no.zip", videos)[0]
+    assert "is not a zip file" in validate("got10k", tmp_path / "no.zip", videos)[0]
 
 
 def test_a_sequence_that_could_not_be_tracked_spoils_a_submission(tmp_path: Path, videos: tuple[Sequence, ...]) -> None:
-    with pytest.raises(UserError, match="is not one that its server takes: clip-3 is left out"):
+    with pytest.raises(UserError, match="would be refused by its server: clip-3 is left out"):
         write("got10k", tmp_path / "a.zip", videos, tracks(videos), missing="clip-3 is left out.")
 
 
