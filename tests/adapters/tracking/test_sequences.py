@@ -190,7 +190,7 @@ def test_missing_frames_files_and_folders_are_named(tmp_path: Path) -> None:
     assert [one.name for one in found.sequences] == ["whole-1"]
     said = [found.problems[name] for name in names]
     for text, words in zip(
-        said, ("1 are missing in .*: 3", "5 frames", "no .*groundtruth", "no ", "no image", "1 frame,"), strict=True
+        said, ("1 are missing in .*: 3", "5 frames", "no .*groundtruth", "no ", "not an image", "1 frame,"), strict=True
     ):
         with pytest.raises(UserError, match=words):
             raise UserError(text)

@@ -63,4 +63,4 @@ def test_what_is_not_there_is_said(run: Path, tmp_path: Path, capsys: pytest.Cap
         assert main([str(run), "--sequence", *words]) == 2
         assert said in capsys.readouterr().err
     assert main([str(tmp_path)]) == 2
-    assert "no folder of a finished tracking run" in capsys.readouterr().err
+    assert "is not the folder of a finished tracking run" in capsys.readouterr().err
