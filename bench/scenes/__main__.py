@@ -1,4 +1,4 @@
-"""Make, check or draw an embedded world.
+"""Generate, check or draw an embedded world.
 
 python -m bench.scenes --out DIR --size N --seed S
 """
@@ -24,25 +24,33 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     default = World()
     parser = _Parser(prog="python -m bench.scenes", description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to make, or to check")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="The folder to generate, or to check.")
     parser.add_argument("--size", "--train", dest="train", type=int, default=default.train,
-                        metavar="N", help="training scenes (default %(default)s)")  # fmt: skip
-    parser.add_argument("--val", type=int, metavar="N", help="validation scenes (default: a fifth)")
+                        metavar="N", help="Number of training scenes (default: %(default)s).")  # fmt: skip
+    parser.add_argument("--val", type=int, metavar="N", help="Number of validation scenes (default: a fifth).")
     parser.add_argument("--videos", type=int, default=default.videos, metavar="N",
-                        help="tracking videos (default %(default)s)")  # fmt: skip
+                        help="Number of tracking videos (default: %(default)s).")  # fmt: skip
     parser.add_argument("--frames", type=int, default=default.frames, metavar="N",
-                        help="frames a video (default %(default)s)")  # fmt: skip
+                        help="Frames of each video (default: %(default)s).")  # fmt: skip
     parser.add_argument("--swaps", type=int, default=default.swaps, metavar="N",
-                        help="cue-conflict images a pair of classes (default %(default)s)")  # fmt: skip
+                        help="Cue-conflict images of each pair of classes (default: %(default)s).")  # fmt: skip
     parser.add_argument("--image-size", type=int, default=default.size, metavar="PIXELS",
-                        help="width and height (default %(default)s)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=default.seed, metavar="S", help="default 0")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
+                        help="Width and height of every image (default: %(default)s).")  # fmt: skip
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=default.seed,
+        metavar="S",
+        help="Another seed is another world (default: %(default)s).",
+    )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="Where to render (default: %(default)s)."
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="Processes that render (default: one per core).")
     parser.add_argument("--check", action="store_true",
-                        help="hash every file of the world in --out; makes nothing")  # fmt: skip
+                        help="Hash every file of the world in --out; generate nothing.")  # fmt: skip
     parser.add_argument("--picture", type=Path, metavar="FILE.png",
-                        help="draw scenes with every label, and FILE-tasks.png, instead of a world")  # fmt: skip
+                        help="Draw scenes with every label, and FILE-tasks.png, instead of a world.")  # fmt: skip
     return parser
 
 
@@ -55,14 +63,14 @@ def _run(arguments: list[str] | None) -> None:
         print(f"drew {given.picture} and {second}")  # noqa: T201
         return
     if given.out is None:
-        raise UserError("No folder was given. Say where the world belongs: python -m bench.scenes --out DIR")
+        raise UserError("No folder was given. Give the folder of the world: python -m bench.scenes --out DIR")
     if given.check:
         manifest = check(given.out, contents=True)
         total = sum(map(len, manifest["files"].values()))
-        print(f"{given.out}: all {total} files are as they were made")  # noqa: T201
+        print(f"{given.out}: all {total} files are as they were generated")  # noqa: T201
         return
     if given.workers is not None and given.workers < 1:
-        raise UserError(f"--workers is {given.workers}; at least 1 process must render.")
+        raise UserError(f"--workers is {given.workers}; give at least 1.")
     _make(given)
 
 
@@ -90,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
-        print("Stopped; nothing half made was left behind.", file=sys.stderr)  # noqa: T201
+        print("Stopped; no incomplete world was left behind.", file=sys.stderr)  # noqa: T201
         return 130
     return 0
 

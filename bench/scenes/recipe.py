@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from bench.errors import UserError
 
-GENERATOR_VERSION = 4  # bump when any pixel or label of any world changes (the golden test says so)
+GENERATOR_VERSION = 4  # raise it when any pixel or label of any world changes; the golden test detects that
 
 _LIMITS = {
     "train": (10, 1_000_000), "val": (10, 1_000_000), "videos": (4, 100_000), "frames": (2, 10_000),
@@ -18,7 +18,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The recipe of a world.
+    """The recipe of a world, which determines every byte of it.
 
     Args:
         train: scenes in the training split; likewise val.
@@ -40,22 +40,22 @@ class World:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse values that no world can have."""
+        """Raise UserError for a value out of range."""
         for name, (low, high) in _LIMITS.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not low <= value <= high:
                 raise UserError(
                     f"A world's {name} is {value!r}, which is outside {low} to {high}. "
-                    "(Ten scenes is the least a split can have: one of each species.)"
+                    "(A split needs at least ten scenes: one of each species.)"
                 )
 
     def fingerprint(self) -> str:
-        """Return the sha256, in hex, of all that determines the world's content."""
+        """Return the SHA-256 of the recipe and the generator's version."""
         recipe = {**asdict(self), "generator": GENERATOR_VERSION}
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def combined_hash(hashes: dict[str, str]) -> str:
-    """Return one sha256 of a folder from the hashes of its files."""
+    """Return the SHA-256 of a folder from the hashes of its files."""
     lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""A world on disk: its recipe, its fingerprint, and the folder that is made once and then checked.
+"""The folder of an embedded world: generated once, then checked at every use.
 
 from bench.scenes.world import World, ensure
 root = ensure(World())
@@ -6,49 +6,50 @@ root = ensure(World())
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import cache_dir
+from bench.files import cache_dir, locked
 from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash
 
 __all__ = ["World", "check", "ensure", "make", "read_manifest"]
 
 MANIFEST = "manifest.json"
 
+_REMEDY = "Delete that folder and run the same command again to generate the world again."
+WAITING = "Another process is generating this world; waiting for it (%s)."
+
 log = logging.getLogger(__name__)
 
 
 def ensure(world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu") -> Path:
-    """Return the folder of a world, making it when it is absent; safe in several processes at once.
+    """Return the folder of a world, generating it if it is missing; safe in several processes at once.
 
     Args:
         cache: the folder of all caches; `cache_dir()` when None.
         workers: processes that render; the number of usable cores when None.
 
     Raises:
-        UserError: what is there is half written or was changed, or it cannot be written.
+        UserError: the folder is incomplete or was changed, or it cannot be written.
     """
     target = (cache or cache_dir()) / "scenes" / world.fingerprint()[:16]
     return make(world, target, workers=workers, device=device)
 
 
 def make(world: World, target: Path, *, workers: int | None = None, device: str = "cpu") -> Path:
-    """Return `target` holding this world: checked when it exists, made and renamed when not."""
+    """Return `target` after checking the world in it, or generating it if there is none."""
     if _absent(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _lock(target.with_name(f".{target.name}.lock")):
+            lock = target.with_name(f".{target.name}.lock")
+            with locked(lock, on_busy=lambda: log.warning(WAITING, lock)):
                 if _absent(target):
                     _generate(world, target, workers, device)
         except OSError as error:
@@ -61,26 +62,14 @@ def make(world: World, target: Path, *, workers: int | None = None, device: str 
 
 
 def _absent(target: Path) -> bool:
-    """Say whether there is nothing, or an empty folder, which the finished one may replace."""
+    """Return whether there is nothing, or an empty folder, which a rename may replace."""
     return not target.exists() or (target.is_dir() and not any(target.iterdir()))
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a lock that the system frees when this process ends, however it ends."""
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("Another process is making this world; waiting for it (%s).", path)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _generate(world: World, target: Path, workers: int | None, device: str) -> None:
     from bench.scenes.generate import generate
 
-    # We hold the lock, so whatever a killed process left half made is nobody's.
+    # This process has the lock, so no other one is still writing these.
     for stale in target.parent.glob(f".{target.name}.*.partial"):
         shutil.rmtree(stale, ignore_errors=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -100,30 +89,27 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """Return a world's manifest: recipe, counts, sizes and hashes.
 
     Raises:
-        UserError: there is none, or it is not whole.
+        UserError: there is none, or it is damaged.
     """
     try:
         manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
         return {key: manifest[key] for key in ("recipe", "generator", "files", "sha256", "pixels")}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{root} is not a whole embedded world: its {MANIFEST} is missing or damaged, so it was "
-            f"half written or changed. {_REMEDY}"
+            f"{root} is not a whole embedded world: its {MANIFEST} is missing or damaged, so the folder was half "
+            f"written or changed. {_REMEDY}"
         ) from error
-
-
-_REMEDY = "Delete that folder and run the same command again to make it anew."
 
 
 def check(root: Path, world: World | None = None, *, contents: bool = False) -> dict[str, Any]:
     """Return the manifest of the world at `root` after comparing every file's name and size.
 
     Args:
-        world: what should be there; anything when None.
-        contents: also hash every byte (seconds, not milliseconds).
+        world: the world expected; any when None.
+        contents: also hash every byte (takes seconds instead of milliseconds).
 
     Raises:
-        UserError: another world, or a file that is missing, added or changed.
+        UserError: it is another world, or a file is missing, added or changed.
     """
     manifest = read_manifest(root)
     if world is not None and (manifest["recipe"], manifest["generator"]) != (
@@ -140,7 +126,7 @@ def check(root: Path, world: World | None = None, *, contents: bool = False) -> 
         for folder, sizes in manifest["files"].items():
             if _content_hash(root / folder, sizes) != manifest["sha256"][folder]:
                 raise UserError(
-                    f"A file in {root / folder} was changed after the embedded world was made (its "
+                    f"A file in {root / folder} was changed after the embedded world was generated (its "
                     f"sha256 differs from {MANIFEST}). {_REMEDY}"
                 )
     return manifest
