@@ -1,4 +1,4 @@
-"""Make a world: cut it into jobs, render them in processes, write the files and the manifest."""
+"""Generate a world: divide it into jobs, render them in processes, write the files, build the manifest."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BATCH = 8  # scenes rendered at once
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A part of a world that one process makes: items start to stop of a kind and split."""
+    """A part of a world for one process: items start to stop of a kind and split."""
 
     kind: str  # "scenes", "video" or "cues"
     split: str
@@ -59,12 +59,12 @@ class Outcome:
 
 
 def test_videos(world: World) -> int:
-    """Return how many videos are for testing."""
+    """Return the number of test videos."""
     return max(1, world.videos // 4)
 
 
 def _ceil(videos: int) -> int:
-    """Return how many videos the largest class has among the first `videos`."""
+    """Return the number of videos of the largest class among the first `videos`."""
     return -(-videos // len(CATEGORIES))
 
 
@@ -131,7 +131,7 @@ def _scenes(job: Job, world: World, folder: Folder, device: str) -> list[dict[st
 
 
 def _image_facts(scene: Scene, size: int, species: str | None, crop: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Return the keys of COCO's image entry, and beyond it camera, light and crop."""
+    """Return COCO's image entry without its name, with camera, light and crop added."""
     camera = scene.camera
     return {
         "width": size,
@@ -191,7 +191,7 @@ def _cues(job: Job, world: World, folder: Folder, device: str) -> list[dict[str,
 
 
 def _start_worker() -> None:
-    """Use one thread, leave Ctrl-C to the parent, and end when the parent is killed."""
+    """Use one thread, ignore Ctrl-C (the parent handles it), and end when the parent is killed."""
     import torch
 
     torch.set_num_threads(1)
@@ -205,7 +205,7 @@ def _outcomes(todo: list[Job], world: World, root: Path, workers: int, device: s
         for job in todo:
             yield perform(job, world, root, device)
         return
-    # Forking after torch has started its threads can hang, so processes start afresh.
+    # spawn, not fork: forking after torch has started its threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         waiting = [pool.submit(perform, job, world, root, device) for job in todo]
@@ -217,7 +217,7 @@ def _outcomes(todo: list[Job], world: World, root: Path, workers: int, device: s
 
 
 def default_workers(todo: int, device: str) -> int:
-    """Return how many processes pay off: one on a GPU or for a small world, else one a core."""
+    """Return the number of processes: one on a GPU or for a small world, else one per core up to 16."""
     if device != "cpu" or todo < 24:
         return 1
     return min(16, len(os.sched_getaffinity(0)))
@@ -243,7 +243,7 @@ def generate(world: World, root: Path, *, workers: int | None = None, device: st
 
 
 def _write_tables(world: World, records: dict[tuple[str, str], list[dict[str, Any]]], folder: Folder) -> None:
-    """Write the files that gather many items: COCO's JSON, class names, lists and the cue table."""
+    """Write the files about many items: COCO's JSON, class names, lists and the cue table."""
     for split in ("train", "val"):
         for name, text in coco_files(records["scenes", split], world.seed).items():
             folder.text(f"annotations/{name}_{split}.json", text)
@@ -257,7 +257,7 @@ def _write_tables(world: World, records: dict[tuple[str, str], list[dict[str, An
 
 
 def _manifest(world: World, files: list[Written]) -> dict[str, Any]:
-    """Return sizes by folder and name, and one hash a folder of the bytes and of the pixels."""
+    """Return the manifest: the recipe, every file's size, and for each folder a hash of its bytes and of its pixels."""
     folders: dict[str, list[Written]] = {}
     for file in sorted(files, key=lambda f: f.path):
         folders.setdefault(str(Path(file.path).parent), []).append(file)
@@ -276,14 +276,12 @@ def _manifest(world: World, files: list[Written]) -> dict[str, Any]:
     }
 
 
-# Files in the standard formats, and the hashes that identify what was written.
-
 JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """One file: its path under the world's root, its bytes' and its pixels' sha256."""
+    """One file: its path below the world's root, and the SHA-256 of its bytes and of its pixels before encoding."""
 
     path: str
     size: int
@@ -293,7 +291,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Writes below a root and remembers every file."""
+    """Writes files below a root and lists them."""
 
     root: Path
     files: list[Written] = field(default_factory=list)
@@ -318,7 +316,7 @@ class Folder:
         if path.endswith(".jpg"):
             Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         else:
-            # Little zlib: noise hardly compresses, and the time goes into rendering.
+            # Fastest compression: textures with noise hardly compress anyway.
             Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
         self._write(path, buffer.getvalue(), pixels.tobytes())
 

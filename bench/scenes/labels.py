@@ -1,4 +1,4 @@
-"""From what a camera saw to labels: boxes, occlusion, keypoints with visibility, the crop."""
+"""Labels from rendered pictures: boxes, occlusion, keypoints with visibility, crops, and COCO's JSON."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 Box: TypeAlias = tuple[int, int, int, int]  # x, y, width, height in pixels
 Mask: TypeAlias = NDArray[np.bool_]
 
-SMALLEST = 16  # pixels; a thing of which less is seen gets no annotation
+SMALLEST = 16  # visible pixels; a thing with fewer gets no annotation
 CROP_MARGIN = 1.1
 
 
 def tight_box(mask: Mask) -> Box:
-    """Return the smallest box that holds a mask; (0, 0, 0, 0) for an empty one."""
+    """Return the bounding box of a mask; (0, 0, 0, 0) for an empty one."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if not len(columns):
         return (0, 0, 0, 0)
@@ -32,7 +32,7 @@ def tight_box(mask: Mask) -> Box:
 
 
 def visible_fraction(picture: Picture, index: int) -> float:
-    """Return visible pixels / pixels if the thing were alone (0 when it would show nowhere)."""
+    """Return the visible share of the pixels that a thing would have if it were alone (0 if it would have none)."""
     alone = int(picture.alone[index].sum())
     return int((picture.thing == index).sum()) / alone if alone else 0.0
 
@@ -68,7 +68,7 @@ def keypoint_triplets(scene: Scene, picture: Picture, index: int) -> list[float]
 
 
 def coco_annotations(scene: Scene, picture: Picture) -> list[dict[str, Any]]:
-    """Return one COCO annotation, without ids and segmentation, for each object seen.
+    """Return one COCO annotation, without ids and segmentation, for each visible object.
 
     Beyond COCO: visible_fraction; distance, metres along the optical axis to the nearest visible
     point; amodal_bbox, what the box would be if nothing were in front; species of a puppet.

@@ -1,4 +1,4 @@
-"""Scenes: where things stand, the room or ground about them, the light and the camera."""
+"""Draw scenes: where things stand, the room or ground around them, the light and the camera."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Light:
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """Planes that close the scene, their semantic values, and the sky's two colours."""
+    """The planes around a scene (ground or room), their semantic values, and the sky's two colours."""
 
     kind: str  # "room" or "outdoors"
     planes: Solid
@@ -56,7 +56,7 @@ class Surroundings:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything needed to cast one image; things[subject] is the puppet it is about."""
+    """All that is rendered in one image; things[subject] is the puppet that the scene is built around."""
 
     things: tuple[Thing, ...]
     surroundings: Surroundings
@@ -142,7 +142,7 @@ def clearance(surroundings: Surroundings, x: float, z: float) -> float:
 
 
 def drawn_surroundings(draw: Draw, depth: float, spots: Sequence[tuple[float, float]], reach: float) -> Surroundings:
-    """Draw a room or open ground; a room keeps every spot (x, z) at least `reach` off its walls."""
+    """Draw a room or open ground; in a room, every spot (x, z) is farther than `reach` from the walls."""
     if draw.chance(0.55):
         for _ in range(6):
             around = room(draw, depth)
@@ -160,7 +160,7 @@ def free_wall(draw: Draw, z: float) -> Thing:
 
 
 def posters(draw: Draw, surroundings: Surroundings) -> list[Thing]:
-    """Draw up to two pictures on the far wall: texture that is no object."""
+    """Draw up to two posters on the far wall: texture that does not belong to an object."""
     things = []
     centre, frame = surroundings.planes.centre[2], surroundings.planes.frame[2]
     for _ in range(draw.integer(3)):
@@ -182,7 +182,7 @@ def drawn_subject(draw: Draw, species: str, focal: float) -> Thing:
 
 
 def drawn_camera(draw: Draw, subject: Thing, focal: float) -> Camera:
-    """Draw a camera that holds the whole subject, off the centre as far as it may be."""
+    """Draw a camera with the whole subject in view, at most 80 % of the possible distance off the centre."""
     z, height = subject.place[1], subject.height
     slack = max(0.0, 0.5 * z / focal - 0.54 * height)
     wide = max(0.0, 0.5 * z / focal - 0.9 * subject.reach)
@@ -195,7 +195,7 @@ SLIMMEST = 0.09  # metres, no thing has a smaller reach
 
 
 def _hides(x: float, z: float, reach: float, subject: Thing) -> bool:
-    """Say whether a thing would stand nearer than the subject and before its middle."""
+    """Return whether a thing would be nearer than the subject and hide its middle."""
     sx, sz = subject.place
     if z > sz - 0.3:
         return False
@@ -204,7 +204,7 @@ def _hides(x: float, z: float, reach: float, subject: Thing) -> bool:
 
 
 def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool:
-    """Say whether a thing stands free of the others, inside the room, off the camera."""
+    """Return whether a thing does not touch the others, the walls or the camera, and does not hide the subject."""
     x, z = thing.place
     if z < thing.reach + 0.6 or clearance(surroundings, x, z) < thing.reach + 0.05:
         return False
@@ -214,19 +214,19 @@ def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool
 
 
 def drawn_company(draw: Draw, subject: Thing, surroundings: Surroundings, camera: Camera, count: int) -> list[Thing]:
-    """Draw up to `count` things about the subject, most of them in view, none hiding it."""
+    """Draw up to `count` things around the subject, most of them in view, none hiding it; return all things."""
     things = [subject]
     ahead = camera.rotation[2]
     for k in range(count):
         category = "puppet" if draw.chance(0.3) else draw.choice(CATEGORIES[1:])
         for attempt in range(8):
-            # Each attempt has a stream of its own, so a rejected one moves nothing else.
+            # Each attempt has its own stream, so the number of draws in a rejected one affects nothing else.
             inner = Draw(draw.integer(1 << 31), k, attempt)
             z = inner.uniform(1.3, subject.place[1] + 4.5)
             slope = inner.uniform(-0.47, 0.47) / camera.focal
             x = z * (slope + float(ahead[0]) / float(ahead[2]))
             if clearance(surroundings, x, z) < SLIMMEST or _hides(x, z, SLIMMEST, subject):
-                continue  # nothing fits there, so nothing need be built
+                continue  # not even the slimmest thing fits there
             thing = drawn_thing(category, inner, x, z)
             if _fits(thing, things, surroundings):
                 things.append(thing)
@@ -254,7 +254,7 @@ SPLITS = {"train": 0, "val": 1}
 
 
 def scene(seed: int, split: str, index: int) -> Scene:
-    """Return scene `index` of a split: a pure function of its arguments; species in equal parts."""
+    """Return scene `index` of a split, a pure function of its arguments; each block of ten has all ten species."""
     block, place = divmod(index, len(SPECIES))
     order = Draw(seed, SPLITS[split], block, 11).shuffled(SPECIES)
     return drawn_scene(Draw(seed, SPLITS[split], index, 12), order[place])
@@ -271,10 +271,7 @@ CELLS = {
 
 
 def cue_scene(key: Draw, shape: str, texture: str) -> Scene:
-    """Draw one object of class `shape`, covered in the texture of class `texture`.
-
-    The surroundings are plain, so that only the object carries a pattern.
-    """
+    """Draw one object of class `shape` with the texture of class `texture`; only the object has a pattern."""
     cloth = material(key, TEXTURES[texture], scale=CELLS[shape])
     trial = drawn_thing(shape, Draw(key.integer(1 << 31)), 0.0, 0.0, cloth)
     focal = key.uniform(0.9, 1.1)

@@ -1,7 +1,7 @@
-"""Cast a batch of scenes: RGB, metric depth, what each pixel shows, and each thing as if alone.
+"""Render a batch of scenes: RGB, metric depth, the thing and class at each pixel, and each thing as if alone.
 
-Every ray is tested in the primitive's own frame. Only IEEE-exact elementwise operations are used, so
-a picture has the same bytes on a CPU and on a GPU.
+Rays are tested against spheres, capsules, boxes and planes, each in its own frame. Only IEEE-exact elementwise
+operations are used, so a picture has the same bytes on a CPU and on a GPU.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from bench.scenes.textures import albedo, fractal_noise, lattice
 Triple: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 INFINITY = 1e30
-_TOUCHING = 1e-3  # metres; a nearer obstacle is the surface itself
+_TOUCHING = 1e-3  # metres; a nearer obstacle is the surface itself, by rounding
 _OFFSETS = ((-0.375, -0.125), (0.125, -0.375), (-0.125, 0.375), (0.375, 0.125))  # rotated grid
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """What a camera saw of one scene, as host arrays.
+    """The image and labels of one scene, as host arrays.
 
     rgb (H, W, 3) uint8; depth (H, W) float32 metres along the optical axis, 0 where there is only
     sky; thing (H, W) int64 index into scene.things, -1 for planes and sky; semantic (H, W) uint8;
@@ -52,7 +52,7 @@ class Rays:
 
 
 def render(scenes: Sequence[Scene], size: int = 128, device: str = "cpu", smooth: bool = True) -> list[Picture]:
-    """Cast scenes in one batch. The result of a scene does not depend on its companions.
+    """Render scenes in one batch; the picture of a scene does not depend on the others.
 
     Args:
         size: width and height in pixels.
@@ -94,23 +94,23 @@ def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: torch.Tensor, t: torch
 
 def _smooth(stage: Stage, rays: Rays, rgb: torch.Tensor, primitive: torch.Tensor
             ) -> torch.Tensor:  # fmt: skip
-    """Shade again, with four rays a pixel, where neighbours show different primitives."""
+    """Shade pixels whose neighbours show another primitive again, with four rays each."""
     size, count = stage.size, stage.scenes
     grid = primitive.view(count, size, size)
     edge = torch.zeros_like(grid, dtype=torch.bool)
-    below, beside = grid[:, 1:] != grid[:, :-1], grid[:, :, 1:] != grid[:, :, :-1]
+    below, right_of = grid[:, 1:] != grid[:, :-1], grid[:, :, 1:] != grid[:, :, :-1]
     edge[:, 1:] |= below
     edge[:, :-1] |= below
-    edge[:, :, 1:] |= beside
-    edge[:, :, :-1] |= beside
+    edge[:, :, 1:] |= right_of
+    edge[:, :, :-1] |= right_of
     chosen = where(edge.view(-1))
     place = torch.full((edge.numel(),), -1, dtype=torch.int32, device=rgb.device)
     place[chosen] = torch.arange(len(chosen), dtype=torch.int32, device=rgb.device)
     near = []
     for p in stage.pairs:
         at = take(place, p.pixel)
-        kept = where(at >= 0)
-        near.append(Pairs(kind=p.kind, primitive=take(p.primitive, kept), pixel=take(at, kept)))
+        found = where(at >= 0)
+        near.append(Pairs(kind=p.kind, primitive=take(p.primitive, found), pixel=take(at, found)))
     scene, x, y = (take(part, chosen) for part in (rays.scene, rays.x, rays.y))
     width = take(stage.focal, scene)
     total = torch.zeros(3, len(chosen), device=rgb.device)
@@ -140,10 +140,11 @@ def pixel_rays(stage: Stage) -> Rays:
 
 def trace(stage: Stage, rays: Rays, pairs: Sequence[Pairs], alone: torch.Tensor | None = None
           ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return the nearest t and primitive of every ray; `pixel` of a pair is an index into rays.
+    """Return t and the primitive of the nearest hit of every ray.
 
     Args:
-        alone: (things * pixels a scene) bool, set where a thing is hit at all.
+        pairs: `pixel` is an index into rays.
+        alone: (things * pixels of a scene) bool; set to True where a thing is hit, nearest or not.
     """
     key = _plane_hits(stage, rays)
     area = stage.size * stage.size
@@ -240,7 +241,8 @@ HITS = {SPHERE: hit_sphere, CAPSULE: hit_capsule, BOX: hit_box}
 
 
 def square_root(x: torch.Tensor) -> torch.Tensor:
-    """The square root that IEEE 754 says: torch's on a CPU is MKL's, whose last bit depends on the processor."""
+    """Return the correctly rounded square root of IEEE 754."""
+    # On a CPU, torch calls MKL, whose last bit depends on the processor; numpy's is exact.
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
 
 
@@ -314,7 +316,7 @@ def _surface_position(q: Triple, normal: Triple) -> tuple[torch.Tensor, torch.Te
 
 
 def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: Triple) -> torch.Tensor:
-    """Return which points are cut off from the light by another primitive than their own."""
+    """Return which points are in the shadow of another primitive than their own."""
     dark = torch.zeros_like(scene, dtype=torch.bool)
     axes = [take(row, scene) for row in stage.light[:9]]
     x, y, z = point
@@ -333,8 +335,8 @@ def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: 
     caster = take(start, owner) + torch.arange(len(owner), dtype=torch.int32, device=ray.device)
     ray = take(ray, owner)
     near = _reaches(stage.discs, caster, take(height, ray), take(u, ray), take(v, ray))
-    kept = where(near & (caster != take(primitive, ray)))
-    ray, caster = take(ray, kept), take(caster, kept)
+    found = where(near & (caster != take(primitive, ray)))
+    ray, caster = take(ray, found), take(caster, found)
     kinds = take(stage.kind, caster)
     for kind in (SPHERE, CAPSULE, BOX):
         chosen = where(kinds == kind)
@@ -355,7 +357,7 @@ def _towards_light(stage: Stage, kind: int, by: torch.Tensor, scene: torch.Tenso
 
 def _reaches(discs: torch.Tensor, which: torch.Tensor, height: torch.Tensor, u: torch.Tensor,
              v: torch.Tensor) -> torch.Tensor:  # fmt: skip
-    """Say whether a bounding sphere stands between a point and the light."""
+    """Return whether a bounding sphere may be between a point and the light."""
     h, du, dv, radius = (take(row, which) for row in discs)
     du, dv = du - u, dv - v
     return (du * du + dv * dv < radius * radius) & (h + radius > height)
@@ -375,7 +377,7 @@ def _sky(stage: Stage, rays: Rays, table: torch.Tensor) -> torch.Tensor:
 
 def _hazy(stage: Stage, scene: torch.Tensor, depth: torch.Tensor, channel: int, colour: torch.Tensor
           ) -> torch.Tensor:  # fmt: skip
-    """Blend a colour into the horizon's with the distance, outdoors."""
+    """Blend one channel of a colour into the horizon's with the distance, outdoors only."""
     strength = torch.where(stage.sky[0] > 0.0, 1.0, 0.0)
     amount = take(strength, scene) * (depth * depth)
     return colour + (take(stage.sky[3 + channel], scene) - colour) * (amount / (amount + 1600.0))

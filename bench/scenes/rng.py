@@ -1,7 +1,7 @@
-"""Random numbers and angles that come out the same, to the last bit, on every machine.
+"""Random numbers, cosines and sines that have the same bits on every machine.
 
-Both use integer arithmetic or the IEEE operations + - * / only: no library's sine, no generator
-whose stream may change with its version.
+They use only integer arithmetic and the IEEE operations + - * /: the last bit of a library's sine depends on its
+version, and so may the stream of a library's generator.
 """
 
 from __future__ import annotations

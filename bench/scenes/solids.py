@@ -1,7 +1,7 @@
 """Primitives and rigid assemblies of them, on the host, in float64 and metres.
 
-World axes: x right, y up, z away from the viewer. Products of vectors are written out term by term,
-since a matrix product may be summed in another order on another machine.
+World axes: x right, y up, z away from the viewer. Products of vectors are written out term by term: the
+order in which a matrix product is summed depends on the machine, and so would its last bits.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Solid:
 
 
 def joined(solids: list[Solid]) -> Solid:
-    """Concatenate."""
+    """Return the primitives of all solids as one."""
     return Solid(
         kind=np.concatenate([s.kind for s in solids]),
         centre=np.concatenate([s.centre for s in solids]),

@@ -1,4 +1,4 @@
-"""A batch of scenes as tensors, in each camera's own axes, and the (primitive, pixel) pairs."""
+"""Lay out a batch of scenes as tensors in each camera's axes, with the pixels that each primitive may touch."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from bench.scenes.solids import BOX, CAPSULE, SPHERE, Array, Solid, Vector, cros
 
 Integers: TypeAlias = NDArray[np.int64]
 
-PLANES = 6  # at most, a scene
+PLANES = 6  # of a scene, at most
 NEAR = 0.05  # metres; nothing is seen nearer than this
 ORIGIN, FRAME, SIZE, MATERIAL = slice(0, 3), slice(3, 12), slice(12, 15), slice(15, 26)
 
 
 def take(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return values[index] of one dimension; sixteen times faster on a CPU when index is int32."""
+    """Return values[index] in one dimension; on a CPU, an int32 index is sixteen times faster."""
     return values.index_select(0, index)
 
 
 def where(flags: torch.Tensor) -> torch.Tensor:
-    """Return the places (int32) of the flags that are set."""
+    """Return the indices (int32) of the flags that are set."""
     return torch.nonzero(flags).squeeze(1).to(torch.int32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Which primitives of a kind may be seen at which pixels of the batch (int32, equal lengths)."""
+    """Primitives of one kind, each with a pixel of the batch where it may be visible (int32, equal lengths)."""
 
     kind: int
     primitive: torch.Tensor
@@ -41,7 +41,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """The tensors of B scenes with n primitives and T things in all.
+    """The tensors of B scenes with n primitives and T things in total.
 
     rows (26, n) float32: the eye in the primitive's frame, the frame's rows, size, material.
     kind, thing, semantic (n,) int32: `thing` counts over the batch, -1 for planes.
@@ -96,7 +96,7 @@ def light_frame(towards: Vector) -> tuple[Vector, Vector, Vector]:
 
 
 def _disc(solid: Solid, frame: Array) -> Array:
-    """Return a sphere about a whole thing, (4,), its centre in the light's frame."""
+    """Return the bounding sphere of a whole thing, (4,): its centre in the light's frame, and its radius."""
     reach = solid.reach()
     low = (solid.centre - reach[:, None]).min(axis=0)
     high = (solid.centre + reach[:, None]).max(axis=0)
@@ -225,7 +225,7 @@ def _slot_table(placed: list[_Placed]) -> Integers:
     return table
 
 
-# The screen rectangle that each primitive can touch.
+# The rectangle of pixels that each primitive can touch.
 
 
 def to_camera(solid: Solid, rotation: Array, eye: Array) -> Solid:

@@ -39,9 +39,10 @@ def material(
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
-    for _ in range(0 if kind == "plain" else 12):  # a pattern is told by its contrast, as displayed
+    for _ in range(0 if kind == "plain" else 12):  # up to 12 tries, until the pattern is visible
         r, g, b = (abs(sqrt(x) - sqrt(y)) for x, y in zip(first, second, strict=True))
-        if r + g + b > 0.75:  # written out: from Python 3.12 on, sum() rounds another way
+        # The square roots are the displayed values. Not sum(): from Python 3.12 on, it rounds differently.
+        if r + g + b > 0.75:
             break
         second = colour(draw)
     cells, roughness = draw.uniform(*scale), draw.uniform(0.15, 0.7)
@@ -63,7 +64,7 @@ def value_noise(u: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.
 
     iu, iv = torch.floor(u), torch.floor(v)
     fu, fv = u - iu, v - iv
-    su, sv = fu * fu * (3.0 - 2.0 * fu), fv * fv * (3.0 - 2.0 * fv)
+    su, sv = fu * fu * (3.0 - 2.0 * fu), fv * fv * (3.0 - 2.0 * fv)  # smoothstep
     column, row = iu.to(torch.int32), iv.to(torch.int32)
     left, right = column & (SIDE - 1), (column + 1) & (SIDE - 1)
     top, bottom = (row & (SIDE - 1)) * SIDE, ((row + 1) & (SIDE - 1)) * SIDE
@@ -87,14 +88,18 @@ def fractal_noise(u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, tab
     for octave in range(1, OCTAVES):
         frequency = float(2**octave)
         fade = (2.0 - 2.0 * frequency * footprint).clamp(0.0, 1.0) * (1.0 / frequency)
-        shift = 17.0 * octave
+        shift = 17.0 * octave  # so that octaves do not share lattice points
         fine = value_noise(u * frequency + shift, v * frequency + shift, table) - 0.5
         total = total + fine * fade
     return total
 
 
 def pattern_mask(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Return which of the two colours a point has, as bool; u and v in pattern cells."""
+    """Return which of its material's two colours each point has, as bool.
+
+    Args:
+        kind: index into PATTERNS, (n,); u, v: position in pattern cells; noise: of blotches.
+    """
     import torch
 
     iu, iv = torch.floor(u), torch.floor(v)
@@ -131,6 +136,7 @@ def albedo(
     pu, pv, width = u * scale, v * scale, footprint * scale
     noise = fractal_noise(pu * 0.7 + rows[3], pv * 0.7 + rows[4], width, table)
     mask = pattern_mask(kind, pu, pv, noise).to(u.dtype)
+    # A cell smaller than a pixel would alias: blend to a mixture of the two colours.
     blur = (2.0 * width - 0.6).clamp(0.0, 1.0)
     mask = mask + (0.4 - mask) * blur * (kind > 0.0)
     shade = 1.0 + roughness * noise

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.scenes.rng import Draw, cos_sin
-from bench.scenes.solids import BOX, UPRIGHT, Array, Assembly, Rotation, Solid, Vector, about, add, rotate, turn
+from bench.scenes.solids import (
+    BOX,
+    CAPSULE,
+    UPRIGHT,
+    Array,
+    Assembly,
+    Rotation,
+    Solid,
+    Vector,
+    about,
+    add,
+    rotate,
+    turn,
+)
 from bench.scenes.textures import Material, material
 
 CATEGORIES = ("puppet", "box", "ball", "pillar", "table", "tree")  # COCO ids 1 to 6
@@ -33,7 +46,7 @@ SKELETON = (
 class Thing:
     """One object in world metres; `category` is a name of CATEGORIES, or "wall" for stuff.
 
-    reach: radius of the upright cylinder about `place` that holds it.
+    reach: radius of the upright cylinder around `place` that encloses it.
     """
 
     category: str
@@ -111,8 +124,8 @@ def _girth(solid: Solid) -> Array:
     """Return how far each primitive may reach sideways (an upright capsule: its radius)."""
     lying = np.sqrt(np.maximum(1.0 - solid.frame[:, 1, 1] ** 2, 0.0))
     across = np.sqrt(solid.size[:, 0] ** 2 + solid.size[:, 2] ** 2)
-    return np.where(solid.kind == 1, solid.size[:, 0] + lying * solid.size[:, 1],
-                    np.where(solid.kind == 2, across, solid.size[:, 0]))  # fmt: skip
+    return np.where(solid.kind == CAPSULE, solid.size[:, 0] + lying * solid.size[:, 1],
+                    np.where(solid.kind == BOX, across, solid.size[:, 0]))  # fmt: skip
 
 
 def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, yaw: float) -> Thing:
@@ -132,7 +145,7 @@ def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, y
 
 
 def drawn_thing(category: str, draw: Draw, x: float, z: float, cloth: Material | None = None) -> Thing:
-    """Draw an object of a category and stand it at (x, z), turned any way."""
+    """Draw an object of a category and stand it at (x, z) with any yaw."""
     yaw = draw.uniform(0.0, 360.0)
     if category == "puppet":
         species = draw.choice(SPECIES)
@@ -140,14 +153,14 @@ def drawn_thing(category: str, draw: Draw, x: float, z: float, cloth: Material |
     return stand(category, model(category, draw, cloth), x, z, yaw)
 
 
-# Articulated puppets: free pose, size and colour, and the 17 COCO keypoints.
+# Puppets: articulated, of any pose, size and colours; only one small part depends on the species.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Puppet:
     """A posed puppet that stands on y = 0 about the origin and faces -z.
 
-    keypoints: 17 points in metres, in COCO's order; flesh: metres of body that may cover each.
+    keypoints: 17 points in metres, in COCO's order; flesh: radius in metres of the body around each.
     """
 
     solid: Solid
@@ -214,7 +227,7 @@ class Outfit:
 
 
 def drawn_outfit(draw: Draw, cloth: Material | None = None) -> Outfit:
-    """Draw clothes and proportions; `cloth` clothes the whole body in one material."""
+    """Draw clothes and proportions; with `cloth`, the whole body has that material."""
     skin = cloth or material(draw, "plain")
     return Outfit(
         skin=skin,
@@ -235,7 +248,7 @@ _PUPIL = (0.0, 1.0, 0.3, 0.0, 0.0, 0.01, 0.01, 0.01, 0.0, 0.0, 0.0)
 
 
 class _Body:
-    """Builds one puppet of height about 1 and remembers where its joints are."""
+    """Builds one puppet of height about 1; `points` are its keypoints, each with the radius of the body there."""
 
     def __init__(self, species: str, outfit: Outfit, pose: Pose) -> None:
         self.species, self.outfit, self.pose = species, outfit, pose
@@ -333,7 +346,7 @@ def _axes(rows: Rotation) -> Rotation:
 def _head_part(
     a: Assembly, species: str, o: Outfit, on_head: Callable[[float, float, float], Vector], facing: Rotation
 ) -> None:
-    """Add what marks a species on its head, and only there; `on_head` takes radii."""
+    """Add the part that marks a species, if it is on the head; `on_head` takes radii of the head."""
     r, part = o.head, o.part
     if species == "antenna":
         a.capsule(on_head(0.0, 0.9, 0.0), on_head(0.0, 2.0, 0.0), 0.14 * r, part)

@@ -1,4 +1,4 @@
-"""Tracking videos: one target that moves and turns, a moving camera, occluders, distractors."""
+"""Draw tracking videos: one target that moves and turns, a moving camera, occluders, distractors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sway:
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
-    """A thing whose place and heading change; `pose` makes it at (x, z, yaw, time)."""
+    """A thing that moves and turns; `pose` returns it at (x, z, yaw, time)."""
 
     pose: Callable[[float, float, float, float], Thing]
     x: Sway
@@ -77,7 +77,7 @@ class Clip:
 
 
 def _maker(category: str, draw: Draw) -> tuple[Callable[[float, float, float, float], Thing], float]:
-    """Return a function that makes the same thing anywhere, and the thing's height."""
+    """Return a function that stands one drawn thing anywhere, and the thing's height."""
     if category == "puppet":
         species, outfit, rate = draw.choice(SPECIES), drawn_outfit(draw), draw.uniform(2.0, 5.0)
 
@@ -111,7 +111,7 @@ def _target(draw: Draw, category: str, focal: float) -> tuple[Actor, float, floa
 
 
 def _occluder(draw: Draw, target: Actor, z: float) -> Actor:
-    """Draw something that stands in the target's way, nearer to the camera, clear at first."""
+    """Draw a thing nearer to the camera that will hide the target, but not in the first frame."""
     near = z - draw.uniform(1.1, 1.4)
     shrink, side = near / z, 1.0 if target.x.reach > 0.0 else -1.0
     beyond = 0.55 * shrink * abs(target.x.reach) + 0.35
@@ -133,7 +133,7 @@ def _occluder(draw: Draw, target: Actor, z: float) -> Actor:
 
 
 def _distractor(draw: Draw, category: str, z: float, focal: float, k: int) -> Actor:
-    """Draw a mover behind the target, so that it starts unhidden."""
+    """Draw a moving thing behind the target, so that it does not hide the target."""
     make, _ = _maker(category, draw)
     far = z + 1.4 + 0.9 * k
     return Actor(
@@ -149,7 +149,7 @@ SPLITS = {"train": 10, "test": 11}
 
 
 def clip(seed: int, split: str, index: int) -> Clip:
-    """Return video `index` of a split, a pure function of its arguments; categories take turns."""
+    """Return video `index` of a split, a pure function of its arguments; the categories alternate."""
     draw, category = Draw(seed, SPLITS[split], index), CATEGORIES[index % len(CATEGORIES)]
     focal = draw.uniform(0.9, 1.1)
     target, z, height = _target(draw, category, focal)
@@ -165,7 +165,7 @@ def clip(seed: int, split: str, index: int) -> Clip:
     around = drawn_surroundings(draw, back, spots, 0.5)
     indoors = around.kind == "room"
     still = posters(draw, around) if indoors else [free_wall(draw, back + 2.0)]
-    # The eye's way and the aim's start at their centres, so the first frame shows the target.
+    # The camera's eye and aim start at their centres, so the first frame shows the target.
     return Clip(
         category=category,
         actors=tuple(actors),
