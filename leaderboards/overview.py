@@ -122,11 +122,11 @@ def matrix(block: Block, ranks: Mapping[Name, str]) -> Table:
     head = name_columns("ascending")
     head += [Column(name="mean rank", kind="number")] if ranks else []
     head += [section_column(s, arrow(s), first=best_first(s), task=s.task) for s in block.sections]
-    lines = []
+    lines, common = [], block.common_n
     for name, rows in by_backbone(block.sections).items():
         cells = name_cells(next(filter(None, rows)))
         cells += [_rank_cell(ranks.get(name))] if ranks else []
-        cells += [_cell(s, row, block.common_n) for s, row in zip(block.sections, rows, strict=True)]
+        cells += [_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
         lines.append(cells)
     return Table(head=head, rows=lines, left=3)
 
