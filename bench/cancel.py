@@ -1,8 +1,8 @@
-"""Call off what was submitted and has not ended; what is done stays.
+"""Cancel Slurm jobs of runs that have not ended; finished records stay.
 
     python -m bench.cancel [PATTERN ...] [--work-dir DIR]
 
-A pattern is a part of a run's title as bench.status shows it ("detection", "seed 3"), or has wildcards.
+A pattern is part of a run's title as bench.status shows it ("detection", "seed 3"); wildcards are allowed.
 """
 
 import argparse
@@ -20,12 +20,18 @@ AT_ONCE = 500  # ids in one command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Cancel; return 0, or 2 for a wrong request."""
+    """Cancel the matching jobs; return 0, or 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m bench.cancel", description="Call off runs that were submitted to Slurm."
+        prog="python -m bench.cancel", description="Cancel runs that were submitted to Slurm."
     )
-    parser.add_argument("pattern", nargs="*", help="parts of titles (default: every run)")
-    parser.add_argument("--work-dir", type=Path, default=Path("runs"), metavar="DIR")
+    parser.add_argument("pattern", nargs="*", help="Cancel the runs whose titles contain this (default: all).")
+    parser.add_argument(
+        "--work-dir",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="Find the jobs of this folder (default: runs).",
+    )
     arguments = parser.parse_args(argv)
     try:
         for job in cancel(arguments.work_dir.resolve(), arguments.pattern):
@@ -37,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def cancel(work_dir: Path, patterns: Sequence[str]) -> list[Submitted]:
-    """Cancel the jobs whose titles match, and return them; raises UserError where there are none."""
+    """Cancel the jobs whose titles match, and return them; raises UserError if there are none."""
     if not (work_dir / FOLDER).is_dir():
         raise UserError(
             f"Nothing was submitted from the work folder {work_dir}. Give the --work-dir that bench.run was given; "
@@ -49,7 +55,7 @@ def cancel(work_dir: Path, patterns: Sequence[str]) -> list[Submitted]:
     if not chosen:
         titles = "; ".join(job.title for job in live[:5]) or "none"
         raise UserError(
-            f"No job that runs or waits matches {' '.join(patterns) or 'the work folder'}. There are: {titles}."
+            f"No queued or running job matches {' '.join(patterns) or 'the work folder'}. There are: {titles}."
         )
     ids = [job.job for job in chosen]
     note_cancelled(work_dir, ids)

@@ -24,17 +24,18 @@ from bench.slurm.queue import Queue, queue
 
 STATES = ("failed", "lost", "running", "queued", "cancelled", "to do", "done")
 LIVE = ("running", "queued")
-ROWS = 40  # of a table that a person reads
+ROWS = 40  # of a table for reading
 SKEW = 5.0  # seconds by which a node's clock may be behind
 POLL_SECONDS = 2.0
 
 
-Record = Result | UserError | Path | None  # an error: it cannot be read; a path: what a pretraining made
+# UserError: the record cannot be read. Path: the file that a pretraining made.
+Record = Result | UserError | Path | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """A run as it is now. `key` is its record's path below the store."""
+    """A run's current state. `key` is its record's path below the store."""
 
     key: str
     title: str
@@ -44,10 +45,10 @@ class Row:
 
 @dataclasses.dataclass(kw_only=True)
 class Watch:
-    """Looks at a store and a work folder, again and again; a record that is done is read once.
+    """Reads the state of runs repeatedly; a record that is done is read once.
 
     Args:
-        only: the keys to look at; None: all that the work folder or the store knows.
+        only: the keys to read; None: all in the work folder or the store.
     """
 
     store: Store
@@ -56,7 +57,7 @@ class Watch:
     done: dict[str, Row] = dataclasses.field(default_factory=dict)
 
     def rows(self) -> list[Row]:
-        """Everything, the worst first; raises UserError where Slurm does not answer."""
+        """Return all runs, failures first; raises UserError if Slurm does not answer."""
         jobs = submitted(self.work_dir)
         records = {key: self._record(key) for key in self._keys(jobs) if key not in self.done}
         asked = any(key in jobs and not _is_done(record) for key, record in records.items())
@@ -78,23 +79,23 @@ class Watch:
             return None
         try:
             return self.store.read(path) if path.suffix == ".json" else path
-        except UserError as error:  # the others must be seen all the same
+        except UserError as error:  # shown in its row, so that the others are shown too
             return error
 
     def _row(self, key: str, record: Record, job: Submitted | None, now: Queue | None) -> Row:
         title = job.title if job else _title(record) if isinstance(record, Result) else key
-        state, detail = self._state(key, record, job, now) if job and now else _kept(record)
+        state, detail = self._state(key, record, job, now) if job and now else _state_of_record(record)
         return Row(key=key, title=title, state=state, detail=detail)
 
     def _state(self, key: str, record: Record, job: Submitted, now: Queue) -> tuple[str, str]:
-        """Of a run that was submitted: its state, and what a person should hear of it."""
+        """Return the state of a submitted run, and its details for the user."""
         path = self.work_dir / key
         folder = path.with_suffix("") if path.suffix == ".json" else path.parent
         state = now.state(job.job, job.when)
         if _is_done(record) or (state == "ended" and _is_of(record, job)):
-            return _kept(record)
+            return _state_of_record(record)
         if state == "running":
-            return state, f"job {job.job}, {_how_far(folder)}"
+            return state, f"job {job.job}, {_progress(folder)}"
         if state == "queued":
             return state, ", ".join(filter(None, (f"job {job.job}", now.reason(job.job))))
         if job.cancelled:
@@ -102,21 +103,20 @@ class Watch:
         return self._ended(key, job, now)
 
     def _ended(self, key: str, job: Submitted, now: Queue) -> tuple[str, str]:
-        """Of a job that has left neither a place in the queue nor a record."""
-        record = self._record(key)  # it may have been written between the two looks
+        """Return the state of a job that is not in the queue and has no record."""
+        record = self._record(key)  # it may have been written since the queue was read
         if _is_done(record) or _is_of(record, job):
-            return _kept(record)
+            return _state_of_record(record)
         try:
-            reaped = diagnose.reap(job, now.reason(job.job))
-        except UserError as error:  # the store takes no record
+            recorded = diagnose.record_ended_job(job, now.reason(job.job))
+        except UserError as error:  # the store cannot be written
             return "failed", str(error)
-        if reaped:
-            return _kept(self._record(key))
-        words = diagnose.last_words(job.errors)
-        if words and not key.endswith(".json"):  # a pretraining leaves no record, but its log
-            return "failed", f"job {job.job}: {words} Log: {job.errors}"
-        words = words or "neither the queue nor a log says what happened"
-        return "lost", f"job {job.job}: {words}"
+        if recorded:
+            return _state_of_record(self._record(key))
+        cause = diagnose.cause_in_log(job.errors)
+        if cause and not key.endswith(".json"):  # a pretraining has no record, only its log
+            return "failed", f"job {job.job}: {cause} Log: {job.errors}"
+        return "lost", f"job {job.job}: {cause or 'neither the queue nor a log has the reason'}"
 
 
 def _is_done(record: Record) -> bool:
@@ -124,14 +124,14 @@ def _is_done(record: Record) -> bool:
 
 
 def _is_of(record: Record, job: Submitted) -> bool:
-    """Whether it is this job's, and not of a try before."""
+    """Return whether a record is from this job, not from an earlier one."""
     if not isinstance(record, Result):
         return record is not None
     return datetime.datetime.fromisoformat(record.finished).timestamp() > job.when - SKEW
 
 
-def _kept(record: Record) -> tuple[str, str]:
-    """What a record alone says; a product other than a record is there, or is not."""
+def _state_of_record(record: Record) -> tuple[str, str]:
+    """Return the state and details that follow from a record, or from a pretraining's file."""
     if record is None:
         return "to do", ""
     if isinstance(record, Path):
@@ -147,7 +147,7 @@ def _title(record: Result) -> str:
     return f"{record.task} {record.protocol['name']} {record.backbone['name']} seed {record.seed}"
 
 
-def _how_far(folder: Path) -> str:
+def _progress(folder: Path) -> str:
     seen = progress.read(folder)
     if seen is None:
         return "at work"
@@ -156,13 +156,13 @@ def _how_far(folder: Path) -> str:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """How many of each state."""
+    """Return the number of runs in each state."""
     count = Counter(row.state for row in rows)
     return ", ".join(f"{count[state]} {state}" for state in reversed(STATES) if count[state]) or "no runs"
 
 
 def table(rows: Sequence[Row], most: int | None = ROWS) -> Group:
-    """What is worth a look first, and the sum of all."""
+    """Return a table of the first rows, and a summary of all."""
     made = Table("state", "run", "", box=None, pad_edge=False)
     for row in rows[:most]:
         made.add_row(row.state, Text(row.title), Text(row.detail, overflow="fold"))
@@ -171,15 +171,17 @@ def table(rows: Sequence[Row], most: int | None = ROWS) -> Group:
 
 
 def follow(watch: Watch) -> list[Row]:
-    """Show the table until nothing runs or waits; Slurm's silence is said and waited out."""
-    rows, silence = watch.rows(), ""
+    """Show the table until no run is queued or running; if Slurm does not answer, show that and ask again."""
+    rows, problem = watch.rows(), ""
     with Live(table(rows), console=Console(stderr=True), auto_refresh=False) as live:
         while any(row.state in LIVE for row in rows):
             began = time.monotonic()
             try:
-                rows, silence = watch.rows(), ""
+                rows, problem = watch.rows(), ""
             except UserError as error:
-                silence = f"{error} Asking again."
-            live.update(Group(table(rows), Text(silence)) if silence else table(rows), refresh=True)
-            time.sleep(POLL_SECONDS + 2 * (time.monotonic() - began))  # a third of the time at most
+                problem = f"{error} Asking again."
+            live.update(Group(table(rows), Text(problem)) if problem else table(rows), refresh=True)
+            time.sleep(
+                POLL_SECONDS + 2 * (time.monotonic() - began)
+            )  # so that reading takes at most a third of the time
     return rows

@@ -1,1 +1,1 @@
-"""Runs on a Slurm cluster, through submitit: what is asked for, checked, submitted, survived and seen."""
+"""Runs as Slurm jobs, through submitit: request, check, submit, requeue, and read the queue and logs."""

@@ -1,4 +1,4 @@
-"""What the cluster says of itself, and what it could never carry out: said before anything is submitted."""
+"""The cluster's partitions and nodes, and checks of a request before anything is submitted."""
 
 import dataclasses
 import re
@@ -12,14 +12,14 @@ from pathlib import Path
 from bench.errors import UserError, unknown
 from bench.slurm.request import Resources, minutes
 
-PATIENCE = 60  # seconds that a command of Slurm may take
+TIMEOUT = 60  # seconds for a command of Slurm
 SRUN_WAIT = 10  # seconds within which a free node must be found to look at the folders from
 UNITS = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024**2}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeKind:
-    """Nodes of one partition that are alike. `memory` in MB; `minutes` None: no limit."""
+    """Identical nodes of one partition. `memory` is in MB; `minutes` is the time limit, None without one."""
 
     partition: str
     default: bool
@@ -33,23 +33,23 @@ class NodeKind:
 
 
 def ask(*words: str) -> str:
-    """The output of one of Slurm's commands; raises UserError with its words where it fails."""
+    """Return the output of a Slurm command; raises UserError with its message if it fails."""
     if shutil.which(words[0]) is None:
         raise UserError(
-            f"No Slurm on this machine: the command {words[0]} is not found. Give the command on a login node of the "
-            f"cluster, or --cluster inline or local to run here."
+            f"Slurm is not on this machine: the command {words[0]} is not found. Use a login node of the cluster, or "
+            f"--cluster inline or local to run here."
         )
     try:
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=PATIENCE).stdout
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=TIMEOUT).stdout
     except subprocess.CalledProcessError as error:
-        said = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
+        reason = " ".join(error.stderr.split()) or f"exit code {error.returncode}"
     except subprocess.TimeoutExpired:
-        said = f"no answer within {PATIENCE} s"
-    raise UserError(f"Slurm refused '{words[0]}': {said}. See whether sinfo answers, and mend the request.")
+        reason = f"no answer within {TIMEOUT} s"
+    raise UserError(f"Slurm refused '{words[0]}': {reason}. Check that sinfo answers, and correct the request.")
 
 
 def kinds() -> list[NodeKind]:
-    """All partitions with their kinds of nodes."""
+    """Return the kinds of nodes of all partitions."""
     lines = ask("sinfo", "-h", "-e", "-o", "%P|%a|%l|%D|%c|%m|%G|%f").splitlines()
     return [_kind(line) for line in lines]
 
@@ -70,22 +70,22 @@ def _kind(line: str) -> NodeKind:
 
 
 def max_array_size() -> int:
-    """How many runs an array may have."""
+    """Return the number of jobs that an array may have."""
     found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.M)
     return int(found[1]) if found else 1001  # Slurm's own default
 
 
 def check(resources: Resources) -> None:
-    """Raise UserError where no node, now or later, could carry the request out."""
+    """Raise UserError if no node could ever run the request."""
     for kinds_of_one in _partitions(resources, kinds()):
         _check_partition(resources, kinds_of_one)
-    # Accounts, quality of service, further options: only sbatch knows. This submits nothing.
+    # Only sbatch can check accounts, quality of service and further options. This submits nothing.
     flags = [f"--{name}={value}" for name, value in resources.flags().items()]
     ask("sbatch", "--test-only", *flags, "--wrap=true")
 
 
 def _partitions(resources: Resources, known: Sequence[NodeKind]) -> list[list[NodeKind]]:
-    """The kinds of nodes of each partition that is asked for."""
+    """Return the kinds of nodes of each requested partition."""
     names = {kind.partition for kind in known}
     default = [kind.partition for kind in known if kind.default]
     wanted = resources.partition.split(",") if resources.partition else default[:1]
@@ -106,7 +106,7 @@ def _check_partition(resources: Resources, there: Sequence[NodeKind]) -> None:
     if limit is not None and resources.time > limit:
         raise UserError(
             f"--slurm time={resources.time}: the partition {name} lets a job run for {limit} minutes at most. Give "
-            f"time={limit} or less (a run that is stopped by its time goes on in the next job), or another partition."
+            f"time={limit} or less (a run that reaches its limit resumes in the next job), or another partition."
         )
     fitting = sum(kind.nodes for kind in there if _fits(resources, kind))
     if fitting < resources.nodes:
@@ -116,15 +116,14 @@ def _check_partition(resources: Resources, there: Sequence[NodeKind]) -> None:
             for k in there
         )
         raise UserError(
-            f"--slurm {resources}: {fitting} nodes of the partition {name} could carry that out, and "
-            f"{resources.nodes} are asked for; the job would wait for ever. It has {has}. Ask for less, or give "
-            f"another partition."
+            f"--slurm {resources}: {fitting} nodes of the partition {name} can run this, but {resources.nodes} are "
+            f"requested; the job would wait for ever. The partition has {has}. Request less, or give another partition."
         )
 
 
 def _fits(resources: Resources, kind: NodeKind) -> bool:
     wanted = set(re.split(r"[&|,]", resources.constraint or "")) - {""}
-    plain = all(re.fullmatch(r"[\w.-]+", word) for word in wanted)  # else sbatch says
+    plain = all(re.fullmatch(r"[\w.-]+", word) for word in wanted)  # else sbatch checks it
     featured = wanted <= kind.features if "|" not in (resources.constraint or "") else wanted & kind.features
     return (
         resources.gpus_per_node <= kind.gpus
@@ -135,16 +134,16 @@ def _fits(resources: Resources, kind: NodeKind) -> bool:
 
 
 def megabytes(mem: str | None) -> float:
-    """sbatch's --mem in MB; 0 where there is none, or sbatch must say what it is."""
+    """Return sbatch's --mem in MB; 0 if there is none or only sbatch understands it."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)B?", mem or "", re.I)
     return float(found[1]) * UNITS[found[2].upper() or "M"] if found else 0.0
 
 
 def check_shared(resources: Resources, written: Iterable[Path], read: Iterable[Path]) -> str | None:
-    """Look at the folders from a node; raises UserError where it does not see what is here.
+    """Check from a node that the paths exist there; raises UserError if one does not.
 
-    Returns why nobody could look, where no node was free for it. A job whose log folder its node does
-    not have ends without a word.
+    Returns the reason if it could not be checked, such as no free node. A job whose log folder does not exist on its
+    node would end without any message.
     """
     tokens = [folder / f".seen-{uuid.uuid4().hex[:12]}" for folder in written]
     paths = [*tokens, *read, Path(sys.executable)]
@@ -161,7 +160,7 @@ def check_shared(resources: Resources, written: Iterable[Path], read: Iterable[P
     if missing:
         path = missing[0].parent if missing[0] in tokens else missing[0]
         raise UserError(
-            f"{path} is not shared with the nodes: a node of the cluster does not see what is there. Nothing was "
+            f"{path} is not shared with the nodes: a node of the cluster does not see it. Nothing was "
             f"submitted. Give a path on the cluster's shared file system (--work-dir, --results, --data-root), or "
             f"install the project there."
         )
@@ -169,7 +168,7 @@ def check_shared(resources: Resources, written: Iterable[Path], read: Iterable[P
 
 
 def _missing_there(resources: Resources, paths: Sequence[Path]) -> list[Path] | str:
-    """Which of the paths a node does not have; or why it could not be asked."""
+    """Return the paths that a node does not have, or the reason why it could not be checked."""
     asked = {k: v for k, v in resources.flags().items() if k in ("partition", "account", "constraint", "qos")}
     script = 'for p in "$@"; do [ -e "$p" ] || echo "$p"; done; echo seen'
     words = [f"--{name}={value}" for name, value in asked.items()]
@@ -179,11 +178,11 @@ def _missing_there(resources: Resources, paths: Sequence[Path]) -> list[Path] | 
             [*command, *words, "--chdir=/", "--job-name=bench-look", "sh", "-c", script, "sh", *map(str, paths)],
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
-        return f"no node answered within {PATIENCE} s"
+        return f"no node answered within {TIMEOUT} s"
     lines = ended.stdout.splitlines()
     if "seen" not in lines:
         return " ".join(ended.stderr.split()) or f"srun ended with {ended.returncode}"

@@ -1,4 +1,4 @@
-"""What became of a job that left no record, from its log: Slurm writes there why it ended one."""
+"""Why a job ended without a record: Slurm writes the cause into the job's log."""
 
 import re
 from pathlib import Path
@@ -28,30 +28,30 @@ ENDINGS = {
 NOISE = re.compile(r"^\s*$|^submitit (WARNING|INFO)|Force Terminated|launch of task|STEP \S+ ON \S+ CANCELLED")
 
 
-def reap(submitted: Submitted, state: str) -> bool:
-    """Leave the record of a job that has ended without one; False where nothing says what happened.
+def record_ended_job(submitted: Submitted, state: str) -> bool:
+    """Write a failure record for a job that ended without one; return False if the cause is unknown.
 
-    `state` is Slurm's last word of it, "" where it has forgotten. Raises UserError where the store cannot
-    take a record.
+    `state` is the last one that Slurm reported, "" if it has forgotten the job. Raises UserError if the store cannot
+    be written.
     """
-    words = last_words(submitted.errors) or ENDINGS.get(state)
+    cause = cause_in_log(submitted.errors) or ENDINGS.get(state)
     try:
         call = submitted.call()
     except OSError:
         return False
     run = next((a for a in getattr(call, "args", ()) if isinstance(a, Run)), None)
-    if run is None or words is None:
+    if run is None or cause is None:
         return False
     (run.folder / OWNER_FILE).unlink(missing_ok=True)  # squeue reports the job as ended: nobody holds the lock
     how = f" ({state})" if state else ""
     execute.record_failure(
-        run, f"The Slurm job {submitted.job} ended{how} without a record: {words} Log: {submitted.errors}"
+        run, f"The Slurm job {submitted.job} ended{how} without a record: {cause} Log: {submitted.errors}"
     )
     return True
 
 
-def last_words(log: Path) -> str | None:
-    """The cause, where lines of the log's end are known to tell one, else its last lines; None without a log."""
+def cause_in_log(log: Path) -> str | None:
+    """Return the cause if the end of the log has a known line, else its last lines; None without a log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - TAIL))
@@ -60,8 +60,8 @@ def last_words(log: Path) -> str | None:
         return None
     lines = [line.strip() for line in text.splitlines()]
     for pattern, cause in CAUSES.items():
-        told = [line for line in lines if re.search(pattern, line, re.I)]
-        if told:
-            return f"{cause} ({' | '.join(told[-LINES:])})."
-    told = [line for line in lines if not NOISE.search(line)][-LINES:]
-    return f"its last words were: {' | '.join(told)}." if told else "its log has no word of an error."
+        found = [line for line in lines if re.search(pattern, line, re.I)]
+        if found:
+            return f"{cause} ({' | '.join(found[-LINES:])})."
+    rest = [line for line in lines if not NOISE.search(line)][-LINES:]
+    return f"its log ends with: {' | '.join(rest)}." if rest else "its log has no error."

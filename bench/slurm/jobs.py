@@ -1,7 +1,7 @@
-"""Calls into Slurm jobs, as arrays, and what was submitted: all of it, or nothing.
+"""Submit calls as Slurm job arrays, all or none, and read what was submitted.
 
-Each array leaves `<work_dir>/slurm/<job id>.json`, which says what its jobs are; their logs lie beside it in
-a folder each. With squeue that is all that status and cancellation need.
+Each array has a file `<work_dir>/slurm/<job id>.json` that lists its jobs, next to a folder of logs for each job.
+With squeue that is all that status and cancellation need.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ class Call:
     """What one job does.
 
     Args:
-        key: what it makes, the same in every try: a record's path.
-        title: one line for a person.
+        key: identifies its product across attempts: a record's path.
+        title: one line for the user.
     """
 
     key: str
@@ -51,11 +51,11 @@ class Submitted:
 
     @property
     def errors(self) -> Path:
-        """What the job's first process, and Slurm itself, wrote to stderr."""
+        """Return the log of stderr of the job's first process and of Slurm itself."""
         return self.logs / f"{self.job}_0_log.err"
 
     def call(self) -> Callable[[], object]:
-        """What it was to do; raises OSError where that is not there any more."""
+        """Return the call that was submitted; raises OSError if its file was deleted."""
         from submitit.core.utils import DelayedSubmission
 
         survivor = DelayedSubmission.load(self.logs / f"{self.job}_submitted.pkl").function
@@ -64,9 +64,9 @@ class Submitted:
 
 
 def submit(calls: Sequence[Call], resources: Resources, work_dir: Path, array_size: int) -> list[str]:
-    """Submit one job a call, in arrays of `array_size` at most; returns the arrays' ids.
+    """Submit one job per call, in arrays of at most `array_size`; return the arrays' ids.
 
-    Raises UserError with sbatch's words; then, as on Ctrl-C, none of the jobs stays.
+    Raises UserError with sbatch's message; then, as after Ctrl-C, all jobs are cancelled.
     """
     folder = work_dir / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,8 +82,8 @@ def submit(calls: Sequence[Call], resources: Resources, work_dir: Path, array_si
         for job in made:
             (folder / f"{job}.json").unlink(missing_ok=True)
         if isinstance(error, (RuntimeError, OSError)):
-            said = " ".join(str(error).split())
-            raise UserError(f"Slurm did not take the jobs, and none was left behind: {said}") from None
+            reason = " ".join(str(error).split())
+            raise UserError(f"Slurm rejected the jobs, and none was left in the queue: {reason}") from None
         raise
     return made
 
@@ -102,54 +102,54 @@ def _submit_array(calls: Sequence[Call], resources: Resources, folder: Path, nam
         ntasks_per_node=resources.tasks_per_node,
         array_parallelism=at_once,
         signal_delay_s=resources.signal_delay,
-        # Jobs may start where modules of the submitter's folder are not found.
+        # Jobs may start in a folder where this project is not found.
         setup=[f'export PYTHONPATH="{PROJECT}${{PYTHONPATH:+:$PYTHONPATH}}"'],
-        # One rank's end ends all: else the others wait for it until their time is up.
+        # If one rank ends, all do: else the others would wait for it until their time is up.
         srun_args=["--kill-on-bad-exit=1"],
         additional_parameters={"requeue": True, **flags},
     )
     with executor.batch():
         jobs = [executor.submit(Survivor(call.function)) for call in calls]
     job = jobs[0].job_id.partition("_")[0]
-    told = {
+    array = {
         "when": when,
         "resources": str(resources),
         "runs": [{"job": j.job_id, "key": c.key, "title": c.title} for j, c in zip(jobs, calls, strict=True)],
         "cancelled": [],
     }
-    write_atomic(folder / f"{job}.json", json.dumps(told, indent=0))
+    write_atomic(folder / f"{job}.json", json.dumps(array, indent=0))
     return job
 
 
 def submitted(work_dir: Path) -> dict[str, Submitted]:
-    """The last job of every key that was submitted with this work folder."""
+    """Return the last job of every key that was submitted with this work folder."""
     found: dict[str, Submitted] = {}
-    for told in sorted(_files(work_dir), key=lambda told: told["when"]):
-        cancelled = set(told["cancelled"])
-        for run in told["runs"]:
+    for array in sorted(_arrays(work_dir), key=lambda array: array["when"]):
+        cancelled = set(array["cancelled"])
+        for run in array["runs"]:
             found[run["key"]] = Submitted(
-                **run, when=told["when"], logs=work_dir / FOLDER / run["job"], cancelled=run["job"] in cancelled
+                **run, when=array["when"], logs=work_dir / FOLDER / run["job"], cancelled=run["job"] in cancelled
             )
     return found
 
 
-def _files(work_dir: Path) -> Iterable[Mapping[str, Any]]:
+def _arrays(work_dir: Path) -> Iterable[Mapping[str, Any]]:
     for path in (work_dir / FOLDER).glob("*.json"):
         try:
             yield json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise UserError(
-                f"{path} does not say any more what was submitted ({error}). Delete it: the jobs it told of go on, and "
-                f"their records will be there."
+                f"{path}, which lists submitted jobs, is damaged ({error}). Delete it: its jobs continue and write "
+                f"their records."
             ) from None
 
 
 def note_cancelled(work_dir: Path, jobs: Iterable[str]) -> None:
-    """Write down which jobs the user called off."""
+    """Record which jobs the user cancelled."""
     gone = set(jobs)
     for path in (work_dir / FOLDER).glob("*.json"):
-        told = json.loads(path.read_text("utf-8"))
-        here = sorted(gone & {run["job"] for run in told["runs"]})
+        array = json.loads(path.read_text("utf-8"))
+        here = gone & {run["job"] for run in array["runs"]}
         if here:
-            told["cancelled"] = sorted({*told["cancelled"], *here})
-            write_atomic(path, json.dumps(told, indent=0))
+            array["cancelled"] = sorted({*array["cancelled"], *here})
+            write_atomic(path, json.dumps(array, indent=0))

@@ -1,8 +1,7 @@
-"""What Slurm says of this user's jobs: one squeue every ten seconds, however many jobs and watchers.
+"""The state of this user's jobs, from one squeue every ten seconds for any number of jobs and watching processes.
 
-The answer is shared between processes by a small file. sacct is never asked: it is absent on many sites,
-late on all, and calls a job dead that is about to start again after a node failure; what ended a job is
-in its own log.
+The processes share the answer in a small file. sacct is not used: many sites lack it, it is late everywhere, and it
+reports a job as dead that is about to restart after a node failure. The job's own log has the reason for its end.
 """
 
 import dataclasses
@@ -21,13 +20,13 @@ from bench.slurm.cluster import ask
 INTERVAL = 10.0  # seconds
 WAITING = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-# Slurm starts these again, unless the site forbids it: then they are soon gone from the queue.
+# Slurm restarts these, unless the site forbids it: then they soon leave the queue.
 RETURNING = {"PREEMPTED", "NODE_FAIL"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Queue:
-    """The jobs that squeue listed, those that ended a little while ago among them.
+    """The jobs that squeue listed, including those that ended recently.
 
     Args:
         asked: when, in seconds since the epoch.
@@ -38,7 +37,7 @@ class Queue:
     jobs: Mapping[str, tuple[str, str]]
 
     def state(self, job: str, submitted: float) -> str:
-        """One of "running", "queued", "ended"; a job younger than the answer is queued."""
+        """Return "running", "queued" or "ended"; a job submitted after squeue was asked is queued."""
         found = self.jobs.get(job, ("", ""))[0]
         if found in RUNNING:
             return "running"
@@ -47,16 +46,13 @@ class Queue:
         return "ended"
 
     def reason(self, job: str) -> str:
-        """Slurm's word for why a job waits, or how it ended."""
+        """Return Slurm's reason why a job waits, else its state."""
         state, reason = self.jobs.get(job, ("", ""))
         return reason if state in WAITING and reason not in ("", "None") else state
 
 
 def queue() -> Queue:
-    """The newest answer, at most `INTERVAL` old; raises UserError where Slurm does not answer.
-
-    An answer that failed is no empty queue: nothing follows from it.
-    """
+    """Return the newest answer, at most `INTERVAL` seconds old; raises UserError if Slurm does not answer."""
     path = _shared()
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
@@ -69,7 +65,7 @@ def queue() -> Queue:
 
 
 def _shared() -> Path:
-    """The file of this machine and this cluster: clocks of other machines may differ."""
+    """Return the file of this machine and cluster; other machines have their own, since clocks may differ."""
     cluster = hashlib.sha256(os.environ.get("SLURM_CONF", "").encode()).hexdigest()[:8]
     return cache_dir() / "slurm" / f"{socket.gethostname()}-{getpass.getuser()}-{cluster}.json"
 
@@ -84,6 +80,6 @@ def _read(path: Path) -> Queue | None:
 
 def _ask() -> Queue:
     asked = time.time()
-    told = ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r")
-    parts = [line.split("|", 2) for line in told.splitlines()]
+    answer = ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%r")
+    parts = [line.split("|", 2) for line in answer.splitlines()]
     return Queue(asked=asked, jobs={job: (state, reason) for job, state, reason in parts})

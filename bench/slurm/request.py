@@ -1,8 +1,8 @@
-"""What a job asks of Slurm: a site's defaults from one small file, changed on the command line.
+"""What a job requests from Slurm: the site's defaults from a small file, changed on the command line.
 
     {"partition": "main", "account": "vision", "time": "8:00:00", "gpus_per_node": 1, "cpus_per_task": 8}
 
-is the file $BENCH_SLURM, else ~/.config/bench/slurm.json; `--slurm time=2:00:00 mem=32G` changes it for a command.
+is the file $BENCH_SLURM, else ~/.config/bench/slurm.json; `--slurm time=2:00:00 mem=32G` overrides it for one command.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ COUNTS = ("nodes", "gpus_per_node", "cpus_per_task", "array_parallelism")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resources:
-    """One job's request, in sbatch's words; None leaves a matter to the site's own default.
+    """One job's request, named as in sbatch; None means the site's own default.
 
     Args:
-        time: minutes, after which Slurm stops the job; it is then queued again and goes on.
-        gpus_per_node: GPUs, each with a process of its own; 0 is one process a node, on its CPUs.
-        nodes: all of whose processes share a run.
-        array_parallelism: how many runs of one command may be at work at once; shared by its arrays.
+        time: minutes after which Slurm stops the job; it is then requeued and resumes.
+        gpus_per_node: GPUs, each with its own process; 0 means one process per node, on its CPUs.
+        nodes: number of nodes; all their processes share the run.
+        array_parallelism: the number of runs of one command that may run at once, over all its arrays.
         options: further long options of sbatch: {"qos": "long", "exclude": "n3"}.
     """
 
@@ -44,21 +44,21 @@ class Resources:
 
     @property
     def tasks_per_node(self) -> int:
-        """Processes of a run on each node."""
+        """Return the number of processes of a run on each node."""
         return max(1, self.gpus_per_node)
 
     @property
     def world_size(self) -> int:
-        """Processes that share a run."""
+        """Return the number of processes that share a run."""
         return self.nodes * self.tasks_per_node
 
     @property
     def signal_delay(self) -> int:
-        """How long before the end of its time a job is told, in seconds; Slurm looks every 30."""
+        """Return how many seconds before its time limit a job is signalled; Slurm checks every 30 s."""
         return min(120, 60 * self.time // 3)
 
     def flags(self) -> dict[str, str]:
-        """sbatch's long options, but for those that depend on what is submitted."""
+        """Return sbatch's long options, without those that depend on the jobs."""
         asked = {
             "partition": self.partition,
             "account": self.account,
@@ -74,17 +74,17 @@ class Resources:
         return {name: str(value) for name, value in asked.items() if value is not None}
 
     def __str__(self) -> str:
-        """One line for a person, as the command line takes it."""
+        """Return one line, in the syntax of the command line."""
         return " ".join(f"{name}={value}" for name, value in self.flags().items())
 
 
 def site_file() -> Path:
-    """Where a site's defaults lie."""
+    """Return the path of the site's defaults."""
     return Path(os.environ.get("BENCH_SLURM", "~/.config/bench/slurm.json")).expanduser()
 
 
 def resources(words: Iterable[str]) -> Resources:
-    """Read `key=value` words over the site's defaults; raises UserError at what cannot be meant."""
+    """Return the site's defaults, overridden by `key=value` words; raises UserError for invalid ones."""
     given = dict(_pair(word) for word in words)
     merged = {**_site(), **given}
     names = {field.name for field in dataclasses.fields(Resources)} - {"options"}
@@ -97,7 +97,7 @@ def _pair(word: str) -> tuple[str, str]:
     name, equals, value = word.partition("=")
     if not (name and equals and value):
         raise UserError(
-            f"--slurm {word}: expected is key=value, such as partition=main, time=2:00:00, gpus_per_node=4, nodes=2, "
+            f"--slurm {word}: give key=value, such as partition=main, time=2:00:00, gpus_per_node=4, nodes=2, "
             f"mem=32G, constraint=a100, array_parallelism=16, or any long option of sbatch (qos=long)."
         )
     return name.replace("-", "_"), value
@@ -108,8 +108,8 @@ def _site() -> dict[str, Any]:
     if not path.is_file():
         if "BENCH_SLURM" in os.environ:
             raise UserError(
-                f"BENCH_SLURM={path} is no file. Expected is a JSON object with the site's defaults for --slurm, or "
-                f"no such variable."
+                f"BENCH_SLURM={path} is not a file. Set it to a JSON file with the site's defaults for --slurm, or "
+                f"unset it."
             )
         return {}
     try:
@@ -117,29 +117,27 @@ def _site() -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"The site's Slurm defaults {path} cannot be read: {error}.") from None
     if not isinstance(found, dict):
-        raise UserError(f'The site\'s Slurm defaults {path} are no JSON object such as {{"partition": "main"}}.')
+        raise UserError(f'The site\'s Slurm defaults {path} are not a JSON object such as {{"partition": "main"}}.')
     return {name.replace("-", "_"): value for name, value in found.items()}
 
 
 def _value(name: str, value: Any) -> Any:
-    """Check one of our own words; sbatch checks the others."""
+    """Check one of the known keys; sbatch checks the others."""
     if name == "time":
         found = minutes(str(value))
         if not found:
-            raise UserError(
-                f"--slurm time={value}: expected are minutes, hours:minutes:seconds or days-hours:minutes:seconds."
-            )
+            raise UserError(f"--slurm time={value}: give minutes, hours:minutes:seconds or days-hours:minutes:seconds.")
         return found
     if name not in COUNTS:
         return str(value)
     least = 0 if name == "gpus_per_node" else 1
     if not str(value).isdecimal() or int(value) < least:
-        raise UserError(f"--slurm {name}={value}: expected is a whole number of at least {least}.")
+        raise UserError(f"--slurm {name}={value}: give a whole number of at least {least}.")
     return int(value)
 
 
 def minutes(text: str) -> int | None:
-    """Slurm's notations of a time as minutes, rounded up; None for "infinite" and what is no time."""
+    """Return a time in one of Slurm's notations as minutes, rounded up; None for "infinite" and other text."""
     days, dash, clock = text.rpartition("-")
     parts = clock.split(":")
     if not all(p.isdecimal() for p in (*parts, *([days] if dash else []))) or len(parts) > 3:

@@ -1,4 +1,4 @@
-"""Runs to Slurm: what is neither done nor queued is checked, and submitted."""
+"""Submit runs to Slurm that are neither done nor queued, after checking them."""
 
 import functools
 import sys
@@ -17,14 +17,14 @@ from bench.slurm.request import Resources
 
 
 def key(run: Run) -> str:
-    """What a run is known by, across commands."""
+    """Return the key that identifies a run across commands."""
     return run.key.path.as_posix()
 
 
 def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
-    """Submit those of the runs that no job is at or will be; all share the store and the work folder.
+    """Submit the runs that have no live job; all share the store and the work folder.
 
-    Returns the ids of the arrays, and how many runs were live. Raises UserError with nothing submitted.
+    Returns the ids of the arrays, and the number of live runs. If it raises UserError, nothing was submitted.
     """
     calls = {key(run): Call(key=key(run), title=str(run), function=functools.partial(execute, run)) for run in runs}
     by_key = {key(run): run for run in runs}
@@ -40,9 +40,9 @@ def submit(runs: Sequence[Run], resources: Resources) -> tuple[list[str], int]:
 def submit_missing(
     calls: Mapping[str, Call], watch: Watch, resources: Resources, ready: Callable[[Sequence[str]], Sequence[Path]]
 ) -> tuple[list[str], int]:
-    """Submit the calls, by key, that `watch` sees no live job of.
+    """Submit the calls without a live job, by key.
 
-    `ready` checks what is about to be submitted, and names what the nodes must be able to read.
+    `ready` checks the calls with these keys and returns the paths that the nodes must be able to read.
     """
     cluster.check(resources)
     work_dir = watch.work_dir
@@ -57,13 +57,13 @@ def submit_missing(
         array_size = cluster.max_array_size()
         unseen = cluster.check_shared(resources, (work_dir, watch.store.root), readable)
         if unseen:
-            sys.stderr.write(f"Whether the nodes see the folders could not be checked: {unseen}\n")
+            sys.stderr.write(f"It could not be checked whether the nodes see the folders: {unseen}\n")
         wanted = [calls[name] for name in fresh]
         return jobs.submit(wanted, resources, work_dir, array_size), len(live)
 
 
 def wait(runs: Sequence[Run]) -> bool:
-    """Show the runs until all of them have ended; Ctrl-C leaves them alone."""
+    """Show the runs until all have ended; Ctrl-C does not stop them."""
     try:
         follow(_watch(runs))
     except KeyboardInterrupt:
@@ -78,7 +78,7 @@ def _watch(runs: Sequence[Run]) -> Watch:
 
 
 def _read(runs: Sequence[Run]) -> list[Path]:
-    """What the nodes must find: data, weights, entries."""
+    """Return the files that the nodes must find: data, weights, the user's entries."""
     roots = {run.data_root for run in runs if run.data_root}
     weights = {run.backbone.weights.resolve() for run in runs if run.backbone.weights}
     included = {file for run in runs for file in run.include}

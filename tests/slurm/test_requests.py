@@ -37,7 +37,7 @@ def test_a_grid_is_an_array_and_the_same_command_submits_what_is_missing(desk: D
     assert "ArrayTaskThrottle=2" in ask("scontrol", "show", "job", array)
     second = desk.run(*words, "--seeds", "5")
     assert "1 runs submitted" in second.stderr
-    assert "4 queued or at work already" in second.stderr
+    assert "4 queued or running already" in second.stderr
     (desk.data / "wait").unlink()
     assert len(desk.await_end()) == 5
     assert desk.starts() == [0] * 5
@@ -63,7 +63,7 @@ def test_cancelled_runs_are_called_off_and_submitted_again(desk: Desk) -> None:
     assert "2 runs submitted" in desk.run("--protocol", "short", "--seeds", "3").stderr
     assert len(desk.await_end()) == 3
     nothing = until(lambda: (c := desk.module("bench.cancel")).returncode == 2 and c, 30, "an end")
-    assert "No job that runs or waits matches" in nothing.stderr
+    assert "No queued or running job matches" in nothing.stderr
 
 
 def test_a_job_that_nobody_knows_is_lost(desk: Desk) -> None:
@@ -98,7 +98,7 @@ def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: st
             raise RuntimeError("no such thing can be sent")
 
     odd = Call(key="odd", title="", function=functools.partial(str, Odd()))
-    with pytest.raises(UserError, match="none was left behind: no such thing can be sent"):
+    with pytest.raises(UserError, match="none was left in the queue: no such thing can be sent"):
         submission.submit([*calls, odd], asked, desk.folder / "runs", 1)
     waiting = ask("squeue", "-h", "-t", "pending", "-o", "%i %Z")
     assert str(desk.folder) not in waiting
@@ -109,16 +109,16 @@ def test_the_second_array_s_refusal_takes_the_first_back(desk: Desk, cluster: st
     ("words", "says"),
     [
         (["--slurm", "partition=mian"], "Unknown Slurm partition 'mian'. Did you mean main?"),
-        (["--slurm", "gpus_per_node=9"], "0 nodes of the partition main could carry that out"),
+        (["--slurm", "gpus_per_node=9"], "0 nodes of the partition main can run this"),
         (["--slurm", "mem=9000G"], "the job would wait for ever"),
-        (["--slurm", "nodes=99"], "99 are asked for"),
+        (["--slurm", "nodes=99"], "99 are requested"),
         (["--slurm", "constraint=h100"], "0 nodes of the partition main"),
         (["--slurm", "nonsense=yes"], "unrecognized option '--nonsense=yes'"),
-        (["--slurm", "time=soon"], "--slurm time=soon: expected are minutes"),
-        (["--slurm", "nodes=0"], "expected is a whole number of at least 1"),
-        (["--slurm", "partition"], "expected is key=value"),
+        (["--slurm", "time=soon"], "--slurm time=soon: give minutes"),
+        (["--slurm", "nodes=0"], "give a whole number of at least 1"),
+        (["--slurm", "partition"], "give key=value"),
         (["--gpus", "2"], "On Slurm give --slurm gpus_per_node=N"),
-        (["--data-root", "nowhere"], "data root nowhere is no folder"),
+        (["--data-root", "nowhere"], "data root nowhere is not a folder"),
     ],
 )
 def test_what_the_cluster_could_never_do(desk: Desk, private: None, words: list[str], says: str) -> None:
@@ -133,7 +133,7 @@ def test_more_time_than_the_partition_gives(desk: Desk, private: None) -> None:
 
 def test_no_slurm_on_the_machine(desk: Desk) -> None:
     desk.environment["PATH"] = str(desk.folder)
-    assert_refused(desk, "No Slurm on this machine: the command sinfo is not found")
+    assert_refused(desk, "Slurm is not on this machine: the command sinfo is not found")
 
 
 def test_a_site_s_file_that_says_nothing(desk: Desk) -> None:

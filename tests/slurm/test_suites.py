@@ -25,7 +25,7 @@ def test_a_suite_submits_its_pretrainings_and_then_its_runs(desk: Desk) -> None:
     first = desk.module(*words)
     assert first.returncode == 0, first.stderr
     made = lambda: list(desk.folder.glob("runs/pretraining/*/mae-2/backbone.safetensors"))  # noqa: E731
-    if "1 backbones are not there yet" in first.stderr:  # it is soon done
+    if "1 backbones do not exist yet" in first.stderr:  # it is soon done
         until(made, 240, "the pretraining is done")
         assert "1 runs submitted" in desk.module(*words).stderr
     else:

@@ -78,8 +78,8 @@ def test_every_state_and_what_is_said_of_it(place: Place) -> None:
         "toy seed 1": ("failed", "a bug"),
         "toy seed 2": ("running", "job 7_2, train 60/100, 0:02:00 left"),
         "toy seed 3": ("queued", "job 7_3, PENDING"),
-        "toy seed 4": ("lost", "job 7_4: neither the queue nor a log says what happened"),
-        "toy seed 5": ("lost", "job 7_5: neither the queue nor a log says what happened"),
+        "toy seed 4": ("lost", "job 7_4: neither the queue nor a log has the reason"),
+        "toy seed 5": ("lost", "job 7_5: neither the queue nor a log has the reason"),
     }
     rows = Watch(store=place.store, work_dir=place.work_dir).rows()
     assert summary(rows) == "1 done, 1 queued, 1 running, 2 lost, 1 failed"
@@ -139,7 +139,7 @@ def test_the_command_and_its_exit_status(place: Place) -> None:
     assert command(place, "bench.status").returncode == 1
     wrong = command(place, "bench.status", "--work-dir", "nowhere")
     assert wrong.returncode == 2
-    assert "--work-dir nowhere is no folder" in wrong.stderr
+    assert "--work-dir nowhere is not a folder" in wrong.stderr
     assert len(wrong.stderr.splitlines()) == 1
 
 
@@ -171,15 +171,15 @@ def test_cancellation_is_of_what_lives_and_matches(place: Place) -> None:
             "srun: error: n1: task 0: Killed",
             "killed, or crashed (srun: error: n2: task 1: Killed | srun: error: n1: task 0: Killed)",
         ),
-        ("Traceback\n  File x\nRuntimeError: odd\n", "last words were: Traceback | File x | RuntimeError: odd"),
-        ("", "no word of an error"),
+        ("Traceback\n  File x\nRuntimeError: odd\n", "log ends with: Traceback | File x | RuntimeError: odd"),
+        ("", "its log has no error"),
     ],
 )
 def test_what_a_log_says_of_the_end(tmp_path: Path, log: str, says: str) -> None:
     path = tmp_path / "7_0_log.err"
     path.write_text(log)
-    assert says in (diagnose.last_words(path) or "")
+    assert says in (diagnose.cause_in_log(path) or "")
 
 
 def test_no_log_says_nothing(tmp_path: Path) -> None:
-    assert diagnose.last_words(tmp_path / "none") is None
+    assert diagnose.cause_in_log(tmp_path / "none") is None

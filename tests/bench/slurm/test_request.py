@@ -58,9 +58,9 @@ def test_slurm_s_notations_of_a_time(text: str, expected: int | None) -> None:
 @pytest.mark.parametrize(
     ("word", "says"),
     [
-        ("partition", "expected is key=value"),
-        ("time=never", "expected are minutes"),
-        ("time=0", "expected are minutes"),
+        ("partition", "give key=value"),
+        ("time=never", "give minutes"),
+        ("time=0", "give minutes"),
         ("nodes=0", "at least 1"),
         ("gpus_per_node=-1", "at least 0"),
     ],
@@ -72,10 +72,10 @@ def test_what_cannot_be_meant_is_refused(site: Path, word: str, says: str) -> No
 
 def test_a_site_s_file_that_is_missing_or_odd(site: Path) -> None:
     site.write_text("[]")
-    with pytest.raises(UserError, match="no JSON object"):
+    with pytest.raises(UserError, match="not a JSON object"):
         resources([])
     site.unlink()
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file"):
         resources([])
 
 

@@ -5,19 +5,19 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-# `requeue` stands for submitit's handler, which Survivor finds in place.
+# `requeued` stands for submitit's handler, which Survivor finds in place.
 HEAD = """
 import os, signal, sys, time
-from bench.slurm import requeue as survivor
+from bench.slurm import requeue
 
-def requeue(number, frame):
+def requeued(number, frame):
     print("requeue", signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, flush=True)
     if "refused" in sys.argv:
         raise RuntimeError("too many time-outs")
 
-signal.signal(signal.SIGUSR2, requeue)
-survivor.END_SECONDS = 1.0
-survivor._listen()
+signal.signal(signal.SIGUSR2, requeued)
+requeue.END_SECONDS = 1.0
+requeue._handle_signals()
 """
 
 
@@ -45,11 +45,11 @@ time.sleep(0.2)
     assert said == ["worker lives", "requeue True"]
 
 
-def test_what_fails_after_slurm_s_word_waits_for_the_end() -> None:
+def test_an_error_after_slurm_s_signal_waits_for_the_end() -> None:
     said = run("""
-start = time.monotonic(); survivor.await_end(); print(time.monotonic() - start < 0.5)
+start = time.monotonic(); requeue.await_end(); print(time.monotonic() - start < 0.5)
 os.kill(os.getpid(), signal.SIGTERM)
-start = time.monotonic(); survivor.await_end(); print(time.monotonic() - start >= 1.0)
+start = time.monotonic(); requeue.await_end(); print(time.monotonic() - start >= 1.0)
 """)
     assert said == ["True", "True"]
 
@@ -62,7 +62,7 @@ try:
     time.sleep(0.2)
 except RuntimeError as error:
     print(error)
-start = time.monotonic(); survivor.await_end(); print(time.monotonic() - start < 0.5)
+start = time.monotonic(); requeue.await_end(); print(time.monotonic() - start < 0.5)
 """,
         "refused",
     )
