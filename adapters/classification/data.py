@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from adapters.classification.image_sets.checked import Listed, Paths
+from adapters.classification.image_sets.checked import Listed, Paths, read_split
 from adapters.classification.image_sets.labelled import LabelledImages
 from bench.backbones.backbone import Backbone
 from bench.backbones.normalise import normalisation
@@ -201,8 +201,8 @@ def splits_of(dataset: Dataset | None, folder: Path, *, limit: int | None = None
     if not isinstance(dataset, LabelledImages):
         return splits(folder, limit=limit)
     names = ["train", *filter(None, [dataset.validation])]
-    parts = [dataset.listed(folder, name) for name in names]
-    unseen = dataset.listed(folder, dataset.reported_on)
+    parts = [read_split(dataset, folder, name) for name in names]
+    unseen = read_split(dataset, folder, dataset.reported_on)
     for name, part in zip([*names[1:], dataset.reported_on], [*parts[1:], unseen], strict=True):
         check_same(dataset.name, set(parts[0].classes), set(part.classes), name)
     images = _joined(parts)
@@ -298,6 +298,6 @@ def items(folder: Path, split: str, dataset: Dataset) -> Items:
 
 def _split(folder: Path, split: str, dataset: Dataset) -> Split:
     if isinstance(dataset, LabelledImages):
-        found = dataset.listed(folder, split)
+        found = read_split(dataset, folder, split)
         return Split(paths=found.images, labels=found.labels, classes=found.classes)
     return split_of(folder / "species" if isinstance(dataset, EmbeddedWorld) else folder, split)

@@ -36,11 +36,15 @@ class Listed:
     classes: Sequence[str]
 
 
-def listed(entry: LabelledImages, folder: Path, split: str) -> Listed:
-    """Read a split, by path; raises UserError that names what is wrong with its files.
+def read_split(entry: LabelledImages, folder: Path, split: str) -> Listed:
+    """Read a split in the order of its paths, from the original or from the tar files that `prepare` wrote.
 
-    The order is that of the paths, whatever the lists' is.
+    Raises UserError that names the file and what is wrong with it.
     """
+    return _from_tars(entry, folder, split) if tar_files.is_copy(entry, folder) else _from_lists(entry, folder, split)
+
+
+def _from_lists(entry: LabelledImages, folder: Path, split: str) -> Listed:
     try:
         found = entry.read(folder, split)
         labels = np.asarray(found.labels).astype(np.int64)
@@ -57,8 +61,7 @@ def listed(entry: LabelledImages, folder: Path, split: str) -> Listed:
     return Listed(images=Paths(folder, names[order]), labels=labels[order], classes=found.classes)
 
 
-def packed(entry: LabelledImages, folder: Path, split: str) -> Listed:
-    """Read a split from the tar files that `bench.datasets.prepare` made of it; raises UserError."""
+def _from_tars(entry: LabelledImages, folder: Path, split: str) -> Listed:
     told = tar_files.manifest(entry, folder, split)
     images, paths = tar_files.index(folder / split, sorted(told["tars"]))
     names = paths.tolist()  # <number of the class>-<its name>/<number of the image>.jpg

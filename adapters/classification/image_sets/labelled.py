@@ -1,24 +1,18 @@
-"""A data set of labelled images: its layout's lists, read, checked, and put into one order.
+"""A data set of labelled images with official splits, as an entry names it.
 
-    CUB.listed(folder, "train")      # the images of a split, their labels, the names of the classes
-
-No image is opened, and nothing of torch, nor numpy, is imported.
+Importing this module imports neither numpy nor torch, so that tasks are listed quickly.
 """
 
-import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.datasets.dataset import Dataset
-from bench.errors import UserError
 
 if TYPE_CHECKING:  # the entries are listed without numpy
     import numpy as np
     from numpy.typing import NDArray
-
-    from adapters.classification.image_sets.checked import Listed
 
 RESEARCH = "non-commercial research; the photographs are their owners'"
 
@@ -71,53 +65,3 @@ class LabelledImages(Dataset):
         if tar_files.is_copy(self, folder):
             return tar_files.fingerprint(self, folder)
         return super().fingerprint(folder)
-
-    def listed(self, folder: Path, split: str) -> "Listed":
-        """Read a split, by path; raises UserError that names what is wrong with its files.
-
-        The order is that of the paths, whatever the lists' is; tar files were written in it.
-        """
-        from adapters.classification.image_sets import checked
-        from bench.datasets import tar_files
-
-        if tar_files.is_copy(self, folder):
-            return checked.packed(self, folder, split)
-        return checked.listed(self, folder, split)
-
-
-def rows(path: Path, columns: int) -> list[list[str]]:
-    """The lines of a list, split at spaces into so many columns, the last of which may have spaces.
-
-    Empty lines are left out; lines may end as on Windows. Raises UserError for a line of fewer columns.
-    """
-    found = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        found.append(line.strip().split(maxsplit=columns - 1))
-        if len(found[-1]) != columns:
-            raise UserError(
-                f"Line {number} of {path}, {line[:60]!r}, has {len(found[-1])} column(s) where {columns} are "
-                f"expected. Restore the list from where the data set comes."
-            )
-    return found
-
-
-def by_id(path: Path) -> dict[str, str]:
-    """A list of lines "id value"; raises UserError for an id that occurs twice."""
-    pairs = rows(path, 2)
-    found = {key: value for key, value in pairs}  # noqa: C416
-    if len(found) != len(pairs):
-        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise UserError(f"{path} lists {twice} twice. Restore it from where the data set comes.")
-    return found
-
-
-def looked_up(table: Mapping[str, Any], key: str, path: Path) -> Any:
-    """What a list says of a key; raises UserError that names the list and the key it lacks."""
-    if key not in table:
-        raise UserError(
-            f"{path} says nothing of {key}, which another list of the same data set names. Both must be of one "
-            f"edition: restore them from where the data set comes."
-        )
-    return table[key]

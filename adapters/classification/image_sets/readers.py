@@ -1,5 +1,6 @@
 """Names of classes that no list of the data set itself gives, in the order of its labels."""
 
+import collections
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.classification.image_sets.labelled import Lists, by_id, looked_up, rows
+from adapters.classification.image_sets.labelled import Lists
 from bench.errors import UserError
 
 VOC_CLASSES = (
@@ -72,6 +73,44 @@ PET_CLASSES = (
     "wheaten_terrier",
     "yorkshire_terrier",
 )
+
+
+def rows(path: Path, columns: int) -> list[list[str]]:
+    """The lines of a list, split at spaces into so many columns, the last of which may have spaces.
+
+    Empty lines are left out; lines may end as on Windows. Raises UserError for a line of fewer columns.
+    """
+    found = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        found.append(line.strip().split(maxsplit=columns - 1))
+        if len(found[-1]) != columns:
+            raise UserError(
+                f"Line {number} of {path}, {line[:60]!r}, has {len(found[-1])} column(s) where {columns} are "
+                f"expected. Restore the list from where the data set comes."
+            )
+    return found
+
+
+def by_id(path: Path) -> dict[str, str]:
+    """A list of lines "id value"; raises UserError for an id that occurs twice."""
+    pairs = rows(path, 2)
+    found = {key: value for key, value in pairs}  # noqa: C416
+    if len(found) != len(pairs):
+        twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise UserError(f"{path} lists {twice} twice. Restore it from where the data set comes.")
+    return found
+
+
+def looked_up(table: Mapping[str, Any], key: str, path: Path) -> Any:
+    """What a list says of a key; raises UserError that names the list and the key it lacks."""
+    if key not in table:
+        raise UserError(
+            f"{path} says nothing of {key}, which another list of the same data set names. Both must be of one "
+            f"edition: restore them from where the data set comes."
+        )
+    return table[key]
 
 
 # Layouts in which a class is a folder of images.

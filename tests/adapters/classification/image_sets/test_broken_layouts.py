@@ -12,6 +12,7 @@ import pytest
 from labelled_miniatures import MINIATURES
 
 from adapters.classification.data import splits_of
+from adapters.classification.image_sets.checked import read_split
 from bench.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("unpublished")
@@ -51,9 +52,9 @@ def test_line_ends_and_order_of_lists_change_nothing(tmp_path: Path, name: str, 
     entry, write = MINIATURES[name]
     write(tmp_path / entry.root)
     folder = entry.locate(tmp_path)
-    before = [entry.listed(folder, split) for split in entry.splits]
+    before = [read_split(entry, folder, split) for split in entry.splits]
     rewritten(change, *LISTS[name])(folder)
-    after = [entry.listed(folder, split) for split in entry.splits]
+    after = [read_split(entry, folder, split) for split in entry.splits]
     for one, two in zip(before, after, strict=True):
         assert list(one.images) == list(two.images)
         assert np.array_equal(one.labels, two.labels)
@@ -227,4 +228,4 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path: Path, monke
         entry, write = MINIATURES[name]
         write(tmp_path / entry.root)
         with pytest.raises(UserError, match=rf"split of {name} cannot be read from .*RuntimeError: .*corrupted"):
-            entry.listed(entry.locate(tmp_path), "train")
+            read_split(entry, entry.locate(tmp_path), "train")

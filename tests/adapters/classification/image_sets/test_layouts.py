@@ -13,6 +13,7 @@ from labelled_miniatures import MINIATURES
 from adapters.classification.data import splits_of
 from adapters.classification.image_sets import entries as large
 from adapters.classification.image_sets import entries as transfer
+from adapters.classification.image_sets.checked import read_split
 from adapters.classification.image_sets.entries import GROUPS, K12, TABLE
 from adapters.classification.image_sets.labelled import LabelledImages, Lists
 from bench import tasks
@@ -29,7 +30,7 @@ def test_the_official_splits_are_read(tmp_path: Path, name: str) -> None:
     folder = entry.locate(tmp_path)
     assert entry.splits.keys() == expected.keys()
     for split, rows in expected.items():
-        found = entry.listed(folder, split)
+        found = read_split(entry, folder, split)
         labels = [tuple(y) if found.labels.ndim > 1 else int(y) for y in found.labels]
         assert labels == [label for _, label in rows]
         assert len(found.classes) >= 3
@@ -86,7 +87,7 @@ def test_few_shots_never_share_a_digest() -> None:
 def test_a_million_paths_are_kept_by_their_names_alone(tmp_path: Path) -> None:
     entry, write = MINIATURES["cub"]
     write(tmp_path / entry.root)
-    found = entry.listed(entry.locate(tmp_path), "train").images
+    found = read_split(entry, entry.locate(tmp_path), "train").images
     assert not isinstance(found, np.ndarray)
     assert found.names.dtype.kind == "S"
     assert found[1:3][0] == found[1]
@@ -97,7 +98,7 @@ def test_a_million_paths_are_kept_by_their_names_alone(tmp_path: Path) -> None:
 def test_no_images_no_split() -> None:
     none = dataclasses.replace(transfer.CUB, read=lambda folder, split: Lists(images=[], labels=[], classes=["a"]))
     with pytest.raises(UserError, match="The test split of cub lists 0 images and 0 labels"):
-        none.listed(Path("nowhere"), "test")
+        read_split(none, Path("nowhere"), "test")
 
 
 def test_k12_is_the_twelve_of_kornblith_with_cub_for_birdsnap() -> None:
