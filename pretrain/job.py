@@ -2,16 +2,15 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from bench.environment import git
 from bench.errors import UserError
-from bench.files import write_atomic
+from bench.files import locked, write_atomic
 from bench.processes import worker_ends_with_run
 from pretrain.methods import Method
 from pretrain.recipes import Recipe
@@ -259,32 +258,36 @@ def _header(request: Request, images: "ImageSource") -> dict[str, str]:
     }
 
 
-def claim(out: Path, identity: Mapping[str, Any]) -> IO[str]:
-    """Lock the output folder for a new or resumed run until the returned file is closed.
+@contextlib.contextmanager
+def claim(out: Path, identity: Mapping[str, Any]) -> Iterator[None]:
+    """Lock the output folder for a new or resumed run.
 
     `run.json` in the folder records its run's identity: all that determines the weights, as JSON values. Raises
     UserError when the folder contains another run's checkpoints or backbone, or another process uses it.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = (out / LOCK).open("w")
-    except OSError as error:
-        raise UserError(f"The output folder {out} cannot be written ({error.strerror}). Give another --out.") from None
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"Another process is training in {out}. Wait for it, stop it, or give another --out.") from None
-    record = out / NAME
-    before = json.loads(record.read_text("utf-8")) if record.is_file() else {}
-    differences = list(_differences(before, identity))
-    if not any(path for pattern in RESULTS for path in out.glob(pattern)):
-        write_atomic(record, json.dumps(identity, indent=1) + "\n")
-    elif differences:
-        raise UserError(
-            f"{out} contains another run: {'; '.join(differences)}. Give that run's settings to resume it, or another "
-            f"--out for this one."
-        )
-    return lock
+
+    def refuse() -> None:
+        raise UserError(f"Another process is training in {out}. Wait for it, stop it, or give another --out.")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(out / LOCK, on_busy=refuse))
+        except OSError as error:
+            raise UserError(
+                f"The output folder {out} cannot be written ({error.strerror}). Give another --out."
+            ) from None
+        record = out / NAME
+        before = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+        differences = list(_differences(before, identity))
+        if not any(path for pattern in RESULTS for path in out.glob(pattern)):
+            write_atomic(record, json.dumps(identity, indent=1) + "\n")
+        elif differences:
+            raise UserError(
+                f"{out} contains another run: {'; '.join(differences)}. Give that run's settings to resume it, or "
+                f"another --out for this one."
+            )
+        yield
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[str]:

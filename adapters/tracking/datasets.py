@@ -329,7 +329,7 @@ def _otb(folder: Path, split: str) -> list[Listed]:
     found = []
     for file in sorted(folder.glob("*/groundtruth_rect*.txt")):
         if not file.read_text("utf-8").strip():
-            continue  # Human4 and Jogging come with an empty file beside the numbered ones
+            continue  # Human4 and Jogging have an empty file next to the numbered ones
         number = file.stem.removeprefix("groundtruth_rect")
         found.append(
             Listed(

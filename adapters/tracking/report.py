@@ -1,7 +1,7 @@
 """From predictions to a record: scores, speed, and the sequences that were left out.
 
 Those are named in the record (`selection.reported_on`), counted in its metrics, and explained in NOTES in the run's
-folder, which also tells `video` where the frames are.
+folder, where `video` also finds the path of the frames.
 """
 
 import dataclasses

@@ -67,15 +67,11 @@ def save(model: Any, config: Mapping[str, Any], folder: Path) -> tuple[str, Path
     path = folder / f"tracker-{key[:8]}.pth"
     if not path.is_file():
         temporary = path.with_suffix(f".{os.getpid()}")  # all ranks write the same content
-        torch.save({"model": _unloaded(config), "state": state}, temporary)
+        # The state replaces the backbone's weights file.
+        backbone = {**config["backbone"], "weights": None, "part": None, "allow_partial": []}
+        torch.save({"model": {**config, "backbone": backbone}, "state": state}, temporary)
         temporary.replace(path)
     return key, path
-
-
-def _unloaded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the model's config without the backbone's weights file."""
-    fresh: dict[str, Any] = {"weights": None, "part": None, "allow_partial": []}
-    return {**config, "backbone": {**config["backbone"], **fresh}}
 
 
 def restore(path: Path, device: str, window: float) -> CropTracker:

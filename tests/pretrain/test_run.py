@@ -195,7 +195,7 @@ def test_a_dry_run_makes_nothing(images: Path, tmp_path: Path, capsys: pytest.Ca
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path: Path) -> None:
-    code = "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {})"
+    code = "import sys, pathlib; from pretrain.job import claim; claim(pathlib.Path(sys.argv[1]), {}).__enter__()"
     with job.claim(tmp_path, {}):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert "Another process is training in" in other.stderr
