@@ -7,8 +7,8 @@
         paramwise_cfg=dict(layer_decay=0.65),
     )
 
-The layers are timm's own (`FeatureExtractor.layer_groups`). OpenMMLab's constructors look for their own parameter
-names instead, find none in a timm model, and train every layer at the full rate without a word.
+The layers are timm's own (`FeatureExtractor.layer_groups`). OpenMMLab's constructors go by their own parameter
+names, find none in a timm model, and silently train every layer at the full rate.
 """
 
 import fnmatch
@@ -29,17 +29,17 @@ PREFIX = "backbone.model."
 class LayerDecayConstructor:
     """Builds the optimizer over groups of equal layer and weight decay.
 
-    Layer k of L (0 is the stem with the position embeddings, then block by block) learns at
-    lr * layer_decay^(L - k), and all outside the backbone at lr, as MAE has it: the patch embedding
-    of a ViT of depth d at layer_decay^(d + 1). timm counts the final norm to the last block. Vectors,
-    scalars and what the model's `no_weight_decay()` names get no weight decay.
+    Layer k of L (0 is the stem with the position embeddings, then one per block) learns at lr * layer_decay^(L - k),
+    and everything outside the backbone at lr, as in MAE: the patch embedding of a ViT of depth d at
+    lr * layer_decay^(d + 1). timm counts the final norm as part of the last block. Vectors, scalars and the
+    parameters in the model's `no_weight_decay()` have no weight decay.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        """Take mmengine's settings; `paramwise_cfg` is dict(layer_decay=...), None or 1 for none."""
+        """Take mmengine's settings; `paramwise_cfg` is {"layer_decay": factor}, None or 1 for no decay."""
         settings = dict(paramwise_cfg or {})
         self.layer_decay = settings.pop("layer_decay", None) or 1.0
-        assert not settings, f"LayerDecayConstructor reads no {sorted(settings)}"
+        assert not settings, f"LayerDecayConstructor does not read {sorted(settings)}"
         self.settings = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -57,7 +57,7 @@ class LayerDecayConstructor:
 
 
 def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
-    """Put every trainable parameter of the model into one group; see LayerDecayConstructor."""
+    """Return groups of all trainable parameters, by learning rate and weight decay (see LayerDecayConstructor)."""
     scales = {} if layer_decay == 1.0 else _scales(model, layer_decay)
     undecayed = set(_undecayed(model))
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -71,7 +71,7 @@ def parameter_groups(model: nn.Module, *, lr: float, weight_decay: float, layer_
 
 
 def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
-    """The factor of each parameter of the backbone, by its name in the model."""
+    """Return the rate's factor of each trainable parameter of the backbone, by its name in the model."""
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, FeatureExtractor):
         raise _no_effect(f"it is a {type(backbone).__name__}, not a TimmBackbone")
@@ -87,13 +87,13 @@ def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
 def _no_effect(reason: str) -> UserError:
     return UserError(
         f"layer_decay has no effect on this model's backbone: {reason}. Set layer_decay to None in "
-        "the protocol, or take a backbone whose layers timm groups: ViT, Swin, SwinV2, ConvNeXt, "
+        "the protocol, or use a backbone whose layers timm groups: ViT, Swin, SwinV2, ConvNeXt, "
         "ResNet, EfficientNet, Hiera."
     )
 
 
 def _undecayed(model: nn.Module) -> Iterator[str]:
-    """The names of the parameters that get no weight decay."""
+    """Yield the names of the parameters without weight decay."""
     backbone = getattr(model, "backbone", None)
     patterns: set[str] = set()
     if isinstance(backbone, FeatureExtractor) and hasattr(backbone.model, "no_weight_decay"):

@@ -1,16 +1,14 @@
-"""mmengine's Runner on one job: train with exact resume, test once, hand back numbers.
+"""Run one job with mmengine's Runner: train with exact resume, test once, return the numbers.
 
     outcome = run(config, job)
 
-`config` is a family's upstream dict with data paths and head channels filled in. What belongs to
-this run alone (weights, seed, device, workers, folders, AMP) is bound here, so none of it can reach
-the digest.
+`config` is a family's upstream dict with data paths and head channels filled in. What belongs to this run alone
+(weights, seed, device, workers, folders, AMP) is bound here, so none of it can affect the digest.
 """
 
 import contextlib
 import copy
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ from bench.backbones.build import build, is_plain
 from bench.backbones.normalise import normalisation
 from bench.backbones.timm_models import create
 from bench.errors import UserError
+from bench.files import replacing
 from bench.processes import worker_ends_with_run
 from bench.tasks import Job, Outcome, Selection
 
@@ -43,25 +42,25 @@ FUNCTIONS.register_module(module=worker_ends_with_run)
 
 
 class JobRunner(DeviceRunner):
-    """Counts the seconds of training, and gathers what the ranks found."""
+    """A runner that counts the seconds of training, and gathers the results of all ranks."""
 
-    earlier_seconds = 0.0  # of training, in the processes that this one goes on from
+    earlier_seconds = 0.0  # of training, in the processes that this one resumes
     started = 0.0
 
     def resume(self, *args: Any, **kwargs: Any) -> None:
-        """Note how long the processes before this one trained."""
+        """Resume, and read from the checkpoint how long earlier processes trained."""
         super().resume(*args, **kwargs)
         self.earlier_seconds = self.message_hub.get_info(hooks.SECONDS, 0.0)
 
     def train_seconds(self) -> float:
-        """Wall-clock seconds of training so far, over all processes; what a kill lost is not in it."""
+        """Return the wall-clock seconds of training so far, over all processes, without what a kill lost."""
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def build_test_loop(self, loop: Any) -> Any:
-        """Gather what the ranks found over their process group, each example once."""
+        """Build the test loop; its metrics gather the results of all ranks, each example once."""
         built = super().build_test_loop(loop)
         for metric in built.evaluator.metrics:
-            metric.collect_device = "gpu"  # mmengine's word for it; over gloo it takes the CPU
+            metric.collect_device = "gpu"  # mmengine's name for the process group; over gloo it is the CPU
         return built
 
 
@@ -75,13 +74,18 @@ def run(
 ) -> Outcome:
     """Train and test `config` on the job's backbone.
 
-    `config` is what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers
-    and workers. Training is epoch-based; the last epoch is tested once, on `reported_on`, so nothing
-    is chosen on it; metrics keep the upstream's names. `curves` names sums of loss terms to keep by
-    iteration. Raises UserError when the loss diverges, the training split does not fill one batch,
-    or a checkpoint cannot be written.
+    The model of the last epoch is tested once, so nothing is chosen on the tested split.
+
+    Args:
+        config: what mmengine's Runner takes, with `default_scope`; its loaders may leave out samplers and workers.
+        reported_on: name of the tested split.
+        curves: sums of loss terms to record by iteration: name -> terms.
+        checkpoint_seconds: least time between two checkpoints.
+
+    Raises:
+        UserError: the loss diverges, the training split does not fill one batch, or a file cannot be written.
     """
-    check(config, job)
+    check_savable(config, job)
     job.work_dir.mkdir(parents=True, exist_ok=True)
     runner = JobRunner.from_cfg(bind(config, job, checkpoint_seconds, curves or {}))
     bars = next(hook for hook in runner.hooks if isinstance(hook, hooks.ProgressHook))
@@ -93,7 +97,7 @@ def run(
     network = getattr(runner.model, "module", runner.model).backbone
     if runner.rank == 0:
         if job.keep_weights:
-            keep(network.model, job)
+            save_backbone(network.model, job)
         hooks.discard_checkpoint(job.work_dir)
     return Outcome(
         metrics={name: float(value) for name, value in metrics.items()},
@@ -108,7 +112,7 @@ def run(
 
 
 def _train(runner: JobRunner) -> float:
-    """Train to the end; returns all seconds of it."""
+    """Train to the last epoch; return the seconds it took, over all processes."""
     batch_size = runner.cfg.train_dataloader.batch_size * runner.world_size
     loader = runner.train_loop.dataloader
     if len(loader) == 0:
@@ -127,7 +131,7 @@ def bind(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     curves: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Config:
-    """Fill in what belongs to this run alone; the pure `config` is left as it was."""
+    """Return a copy of the pure `config` with what belongs to this run alone."""
     bound = copy.deepcopy(dict(config))
     checkpoint = hooks.newest_checkpoint(job.work_dir)
     bound["model"]["backbone"] |= {
@@ -140,14 +144,14 @@ def bind(
     bound["model"]["data_preprocessor"] = {
         "mean": [255 * value for value in mean],
         "std": [255 * value for value in std],
-        **bound["model"]["data_preprocessor"],  # a protocol may have its own
+        **bound["model"]["data_preprocessor"],  # a protocol's own mean and std take precedence
     }
     bound["train_dataloader"] = _train_loader(bound["train_dataloader"], job)
     bound["test_dataloader"] = _test_loader(bound["test_dataloader"], job)
     bound["optim_wrapper"] |= precision(job.device)
     bound |= {
         "work_dir": str(job.work_dir),
-        "experiment_name": str(job.work_dir),  # mmengine's global loggers go by this name
+        "experiment_name": str(job.work_dir),  # names mmengine's global logger
         "device": job.device,
         "randomness": {"seed": job.seed},
         "default_hooks": {"checkpoint": None},
@@ -160,11 +164,9 @@ def bind(
 
 
 def precision(device: str) -> dict[str, Any]:
-    """The optimiser wrapper of a device: bf16 autocast on CUDA, plain fp32 elsewhere.
-
-    bf16 has fp32's range, so its gradients need no scaling.
-    """
+    """Return the optimizer wrapper's settings on a device: bf16 autocast on CUDA, fp32 elsewhere."""
     if device.startswith("cuda"):
+        # bf16 has the range of fp32, so gradients need no scaling.
         return {"type": "AmpOptimWrapper", "dtype": "bfloat16", "loss_scale": 1.0}
     return {"type": "OptimWrapper"}
 
@@ -180,7 +182,7 @@ def _hooks(job: Job, checkpoint_seconds: float, curves: Mapping[str, Sequence[st
 
 
 def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    # A last batch of one image would break BatchNorm: the heads pool down to a single value.
+    # Whole batches only: a last batch of one image would break BatchNorm after the heads' global pooling.
     return {
         "sampler": {"type": "WholeBatchSampler", "batch_size": loader["batch_size"]},
         "collate_fn": {"type": "collate_for_handover"},
@@ -188,7 +190,7 @@ def _train_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
         "batch_size": _share(loader["batch_size"], job.world_size),
         "dataset": {"type": "SeededDataset", "dataset": loader["dataset"], "seed": job.seed},
         **_workers(job),
-        "persistent_workers": job.num_workers > 0,  # to start them takes seconds, every epoch
+        "persistent_workers": job.num_workers > 0,  # starting them takes seconds in every epoch
         "pin_memory": job.device.startswith("cuda"),
     }
 
@@ -211,40 +213,39 @@ def _workers(job: Job) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _single_line_errors() -> Iterator[None]:
-    """A worker process hands its UserError on wrapped in a traceback: give the paragraph alone."""
+    """Reduce a worker process's UserError, which arrives wrapped in a traceback, to its message."""
     try:
         yield
     except UserError as error:
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
 
-# The backbone that a run fine-tuned, as a weights file in the run's folder, to be analysed or evaluated anew.
-#
-#
-# It has timm's keys and says in its header what it is, as an encoder that `pretrain` exports. What the task
-# did not train (a final norm behind the last map, or one that a classifier took over) is as it was before.
+# --keep-weights: the fine-tuned backbone as a weights file in the run's folder.
 
 NAME = "backbone.safetensors"
 
 
-def check(config: Any, job: Job) -> None:
-    """Raise UserError, before anything is trained, where there will be nothing to keep."""
+def check_savable(config: Any, job: Job) -> None:
+    """Raise UserError, before training, if --keep-weights is given and timm has no such architecture."""
     if not job.keep_weights:
         return
     backbone = config["model"]["backbone"]
     plain = is_plain(create(job.backbone.arch, seed=0)[0])
     if (backbone.get("window_size") and plain) or job.protocol.drop_blocks:
         raise UserError(
-            f"--keep-weights cannot keep {job.backbone.arch} of {job.task.name}: this protocol changes the "
+            f"--keep-weights cannot save {job.backbone.arch} of {job.task.name}: this protocol changes the "
             f"architecture (windows in a plain ViT's attention, or blocks left out), and timm has no such model. "
-            f"Leave it out, or fine-tune on another task."
+            f"Omit --keep-weights, or fine-tune on another task."
         )
 
 
-def keep(model: Any, job: Job) -> Path:
-    """Write the fine-tuned timm model, in fp32, whole or not at all; return its path."""
+def save_backbone(model: Any, job: Job) -> Path:
+    """Write the fine-tuned timm model in fp32, with timm's keys and a header as of `pretrain`'s exports.
+
+    What the task did not train has its weights from before: a final norm after the last map, or one that a
+    classifier took over. Returns the file's path; raises UserError if it cannot be written.
+    """
     trained = model.state_dict()
-    # What was pruned or taken over is not in it; position embeddings may be of another size.
     before, _ = build(
         job.backbone.arch,
         weights=job.backbone.weights,
@@ -256,22 +257,21 @@ def keep(model: Any, job: Job) -> Path:
         key: trained.get(key, value).detach().float().cpu().contiguous() for key, value in before.state_dict().items()
     }
     path = job.work_dir / NAME
-    temporary = path.with_name(f".{NAME}.{os.getpid()}")
     try:
-        save_file(state, temporary, metadata=header(model, job))
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(state, temporary, metadata=header(model, job))
     except OSError as error:
         raise UserError(
-            f"The fine-tuned backbone {path} cannot be written ({error.strerror}). Its checkpoint lies beside it: "
-            f"free space or mend the folder, and give the same command again."
+            f"The fine-tuned backbone {path} cannot be written ({error.strerror}). Free space or make the folder "
+            f"writable, and run the same command again: training resumes from the checkpoint in that folder."
         ) from None
     return path
 
 
 def header(model: Any, job: Job) -> dict[str, str]:
-    """What `bench.backbones` reads, and what a reader wants to know."""
+    """Return the weights file's header: what `bench.backbones` reads, and how the weights were made."""
     mean, std = normalisation(job.backbone)
-    said = {
+    fields = {
         "arch": job.backbone.arch,
         "name": f"{job.backbone.name}-{job.task.name.replace('/', '-')}-seed{job.seed}",
         "method": f"{job.backbone.method}+{job.task.name}",
@@ -282,5 +282,5 @@ def header(model: Any, job: Job) -> dict[str, str]:
     patches: Any = getattr(model, "patch_embed", None)
     if getattr(model, "pos_embed", None) is not None and hasattr(patches, "grid_size"):
         size = [n * p for n, p in zip(patches.grid_size, patches.patch_size, strict=True)]
-        said["img_size"] = json.dumps(size)
-    return said
+        fields["img_size"] = json.dumps(size)
+    return fields

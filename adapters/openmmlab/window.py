@@ -16,28 +16,27 @@ READ = {"qkv", "q_norm", "k_norm", "attn_drop", "proj", "proj_drop"}  # of timm'
 
 
 class Grid:
-    """Rows and columns of patches of the image at hand, which a block's tokens (N, L, C) do not tell."""
+    """Rows and columns of patches in the current image, which a block cannot infer from its tokens (N, L, C)."""
 
     def __init__(self, model: VisionTransformer) -> None:
-        """Watch the patch embedding, whose output is (N, rows, columns, C)."""
+        """Record the shape of each output of the patch embedding, (N, rows, columns, C)."""
         self.rows, self.columns = model.patch_embed.grid_size
-        model.patch_embed.register_forward_hook(self._note)
+        model.patch_embed.register_forward_hook(self._record)
 
-    def _note(self, module: nn.Module, images: object, patches: Tensor) -> None:
+    def _record(self, module: nn.Module, images: object, patches: Tensor) -> None:
         _, self.rows, self.columns, _ = patches.shape
 
 
 class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
     """timm's Attention over patches alone, in square windows or globally, with relative positions.
 
-    The modules, and so the names of the weights, are those of the Attention it replaces. Added are
-    the tables of the decomposed relative positions, zero at first: for distances -(n - 1) to n - 1
-    of n rows (columns) of the window, or of the grid that the model was built for; where the grid
-    at hand differs, they are interpolated.
+    It takes over the modules of the Attention it replaces, so weights have the same names. It adds tables of
+    decomposed relative positions, initially zero, for distances -(n - 1) to n - 1 of the n rows (columns) of the
+    window, or of the grid that the model was built for; for another grid they are interpolated.
     """
 
     def __init__(self, attention: Attention, grid: Grid, window_size: int) -> None:
-        """Take over the modules; a `window_size` (in patches) of 0 is global attention."""
+        """Take over the modules of `attention`; a `window_size` (in patches) of 0 is global attention."""
         super().__init__()
         for name, module in attention.named_children():
             self.add_module(name, module)
@@ -59,7 +58,7 @@ class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
         return window_unpartition(self._attend(windows), self.window_size, size, padded).flatten(1, 2)
 
     def _attend(self, x: Tensor) -> Tensor:
-        """Attention among all patches of each (N, h, w, C); ViTDet's bias is of the unscaled query."""
+        """Attend among all patches of each (N, h, w, C); as in ViTDet, the bias comes from the unscaled query."""
         batch, height, width, _ = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, self.head_dim)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -75,16 +74,18 @@ class GridAttention(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 
 def attend_in_windows(model: VisionTransformer, window_size: int, global_blocks: int) -> None:
-    """Let all but `global_blocks` evenly spaced blocks attend within windows only (ViTDet, section 3).
+    """Replace attention by window attention in all but `global_blocks` evenly spaced blocks, in place.
 
-    The last block of each of `global_blocks` equal parts stays global: blocks 2, 5, 8 and 11 of 12.
-    The class and register tokens go, with their position embeddings. Raises ValueError, with the
-    reason, for a model that is not built of timm's own Attention.
+    As in ViTDet (arXiv 2203.16527, section 3), the last block of each of `global_blocks` equal parts stays global:
+    blocks 2, 5, 8 and 11 of 12. Class and register tokens are removed, with their position embeddings.
+
+    Raises:
+        ValueError: with the reason, if the model is not built of timm's own Attention.
     """
     if reason := _unfit(model):
         raise ValueError(reason)
     _drop_prefix(model)
-    depth = len(model.feature_info)  # of the whole model: blocks behind the last map may be gone
+    depth = len(model.feature_info)  # of the whole model: blocks after the last map may have been removed
     last = {round((part + 1) * depth / global_blocks) - 1 for part in range(global_blocks)}
     grid = Grid(model)
     for i, block in enumerate(model.blocks):
@@ -92,15 +93,15 @@ def attend_in_windows(model: VisionTransformer, window_size: int, global_blocks:
 
 
 def _unfit(model: nn.Module) -> str:
-    """Why the model's attention cannot be replaced; "" if it can."""
+    """Return why the model's attention cannot be replaced; "" if it can."""
     if type(model) is not VisionTransformer:
-        return f"window_size needs timm's VisionTransformer, and this is a {type(model).__name__}"
+        return f"window_size needs timm's VisionTransformer, but this is a {type(model).__name__}"
     if not model.dynamic_img_size:
         return "window_size needs a patch embedding that takes any size of image"
     for block in model.blocks:
         attention: Any = getattr(block, "attn", None)
         if type(attention) is not Attention:
-            return f"window_size needs timm's Attention, and a block has {type(attention).__name__}"
+            return f"window_size needs timm's Attention, but a block has {type(attention).__name__}"
         more = [n for n, m in attention.named_children() if not isinstance(m, nn.Identity)]
         if set(more) - READ:
             return f"window_size leaves no place for its attention's {', '.join(set(more) - READ)}"

@@ -1,4 +1,4 @@
-"""A fine-tuned backbone as a weights file: the same features, under a name and header of its own."""
+"""--keep-weights: the saved backbone computes the same features, under its own name and header."""
 
 import dataclasses
 from pathlib import Path
@@ -26,12 +26,12 @@ def scenes(world: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("arch", ["test_vit", "test_resnet"])
 @pytest.mark.parametrize("family", ["segmentation", "depth"])
-def test_it_says_what_the_fine_tuned_model_says(scenes: Path, family: str, arch: str) -> None:
+def test_saved_backbone_computes_what_the_fine_tuned_model_computes(scenes: Path, family: str, arch: str) -> None:
     work = dataclasses.replace(job(family, scenes, arch, "finetune", limit=4), keep_weights=True)
     built = build(work)
     built.train()
     trained = built.model.backbone.eval()
-    found = resolve.resolve(str(runner.keep(trained.model, work)))
+    found = resolve.resolve(str(runner.save_backbone(trained.model, work)))
 
     assert (found.arch, found.method) == (arch, f"scratch+{family}/scenes")
     assert found.name == f"{arch}-{family}-scenes-seed0"
@@ -73,18 +73,18 @@ def own(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "changes", "said"),
+    ("protocol", "changes", "message"),
     [
         ("finetune", {"window_size": 2}, "windows in a plain ViT's attention"),
         ("finetune", {"window_size": 0, "drop_blocks": 1}, "blocks left out"),
     ],
 )
-def test_what_cannot_be_kept_is_said_before_training(
-    scenes: Path, protocol: str, changes: dict[str, Any], said: str
+def test_a_backbone_that_cannot_be_saved_is_refused_before_training(
+    scenes: Path, protocol: str, changes: dict[str, Any], message: str
 ) -> None:
     work = job("detection", scenes, "test_vit", protocol, **changes)
-    with pytest.raises(UserError, match=said):
-        runner.check(
+    with pytest.raises(UserError, match=message):
+        runner.check_savable(
             {"model": {"backbone": {"window_size": changes.get("window_size", 0)}}},
             dataclasses.replace(work, keep_weights=True),
         )
