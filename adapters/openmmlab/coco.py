@@ -1,4 +1,4 @@
-"""Is a COCO-style annotation file true of its images? Asked once, before anything is trained on it."""
+"""Annotation files in COCO's format: checked against their images once before training, and read item by item."""
 
 import collections
 import json
@@ -27,8 +27,8 @@ KINDS: dict[str, tuple[type, ...]] = {
     **{"id": ID, "image_id": ID, "category_id": ID, "file_name": (str,), "name": (str,)},
     **{"width": (int, float), "height": (int, float)},
 }
-ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # of whole files; decoders give what there is of others
-SLACK = 1.0  # pixels by which a point may lie outside: some tools count them from 1
+ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # of whole files; decoders accept truncated ones
+SLACK = 1.0  # pixels by which a point may lie outside: some tools count from 1
 SHOWN = 3
 
 Rows = Sequence[Mapping[str, Any]]
@@ -43,18 +43,18 @@ def check(
     num_keypoints: int = 0,
     points_may_leave: bool = False,
 ) -> None:
-    """Read the file, and the header of every image it lists; unchanged files are read once.
+    """Check the file, and the header of every image it lists; unchanged files are read once.
 
     Args:
-        images: the folder that file names are relative to.
-        classes: names that the categories must have, where they are fixed.
+        images: the folder of the file names.
+        classes: names that the categories must have; None for any.
         num_keypoints: of every annotated pose; 0 for files without poses.
-        points_may_leave: for data sets that place hidden joints beyond the border, as CrowdPose does.
+        points_may_leave: whether hidden joints may lie outside the image, as in CrowdPose.
 
     Raises:
-        UserError: no such file, no JSON, a missing key, image, category or image id; an id given twice;
-            an image that is cut off or of another size than stated; a box that is no box, or outside its
-            image; a keypoint outside its image.
+        UserError: no such file, invalid JSON, a missing key, image, category or image id; a repeated id; an image
+            that is truncated or of another size than stated; an invalid box, or one outside its image; a keypoint
+            outside its image.
     """
     content = labels(file, classes=classes, num_keypoints=num_keypoints, points_may_leave=points_may_leave)
     listed = content["images"]
@@ -72,7 +72,7 @@ def check(
 def labels(
     file: Path, *, classes: Sequence[str] | None = None, num_keypoints: int = 0, points_may_leave: bool = False
 ) -> dict[str, Any]:
-    """Read the file, and no image, as `check` does; raises UserError as that does."""
+    """Check the file as `check` does, without its images; return its content."""
     content = _read(file)
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     _check_ids(file, content, classes)
@@ -84,7 +84,7 @@ def labels(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Parse the file; its three lists then have the keys that are read of them."""
+    """Parse the file; raises UserError unless its three lists have the keys in NEEDED."""
     if not file.is_file():
         raise UserError(f"There is no annotation file {file}. Expected is COCO's JSON format.")
     try:
@@ -153,7 +153,7 @@ def _check_boxes(file: Path, annotations: Rows, sizes: Mapping[Any, tuple[int, i
 
 
 def _is_box(box: Any, image_width: float, image_height: float) -> bool:
-    """Whether it is one, some of it inside the image."""
+    """Return whether `box` is a box, part of which lies inside the image."""
     if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
         return False
     left, top, width, height = box
@@ -192,10 +192,7 @@ def _check_keypoints(file: Path, annotations: Rows, count: int, sizes: Mapping[A
 
 
 def check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
-    """Raise UserError where an image is not of the size that the file states.
-
-    It must be whole, and is decoded only where it does not end as its kind does.
-    """
+    """Raise UserError if an image is truncated, or not of the size that the annotation file states."""
     try:
         with Image.open(path) as opened:
             found, end = opened.size, ENDS.get(opened.format or "", b"")
@@ -208,7 +205,7 @@ def check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
         )
     with path.open("rb") as content:
         content.seek(max(0, path.stat().st_size - 1024))
-        if end not in content.read():
+        if end not in content.read():  # only then decode the whole image, which takes longer
             open_whole(path)
 
 
@@ -218,17 +215,10 @@ def _some(items: Iterable[Any]) -> str:
     return "; ".join(shown[:SHOWN]) + more
 
 
-# Data sets in COCO's format, image by image, for `python -m bench.datasets`.
-
-Annotations = Sequence[Mapping[str, Any]]
-
-
 def items(file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave: bool = False) -> Items:
-    """Every image that an annotation file lists; raises UserError where the file is not true in itself.
+    """Return every listed image with its annotations, for `python -m bench.datasets`; arguments as in `check`.
 
-    Args:
-        images: the folder that file names are relative to.
-        num_keypoints, points_may_leave: as `coco_annotations.check` has them.
+    Raises UserError for an invalid annotation file.
     """
     content = labels(file, num_keypoints=num_keypoints, points_may_leave=points_may_leave)
     listed = content["images"]
@@ -262,27 +252,26 @@ def items(file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave:
 
 
 def _gaps(file: Path, images: Path, listed: Sequence[str]) -> list[str]:
+    """Return one message that names the listed images that do not exist, or none."""
     there = {str(path.relative_to(images)) for path in images.rglob("*")}
     missing = [name for name in listed if name not in there]
-    if not missing:
-        return []
-    shown = ", ".join(missing[:3])
-    return [f"{file} lists {len(missing)} images that are not in {images}: {shown}. Restore them."]
+    shown = ", ".join(missing[:SHOWN])
+    return [f"{file} lists {len(missing)} images that are not in {images}: {shown}. Restore them."] if missing else []
 
 
-def _outlines(annotations: Annotations) -> list[tuple[int, list[float]]]:
-    """Of things given as polygons; crowds are none."""
+def _outlines(annotations: Rows) -> list[tuple[int, list[float]]]:
+    """Return (index of the annotation, polygon) of all that are given as polygons; crowds are not."""
     shapes = enumerate(a.get("segmentation", ()) for a in annotations)
     return [(k, polygon) for k, shape in shapes if isinstance(shape, list) for polygon in shape]
 
 
-def _poses(annotations: Annotations) -> list[NDArray[Any]]:
+def _poses(annotations: Rows) -> list[NDArray[Any]]:
     return [np.reshape(a["keypoints"], (-1, 3)) for a in annotations if any(a.get("keypoints", ()))]
 
 
 def _bones(category: Mapping[str, Any], num_keypoints: int) -> list[tuple[int, int]]:
-    """Counted from 1 in the file; CrowdPose's in mmpose's form carries those of COCO, and gives none."""
+    """Return pairs of keypoint indices; none if the skeleton has other keypoints (CrowdPose's file has COCO's)."""
     found = category.get("skeleton", [])
     if any(max(bone) > num_keypoints for bone in found):
         return []
-    return [(start - 1, end - 1) for start, end in found]
+    return [(start - 1, end - 1) for start, end in found]  # the file counts from 1

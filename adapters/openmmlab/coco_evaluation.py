@@ -1,8 +1,8 @@
 """COCO evaluation by faster-coco-eval, under the names that mmdet and mmpose import.
 
-mmdet imports `pycocotools`, mmpose `xtcocotools` (whose wheel is built for numpy 1). faster-coco-eval
-always answers to both, also where pycocotools itself is installed (mmdet's requirements name it),
-so that one implementation gives every COCO number. Its reports go to logging, not to the screen.
+mmdet imports `pycocotools`, mmpose `xtcocotools` (whose wheel is built for numpy 1). Both names import
+faster-coco-eval, even if pycocotools itself is installed (as mmdet requires), so that one implementation computes
+every COCO number. Its reports go to logging, not to the screen.
 """
 
 import logging
@@ -18,15 +18,15 @@ ANNOTATION_READERS = ("mmdet.datasets.api_wrappers", "mmpose.evaluation")
 
 
 class KeypointParams(Params):  # type: ignore[misc]  # faster-coco-eval is untyped
-    """Parameters on which `useSegm = None` leaves the similarity alone, as in xtcocotools.
+    """Parameters on which `useSegm = None` does not change the similarity, as in xtcocotools.
 
-    mmpose sets it before every evaluation; faster-coco-eval would switch to the overlap of boxes,
-    and report that as keypoint AP.
+    mmpose sets it before every evaluation; faster-coco-eval would switch to box overlap, and report that as
+    keypoint AP.
     """
 
     @property
     def useSegm(self) -> None:
-        """Obsolete: the kind of evaluation is `iouType`."""
+        """Obsolete: `iouType` is the kind of evaluation."""
 
     @useSegm.setter
     def useSegm(self, value: object) -> None:
@@ -34,7 +34,7 @@ class KeypointParams(Params):  # type: ignore[misc]  # faster-coco-eval is untyp
 
 
 class KeypointEval(COCOeval_faster):  # type: ignore[misc]
-    """The evaluator with xtcocotools' constructor, which mmpose calls by position."""
+    """The evaluator with xtcocotools' constructor, whose arguments mmpose passes by position."""
 
     params: Any
 
@@ -46,7 +46,7 @@ class KeypointEval(COCOeval_faster):  # type: ignore[misc]
         sigmas: Any = None,
         use_area: bool = True,
     ) -> None:
-        """Evaluate with per-keypoint `sigmas`; without `use_area`, 0.53 of the box is the area."""
+        """Evaluate with per-keypoint `sigmas`; without `use_area`, the area is 0.53 of the box."""
         super().__init__(cocoGt, cocoDt, iouType, use_area=use_area)
         params = KeypointParams(iouType, kpt_sigmas=sigmas)
         params.imgIds, params.catIds = self.params.imgIds, self.params.catIds
@@ -61,7 +61,7 @@ def _package(name: str, evaluator: type) -> dict[str, ModuleType]:
 
 
 def install() -> None:
-    """Serve `pycocotools` and `xtcocotools`; call it once, before mmdet or mmpose has read them."""
+    """Make `pycocotools` and `xtcocotools` importable; call it once, before mmdet or mmpose imports them."""
     early = [name for name in ANNOTATION_READERS if name in sys.modules]
     assert not early, f"prepare() must come before the import of {', '.join(early)}"
     sys.modules.update(_package("pycocotools", COCOeval_faster))

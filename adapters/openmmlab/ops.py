@@ -1,9 +1,8 @@
 """The few compiled kernels that OpenMMLab's heads call, served from torchvision as `mmcv._ext`.
 
-mmcv installs without its compiled extension. A finder at the end of `sys.meta_path` answers for the
-missing `mmcv._ext`, so a compiled one, where there is one, is found first and wins. Served, on CPU
-and CUDA, in fp32, fp64, fp16 and bf16: nms, soft-nms, RoIAlign (average mode), sigmoid focal loss.
-Every other name is a function that raises NotImplementedError when called.
+mmcv installs without its compiled extension. A finder at the end of `sys.meta_path` supplies the missing `mmcv._ext`;
+a compiled one takes precedence, since it is found first. Supported on CPU and CUDA in fp32, fp64, fp16 and bf16: nms,
+soft-nms, RoIAlign (average mode), sigmoid focal loss. Any other op raises NotImplementedError when called.
 
 The signatures (keyword names, outputs filled in place) are those that `mmcv.ops` calls with.
 Kernels lack bf16 on some devices, so half precisions are computed in fp32 and rounded once.
@@ -26,12 +25,12 @@ MAX_POOL = 0  # the pool_mode numbers of mmcv.ops.roi_align: 0 max, 1 average
 
 
 def _wide(tensor: Tensor) -> Tensor:
-    """The tensor in fp32, or in fp64 when it already is."""
+    """Return the tensor in fp32, or in fp64 if it is that already."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
-    """Indices of the boxes (N, 4; x1 y1 x2 y2 in pixels) that survive, best score first.
+    """Return the indices of the boxes (N, 4; x1 y1 x2 y2 in pixels) that survive, best score first.
 
     With offset 1 a box is x2 - x1 + 1 wide: the same as moving its far corner by one.
     """
@@ -40,7 +39,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 def _overlaps(box: Tensor, boxes: Tensor, offset: int) -> Tensor:
-    """IoU of one box (4,) with each of boxes (N, 4)."""
+    """Return the IoU (N,) of one box (4,) with each of boxes (N, 4)."""
     area = (boxes[:, 2:] - boxes[:, :2] + offset).prod(1)
     shared = torch.minimum(box[2:], boxes[:, 2:]) - torch.maximum(box[:2], boxes[:, :2]) + offset
     shared = shared.clamp(min=0).prod(1)
@@ -57,32 +56,32 @@ def softnms(
     method: int,
     offset: int,
 ) -> Tensor:
-    """Soft-NMS (Bodla et al. 2017, equations 2 and 3): decay the scores of overlapping boxes.
+    """Decay the scores of overlapping boxes: Soft-NMS (Bodla et al. 2017, equations 2 and 3).
 
-    Fills `dets` (N, 5) with the K kept boxes and their decayed scores, in the order they were
-    picked, and returns their indices (K,). As in mmcv, a decayed score under `min_score` drops its
-    box, and the first pick is never dropped. Equal scores: the earlier box is picked first.
+    Fills `dets` (N, 5) with the K selected boxes and their decayed scores, in the order of selection, and returns
+    their indices (K,). As in mmcv, a box whose decayed score is below `min_score` is dropped, but never the first
+    one selected. Of equal scores the earlier box is selected first.
     """
     boxes, scores = _wide(boxes), _wide(scores)
     left = torch.arange(len(boxes), device=boxes.device)
-    kept: list[Tensor] = []
+    picked: list[Tensor] = []
     while len(left):
         best = scores[left].argmax()
         pick = left[best]
-        dets[len(kept), :4], dets[len(kept), 4] = boxes[pick], scores[pick]
-        kept.append(pick)
+        dets[len(picked), :4], dets[len(picked), 4] = boxes[pick], scores[pick]
+        picked.append(pick)
         left = torch.cat([left[:best], left[best + 1 :]])
         iou = _overlaps(boxes[pick], boxes[left], offset)
         decayed = scores[left] * _decay(iou, iou_threshold, sigma, method)
         scores = scores.index_put((left,), decayed)
         left = left[decayed >= min_score]
-    return torch.stack(kept) if kept else left
+    return torch.stack(picked) if picked else left
 
 
 def _decay(iou: Tensor, iou_threshold: float, sigma: float, method: int) -> Tensor:
     if method == GAUSSIAN:
         return torch.exp(-(iou**2) / sigma)
-    assert method in (NAIVE, LINEAR), f"mmcv.ops.soft_nms knows no method {method}"
+    assert method in (NAIVE, LINEAR), f"mmcv.ops.soft_nms has no method {method}"
     return torch.where(iou >= iou_threshold, (1 - iou) * (method == LINEAR), 1.0)
 
 
@@ -133,7 +132,7 @@ def _refuse_max_pooling(pool_mode: int) -> None:
 
 
 def _focal_terms(input: Tensor, target: Tensor, alpha: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Sign (+1 for the true class), alpha_t and the logit of p_t, each (N, C)."""
+    """Return sign (+1 for the true class), alpha_t and the logit of p_t, each (N, C)."""
     true = target[:, None] == torch.arange(input.shape[1], device=input.device)
     logits = _wide(input)
     sign = torch.where(true, 1.0, -1.0).to(logits)
@@ -168,16 +167,16 @@ def sigmoid_focal_loss_backward(
 
 
 def get_compiler_version() -> str:
-    """What environment reports print."""
+    """Return what environment reports print."""
     return "none: kernels from torchvision"
 
 
 def get_compiling_cuda_version() -> str:
-    """What environment reports print."""
+    """Return what environment reports print."""
     return "none: kernels from torchvision"
 
 
-SERVED: dict[str, Callable[..., object]] = {
+OPS: dict[str, Callable[..., object]] = {
     function.__name__: function
     for function in (
         nms,
@@ -195,21 +194,20 @@ SERVED: dict[str, Callable[..., object]] = {
 def _uncompiled(op: str) -> NotImplementedError:
     return NotImplementedError(
         f"mmcv's op {op} needs a compiled mmcv, and this one is not compiled: only nms, soft-nms, "
-        "RoIAlign in average mode and the sigmoid focal loss are served from torchvision. Use a "
-        "head without this op, or install an mmcv built with its ops: a compiled mmcv is preferred "
-        "wherever there is one."
+        "RoIAlign in average mode and the sigmoid focal loss are supplied by torchvision. Use a "
+        "head without this op, or install an mmcv built with its ops."
     )
 
 
 def _op(name: str) -> Callable[..., object]:
-    """A served op, or one that raises when *called*: mmcv looks every name up at import."""
+    """Return a supported op, or a function that raises when called: mmcv looks every name up at import."""
     if name.startswith("__"):
         raise AttributeError(name)
 
     def refuse(*args: object, **kwargs: object) -> object:
         raise _uncompiled(name)
 
-    return SERVED.get(name, refuse)
+    return OPS.get(name, refuse)
 
 
 class TorchvisionOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -218,12 +216,12 @@ class TorchvisionOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Answer for `mmcv._ext` alone."""
+        """Return a spec for `mmcv._ext` only."""
         found = fullname == "mmcv._ext"
         return importlib.util.spec_from_loader(fullname, self) if found else None
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give the module its lookup (PEP 562)."""
+        """Set the module's `__getattr__` (PEP 562)."""
         vars(module)["__getattr__"] = _op
 
 
