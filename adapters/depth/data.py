@@ -1,6 +1,6 @@
-"""Images and depth maps of a data set, checked once before anything is trained on them."""
+"""Images and depth maps of a data set: listed, checked once before training, augmented as in MIM-Depth."""
 
-from adapters.openmmlab import runner as _runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner as _runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 import dataclasses
 import json
 import math
@@ -29,7 +29,7 @@ USUAL_SCALES = (100, 256, 1000, 5000, 10000)
 
 
 def calibrated(layout: Layout, folder: Path) -> Layout:
-    """The layout with what the data set's own calibration file says; raises UserError for a bad one."""
+    """Return the layout with the values of the data set's calibration file; raises UserError for an invalid one."""
     file = folder / layout.calibration
     if not layout.calibration or not file.is_file():
         return layout
@@ -38,25 +38,25 @@ def calibrated(layout: Layout, folder: Path) -> Layout:
         f"file for {layout.scale:g} and {layout.max_depth:g}."
     )
     try:
-        said = json.loads(file.read_text("utf-8"))
+        values = json.loads(file.read_text("utf-8"))
     except ValueError as error:
-        raise UserError(f"{file} is no JSON: {error}. {expected}") from None
-    if not isinstance(said, dict):
-        raise UserError(f"{file} holds a {type(said).__name__}. {expected}")
-    for key, value in said.items():
+        raise UserError(f"{file} is not JSON: {error}. {expected}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file} holds a {type(values).__name__}. {expected}")
+    for key, value in values.items():
         if key not in ("scale", "max_depth"):
             raise UserError(f"{unknown(f'key in {file}', key, ('scale', 'max_depth'))} {expected}")
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
             raise UserError(f"{file} has {key} = {json.dumps(value)}. {expected}")
-    return dataclasses.replace(layout, **said)
+    return dataclasses.replace(layout, **values)
 
 
 def pairs(images: Path, depths: Path) -> list[Pair]:
-    """Every (image, depth map) below two folders, sorted; raises UserError for a gap."""
+    """Return every (image, depth map) below two folders, sorted; raises UserError if one is missing."""
     found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not found:
         raise UserError(
-            f"{images} holds no images ({', '.join(SUFFIXES)}). Put them there, each with a 16-bit depth map of the "
+            f"{images} contains no images ({', '.join(SUFFIXES)}). Put them there, each with a 16-bit depth map of the "
             f"same name (.png) in {depths}."
         )
     both = [(image, (depths / image.relative_to(images)).with_suffix(".png")) for image in found]
@@ -70,7 +70,7 @@ def _missing(image: Path, depth: Path) -> UserError:
     others = (depth.with_suffix(suffix) for suffix in FLOATING)
     if other := next((p for p in others if p.is_file()), None):
         return UserError(
-            f"The depth map {other} is of a kind that is not read here: expected is {depth.name}, 16-bit integers, 0 "
+            f"The depth map {other} has a format that is not supported: expected is {depth.name}, 16-bit integers, 0 "
             "for no depth. Convert it: multiply metres by the scale (1000, KITTI's 256), round, and save as 16-bit "
             "PNG, NaN and infinity as 0."
         )
@@ -80,7 +80,7 @@ def _missing(image: Path, depth: Path) -> UserError:
 
 
 def check(both: Sequence[Pair], layout: Layout, cache: Path) -> None:
-    """Read every image and depth map; raises UserError that names the file. Unchanged files are read once."""
+    """Check every image and depth map, as `check_pair` does. Unchanged files are read once."""
     files = [path for pair in both for path in pair]
     settings = (layout.scale, layout.max_depth, layout.image_crop)
     with checked_once(cache, "depth", files, *settings) as unread:
@@ -88,12 +88,12 @@ def check(both: Sequence[Pair], layout: Layout, cache: Path) -> None:
         if known and not any(known):
             raise UserError(
                 f"None of the {len(known)} depth maps in {both[0][1].parent} has a depth: all their pixels are 0, "
-                f"which stands for no depth. Give maps with depth, or remove the split."
+                f"which means no depth. Give maps with depth, or remove the split."
             )
 
 
 def check_pair(image: Path, path: Path, layout: Layout) -> bool:
-    """Say whether a map has a depth; raises UserError where something is wrong."""
+    """Return whether any pixel has a depth; raises UserError, with the file and the reason, for an invalid map."""
     size, depth = open_whole(image).size, open_whole(path)
     _check_kind(depth, path, layout.scale)
     if depth.size != size:
@@ -129,7 +129,7 @@ def _check_kind(depth: Image.Image, path: Path, scale: float) -> None:
 
 
 def _check_range(values: np.ndarray, path: Path, layout: Layout) -> None:
-    """Most of the pixels with a depth must lie in the range; the others are left out of everything."""
+    """Raise UserError if most pixels with a depth lie out of range; a few such pixels are ignored everywhere."""
     known = values[values > 0]
     if not len(known):
         return
@@ -143,17 +143,14 @@ def _check_range(values: np.ndarray, path: Path, layout: Layout) -> None:
     raise UserError(
         f"Of the pixels of {path} that have a depth, most lie {where}: {metres.min():.4g} to {metres.max():.4g} m with "
         f"a scale of {layout.scale:g} a metre. The scale is wrong, or max_depth is: a scale of {usual} would put these "
-        f"values, {known.min()} to {known.max()}, at {known.min() / usual:.4g} to {known.max() / usual:.4g} m. Data "
-        'with a scale or range of their own are for depth/folder, with a depth.json beside images/: {"scale": ..., '
+        f"values, {known.min()} to {known.max()}, at {known.min() / usual:.4g} to {known.max() / usual:.4g} m. For "
+        'data with their own scale or range use depth/folder, with a depth.json next to images/: {"scale": ..., '
         '"max_depth": ...}.'
     )
 
 
-# A data set of depth, map by map, for `python -m bench.datasets`.
-
-
 def items(folder: Path, split: str, layout: Layout) -> Items:
-    """Every image of a split with its depth; raises UserError for a gap."""
+    """Return every image of a split with its depth, for `python -m bench.datasets`."""
     layout = calibrated(layout, folder)
     paths = (folder / p.format(split=split) for p in (layout.images, layout.depths))
     both = pairs(*paths)
@@ -167,15 +164,12 @@ def items(folder: Path, split: str, layout: Layout) -> Items:
     return Items(count=len(both), read=example)
 
 
-# The data set of image and depth pairs, and the transforms of MIM-Depth that OpenMMLab has not.
-
-
 @DATASETS.register_module()
 class DepthPairs(BaseSegDataset):  # type: ignore[misc]  # mmengine is untyped
-    """Every image of a folder with its depth; mmsegmentation's NYUDataset wants a digit in each name."""
+    """Every image of a folder with its depth; mmsegmentation's NYUDataset requires a digit in each name."""
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """List the pairs in the order in which they were checked."""
+        """Return the pairs in the order of `pairs`."""
         folders = (Path(self.data_prefix[key]) for key in ("img_path", "depth_map_path"))
         return [
             {"img_path": str(image), "depth_map_path": str(depth), "seg_fields": []} for image, depth in pairs(*folders)
@@ -184,14 +178,14 @@ class DepthPairs(BaseSegDataset):  # type: ignore[misc]  # mmengine is untyped
 
 @TRANSFORMS.register_module()
 class LowerCentreCrop(BaseTransform):  # type: ignore[misc]  # mmcv is untyped
-    """Keeps the middle of the lower edge: KITTI's benchmark crop of 352x1216."""
+    """Crops the middle of the lower edge, such as KITTI's benchmark crop of 352x1216."""
 
     def __init__(self, size: Sequence[int], keys: Sequence[str]) -> None:
-        """`size` is (height, width); `keys` of the results, of one size all, are cropped."""
+        """Crop the `keys` of the results, which have one size, to `size` (height, width)."""
         self.size, self.keys = size, keys
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Crop; predictions will be resized to the crop, not to the file."""
+        """Crop; with "img", predictions will be resized to the crop, not to the file."""
         (height, width), (rows, columns) = self.size, results[self.keys[0]].shape[:2]
         top, left = rows - height, (columns - width) // 2
         for key in self.keys:
@@ -203,14 +197,14 @@ class LowerCentreCrop(BaseTransform):  # type: ignore[misc]  # mmcv is untyped
 
 @TRANSFORMS.register_module()
 class ColourJitter(BaseTransform):  # type: ignore[misc]  # mmcv is untyped
-    """Brightness and contrast, gamma, then hue, saturation and value, each at a rate of one half.
+    """Changes brightness and contrast, gamma, then hue, saturation and value, each with probability 1/2.
 
-    The strengths are albumentations' defaults, which MIM-Depth takes: contrast factor 0.8-1.2, brightness
+    The ranges are albumentations' defaults, which MIM-Depth uses: contrast factor 0.8-1.2, brightness
     +-0.2 of white, gamma 0.8-1.2, hue +-20 of 180, saturation +-30 and value +-20 of 255.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Change `img` (H, W, BGR, 8 bits)."""
+        """Change `img` (H, W, 3), BGR, 8 bits."""
         for change in (self._contrast, self._gamma, self._hue):
             if np.random.random() < 0.5:
                 results["img"] = change(np.ascontiguousarray(results["img"]))
@@ -240,28 +234,25 @@ def _table(values: np.ndarray) -> np.ndarray:
     return table
 
 
-# Vertical CutDepth: a strip of the image, of full height, shows its depth instead.
-#
-# Kim et al. 2022 (GLPDepth, arXiv 2201.07436, section 3.3), after Ishii and Yamashita 2021 (arXiv 2107.07684).
-
-PART = 0.75  # the widest strip, as a part of what is right of its left edge
+PART = 0.75  # the widest strip of CutDepth, as a part of the columns right of its left edge
 
 
 @TRANSFORMS.register_module()
 class VerticalCutDepth(BaseTransform):  # type: ignore[misc]  # mmcv is untyped
-    """Replaces a strip of `img` (H, W, 3, 8 bits) by `gt_depth_map` (H, W, metres), at rate `prob`.
+    """Replaces a strip of `img` (H, W, 3, 8 bits) by `gt_depth_map` (H, W, metres), with probability `prob`.
 
-    The strip starts at a uniform column l, and is a uniform part of PART (W - l) wide, at least 1. By default
-    depth 0 to max_depth is shown as 0 to 255. MIM-Depth writes the file's raw values into 8 bits, so they
-    wrap modulo 256: `wrapped` does that.
+    Vertical CutDepth (Kim et al. 2022, GLPDepth, arXiv 2201.07436, section 3.3), after Ishii and Yamashita 2021
+    (arXiv 2107.07684). The strip has full height, starts at a uniform column l, and is a uniform part of
+    PART (W - l) wide, at least 1. Depth from 0 to max_depth becomes 0 to 255. MIM-Depth writes the file's raw values
+    into 8 bits instead, so that they wrap modulo 256: `wrapped` does that.
     """
 
     def __init__(self, prob: float, max_depth: float, wrapped: bool = False) -> None:
-        """`prob` is upstream's every fourth image, drawn by image instead of counted."""
+        """Take the probability per image, where MIM-Depth counts every fourth image."""
         self.prob, self.max_depth, self.wrapped = prob, max_depth, wrapped
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Show the strip, or leave the image."""
+        """Replace the strip, or leave the image unchanged."""
         if np.random.random() >= self.prob:
             return results
         width = results["img"].shape[1]

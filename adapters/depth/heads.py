@@ -1,10 +1,10 @@
-"""Heads that turn a backbone's maps into metric depth, and the loss that they share."""
+"""Heads that compute metric depth from a backbone's maps, and their loss."""
 
 from collections.abc import Mapping, Sequence
 from math import log2
 from typing import Any
 
-from adapters.openmmlab import runner as _runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner as _runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 
 import torch
 from mmengine.model import BaseModule
@@ -18,11 +18,11 @@ from adapters.depth.config import MIN_DEPTH
 
 
 def silog(depth: Tensor, truth: Tensor, max_depth: float) -> Tensor:
-    """sqrt(mean(d^2) - 0.5 mean(d)^2), d = ln truth - ln depth, over all pixels of 0 < truth <= max_depth.
+    """Return sqrt(mean(d^2) - 0.5 mean(d)^2), d = ln truth - ln depth, over all pixels of 0 < truth <= max_depth.
 
-    Eigen et al. 2014 (arXiv 1406.2283, eq. 4) under a root, over the batch as a whole, as in MIM-Depth;
-    mmsegmentation's SiLogLoss takes the root image by image. In fp32 whatever the autocast; 0 where
-    no pixel has a depth. Both (N, 1, H, W), in metres.
+    The root of Eigen et al. 2014 (arXiv 1406.2283, eq. 4) over the batch as a whole, as in MIM-Depth; mmsegmentation's
+    SiLogLoss takes a root per image. Both are (N, 1, H, W) in metres. Computed in fp32 also under autocast; 0 if no
+    pixel has a depth.
     """
     known = (truth > 0) & (truth <= max_depth)
     if not known.any():
@@ -33,9 +33,9 @@ def silog(depth: Tensor, truth: Tensor, max_depth: float) -> Tensor:
 
 
 class DepthHead(BaseModule):  # type: ignore[misc]  # mmengine is untyped
-    """What mmsegmentation's DepthEstimator asks of a head; `forward` is left to the heads.
+    """What mmsegmentation's DepthEstimator requires of a head, without `forward`.
 
-    A map that its backbone has not normalised (a hierarchical one's stage) passes a layer norm first.
+    Maps that the backbone has not normalised (the stages of a hierarchical one) pass a layer norm first.
     """
 
     align_corners = False
@@ -49,14 +49,14 @@ class DepthHead(BaseModule):  # type: ignore[misc]  # mmengine is untyped
         max_depth: float,
         init_cfg: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take the channels of each map, and the stride of the last."""
+        """Take the channels of each map, the stride of the last, and whether they are normalised already."""
         super().__init__(init_cfg)
         self.stride, self.max_depth = stride, max_depth
         norms = [nn.Identity() if normalised else LayerNorm2d(c) for c in in_channels]
         self.norms = nn.ModuleList(norms)
 
     def loss(self, maps: Sequence[Tensor], samples: Sequence[Any], _: Any) -> dict[str, Tensor]:
-        """Give the SILog loss of a batch."""
+        """Return the SILog loss of a batch."""
         truth = torch.stack([sample.gt_depth_map.data for sample in samples])
         depth = self.depth(maps, truth.shape[-2:])
         return {"loss_silog": silog(depth, truth, self.max_depth)}
@@ -76,14 +76,14 @@ class DepthHead(BaseModule):  # type: ignore[misc]  # mmengine is untyped
 
 @MODELS.register_module()
 class DeconvDepthHead(DepthHead):
-    """The head of MIM-Depth on the last map: deconvolutions, bilinear x4, two convolutions, a sigmoid.
+    """MIM-Depth's head (arXiv 2205.13543) on the last map: deconvolutions, bilinear x4, two convolutions, a sigmoid.
 
-    A stride of 32 takes three deconvolutions, as upstream; others log2(stride / 4), rounded: 16 (a plain
-    ViT's) takes two. What a stride that is no power of two leaves over is resized.
+    Stride 32 has three deconvolutions, as in MIM-Depth, other strides log2(stride / 4), rounded: a plain ViT's 16 has
+    two. If the stride is not a power of two, the result is resized.
     """
 
     def __init__(self, *, channels: int, **settings: Any) -> None:
-        """`channels` is upstream's embed_dim; `settings` go to DepthHead."""
+        """Take the width (MIM-Depth's embed_dim); `settings` go to DepthHead."""
         super().__init__(init_cfg={"type": "Normal", "std": 0.001, "layer": "Conv2d"}, **settings)
         deconvs = round(log2(self.stride / 4))
         self.decoder = VPDDepthDecoder(settings["in_channels"][-1], channels, deconvs, [32] * deconvs)
@@ -92,22 +92,22 @@ class DeconvDepthHead(DepthHead):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Depth (N, 1, 2^k h, 2^k w) in metres, of the last map (N, C, h, w)."""
+        """Return depth (N, 1, 2^k h, 2^k w) in metres, of the last map (N, C, h, w)."""
         logits = self.last(self.decoder(self.norms[-1](maps[-1])))
         return logits.float().sigmoid() * self.max_depth
 
 
 @MODELS.register_module()
 class LinearDepthHead(DepthHead):
-    """DINOv2's linear head: a 1x1 convolution of the maps, upsampled to 4 times the last map's size.
+    """DINOv2's linear head (arXiv 2304.07193): a 1x1 convolution of the maps, upsampled to 4 times the last map's size.
 
-    With bins, their scores pass a ReLU, gain 0.1, are divided by their sum (AdaBins' linear norm, arXiv
-    2011.14141), and weight the bins' depths, uniform from 1 mm to max_depth. With none, the one
-    score passes a sigmoid. Convolution and resize commute, so each map is convolved at its own size.
+    With bins, (relu(score) + 0.1), divided by its sum over bins (AdaBins' linear norm, arXiv 2011.14141), weights the
+    bins' depths, which are uniform from 1 mm to max_depth. Without, depth is max_depth times the sigmoid of one score.
+    Convolution and resize commute, so each map is convolved at its own size.
     """
 
     def __init__(self, *, bins: int, **settings: Any) -> None:
-        """`settings` go to DepthHead."""
+        """Take the number of bins, 0 for none; `settings` go to DepthHead."""
         super().__init__(**settings)
         self.in_channels = list(settings["in_channels"])
         self.conv = nn.Conv2d(sum(self.in_channels), bins or 1, 1)
@@ -115,7 +115,7 @@ class LinearDepthHead(DepthHead):
         self.register_buffer("depths", depths, persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Depth (N, 1, 4h, 4w) in metres, of the last map (N, C, h, w) and those before it."""
+        """Return depth (N, 1, 4h, 4w) in metres, of maps whose last one is (N, C, h, w)."""
         size = [4 * side for side in maps[-1].shape[-2:]]
         weights = self.conv.weight.split(self.in_channels, dim=1)
         scores = [

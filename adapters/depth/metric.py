@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from adapters.openmmlab import runner as _runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner as _runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 
 import torch
 from mmengine.evaluator import BaseMetric
@@ -17,9 +17,9 @@ from adapters.depth.protocol import METRICS as NAMES
 
 
 def errors(depth: Tensor, truth: Tensor) -> dict[str, float]:
-    """The nine numbers of one image's pixels; both one-dimensional, in metres, and positive.
+    """Return the nine METRICS of one image's pixels; both arguments are one-dimensional, in metres, and positive.
 
-    RMSE and SqRel are in metres, delta1 to delta3 fractions of 1, the others without a unit (Eigen et al.
+    RMSE and SqRel are in metres, delta1 to delta3 fractions of 1, the others have no unit (Eigen et al.
     2014, arXiv 1406.2283). SILog is sqrt(mean(d^2) - 0.5 mean(d)^2) as in MIM-Depth, not KITTI's.
     """
     depth, truth = depth.double(), truth.double()
@@ -38,12 +38,12 @@ def errors(depth: Tensor, truth: Tensor) -> dict[str, float]:
 
 
 def measured(truth: Tensor, max_depth: float, crop: Sequence[float]) -> Tensor:
-    """Which pixels of `truth` (H, W) count: 1 mm < depth < max_depth, inside the crop.
+    """Return a mask (H, W) of the pixels that count: 1 mm < truth < max_depth, inside the crop.
 
-    `crop` is top, bottom, left, right as parts of the image, rounded down.
+    `crop` is top, bottom, left, right as parts of the image, rounded down to pixels.
     """
     height, width = truth.shape
-    # 471 / 480 * 480 is 470.99…: the parts are of whole pixels up to rounding.
+    # The parts stand for whole pixels, but 471 / 480 * 480 is 470.99… in floating point.
     top, bottom, left, right = (
         int(part * side + 1e-6) for part, side in zip(crop, (height, height, width, width), strict=True)
     )
@@ -54,10 +54,10 @@ def measured(truth: Tensor, max_depth: float, crop: Sequence[float]) -> Tensor:
 
 @METRICS.register_module()
 class DepthErrors(BaseMetric):  # type: ignore[misc]  # mmengine is untyped
-    """The mean of `errors` over images. Images without a measured pixel are left out, and counted.
+    """The mean of `errors` over images; images without a measured pixel are left out, and counted.
 
-    mmsegmentation's DepthMetric has no Garg crop, adds NaN for such an image, and fails when asked for a
-    choice of metrics. Predictions are held to at least 1 mm, as logarithms need.
+    mmsegmentation's DepthMetric has no Garg crop, adds NaN for such an image, and fails on a choice of metrics.
+    Predictions are clamped to at least 1 mm, as logarithms require.
     """
 
     def __init__(self, max_depth: float, crop: Sequence[float]) -> None:
@@ -75,14 +75,10 @@ class DepthErrors(BaseMetric):  # type: ignore[misc]  # mmengine is untyped
             self.results.append(found if counted.any() else None)
 
     def compute_metrics(self, results: list[dict[str, float] | None]) -> Mapping[str, float]:
-        """Average; NaN where no image could be measured."""
-        kept = [result for result in results if result is not None]
-        without = len(results) - len(kept)
+        """Return the means; NaN if no image could be measured."""
+        found = [result for result in results if result is not None]
+        without = len(results) - len(found)
         if without:
             print_log(f"{without} images without depth to measure", "current", logging.WARNING)
-        means = {name: _mean([result[name] for result in kept]) for name in NAMES}
+        means = {name: sum(r[name] for r in found) / len(found) if found else float("nan") for name in NAMES}
         return {**means, "images_without_depth": float(without)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner  # first: prepares the process for OpenMMLab  # isort: skip
 
 import mmseg.datasets  # registers the data sets and transforms
 import mmseg.models  # noqa: F401

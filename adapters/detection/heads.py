@@ -1,10 +1,4 @@
-"""A feature pyramid for backbones of a single stride: ViTDet's, for detection.
-
-UPerHead wants maps of the backbone's own width instead: for segmentation take mmseg's neck, after
-four taps of the same stride, with batch norm (its default, SyncBN, does not run on a CPU):
-
-    dict(type="mmseg.Feature2Pyramid", embed_dim=768, norm_cfg=dict(type="BN"))
-"""
+"""ViTDet's feature pyramid, for backbones whose maps have a single stride."""
 
 from collections.abc import Sequence
 
@@ -13,25 +7,25 @@ from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)  # size of each level by the input map's
+SCALES = (4.0, 2.0, 1.0, 0.5, 0.25)  # size of each level, relative to the input map
 
 
 def pyramid_strides(stride: int, num_outs: int = 5) -> tuple[float, ...]:
-    """Strides of the levels over a backbone of `stride`: 16 gives 4, 8, 16, 32, 64; 14 gives 3.5, ..."""
+    """Return the strides of the levels above a backbone of `stride`: of 16, 4, 8, 16, 32, 64; of 14, 3.5, ..."""
     return tuple(stride / scale for scale in SCALES[:num_outs])
 
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):  # type: ignore[misc]  # mmengine is untyped
-    """The simple feature pyramid (Li et al. 2022, ViTDet, section 3).
+    """The simple feature pyramid of ViTDet (Li et al. 2022, arXiv 2203.16527, section 3).
 
-    From the last map given, (N, in_channels, h, w), come the levels (N, out_channels, h', w') of
-    4h, 2h, h, ceil(h / 2) and ceil(h / 4): by deconvolutions, none, or max pooling; then a 1x1 and
-    a 3x3 convolution, each under a layer norm. The fifth level subsamples the fourth.
+    The last map (N, in_channels, h, w) becomes levels (N, out_channels, h', w') with h' = 4h, 2h, h, ceil(h / 2) and
+    ceil(h / 4): by deconvolutions, nothing, or max pooling, then a 1x1 and a 3x3 convolution, each with a layer norm.
+    The fifth level subsamples the fourth.
     """
 
     def __init__(self, in_channels: int, out_channels: int = 256, num_outs: int = 5) -> None:
-        """Make the first `num_outs` of the five levels."""
+        """Build the first `num_outs` of the five levels."""
         super().__init__()
         assert 1 <= num_outs <= len(SCALES), f"num_outs is {num_outs}, of 1 to {len(SCALES)}"
         self.num_outs = num_outs
@@ -42,7 +36,7 @@ class SimpleFeaturePyramid(BaseModule):  # type: ignore[misc]  # mmengine is unt
         self.subsample = nn.MaxPool2d(kernel_size=1, stride=2)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Give the levels over the last of `maps`, finest first."""
+        """Return the levels above the last of `maps`, finest first."""
         pyramid = [level(maps[-1]) for level in self.levels]
         if self.num_outs == len(SCALES):
             pyramid.append(self.subsample(pyramid[-1]))
@@ -50,7 +44,7 @@ class SimpleFeaturePyramid(BaseModule):  # type: ignore[misc]  # mmengine is unt
 
 
 def _resize(width: int, scale: float) -> list[nn.Module]:
-    """Layers that scale a map; each deconvolution halves its channels."""
+    """Return layers that resize a map by `scale`; each deconvolution halves the channels."""
     if scale == 4.0:
         return [*_upsample(width), LayerNorm2d(width // 2), nn.GELU(), *_upsample(width // 2)]
     if scale == 2.0:

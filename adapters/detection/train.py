@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner  # first: prepares the process for OpenMMLab  # isort: skip
 
 import mmdet.datasets  # registers the data sets and transforms
 import mmdet.models  # noqa: F401

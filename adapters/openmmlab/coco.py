@@ -86,7 +86,7 @@ def labels(
 def _read(file: Path) -> dict[str, Any]:
     """Parse the file; raises UserError unless its three lists have the keys in NEEDED."""
     if not file.is_file():
-        raise UserError(f"There is no annotation file {file}. Expected is COCO's JSON format.")
+        raise UserError(f"The annotation file {file} does not exist. Expected is COCO's JSON format.")
     try:
         content: dict[str, Any] = json.loads(file.read_text("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -200,7 +200,7 @@ def check_size(file: Path, image: Mapping[str, Any], path: Path) -> None:
         raise unreadable(path, error) from None
     if found != (image["width"], image["height"]):
         raise UserError(
-            f"The image {path} measures {found[0]}x{found[1]} pixels, and {file} says {image['width']}x"
+            f"The image {path} measures {found[0]}x{found[1]} pixels, but {file} states {image['width']}x"
             f"{image['height']}: its boxes would lie elsewhere. Restore the image, or correct the file."
         )
     with path.open("rb") as content:

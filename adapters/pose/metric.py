@@ -1,9 +1,9 @@
-"""Keypoint AP by faster-coco-eval through mmpose's CocoMetric, and PCK; percentages, unrounded."""
+"""Keypoint AP by faster-coco-eval through mmpose's CocoMetric, and PCK; in percent, unrounded."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from adapters.openmmlab import runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 
 import numpy as np
 from faster_coco_eval import COCO
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from adapters.openmmlab.coco_evaluation import KeypointEval
 
-# Columns of the evaluator's tables: areas as COCO has them, and similarities of 0.5, 0.55 to 0.95.
+# Indices into the evaluator's tables: COCO's ranges of area, and similarities 0.50, 0.55 to 0.95.
 ALL, MEDIUM, LARGE = 0, 1, 2
 AT_50, AT_75 = slice(0, 1), slice(5, 6)
 ANY = slice(None)
-# Easy, medium, hard: the bounds that CrowdPose's own evaluation splits `crowdIndex` at, and so all
-# published numbers (its paper, section 4.1, draws the first bound at 0.1).
+# Ranges of `crowdIndex` as in CrowdPose's own evaluation, and so in all published numbers (its paper, section 4.1,
+# puts the first bound at 0.1).
 CROWDING = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
 
 
@@ -26,9 +26,9 @@ CROWDING = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}
 class KeypointAPMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
     """AP and AR over object keypoint similarity, as COCO defines them, in percent and unrounded.
 
-    AP, AP50, AP75, AR, AR50, AR75; by area APm, APl, ARm, ARl; with `by_crowding` AP_easy, AP_medium
-    and AP_hard instead (CrowdPose, whose persons have no area). NaN where nobody is of that kind.
-    Data with several categories (AP-10K's species) are averaged over those that occur.
+    AP, AP50, AP75, AR, AR50, AR75; by area APm, APl, ARm, ARl; with `by_crowding` AP_easy, AP_medium and AP_hard
+    instead (CrowdPose, whose persons have no area). NaN where no person belongs to a kind. Several categories
+    (AP-10K's species) are averaged over those that occur.
     """
 
     default_prefix = None
@@ -40,10 +40,10 @@ class KeypointAPMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
         self.images = list(self.coco.getImgIds())[:limit]
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Also where there is no prediction at all: nobody was found."""
+        """Return the scores; also without any prediction, which mmpose's own method does not allow."""
         if results:
             return dict(super().compute_metrics(results))
-        return self._scores(_no_detections(self.coco))
+        return self._scores(COCO({**self.coco.dataset, "annotations": []}))
 
     def _do_python_keypoint_eval(self, outfile_prefix: str) -> Sequence[tuple[str, float]]:
         detections = self.coco.loadRes(f"{outfile_prefix}.keypoints.json")
@@ -77,7 +77,7 @@ class KeypointAPMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
         }
 
     def _tables(self, detections: COCO, images: Sequence[int]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Precision (similarities, recalls, categories, areas), recall (similarities, categories, areas)."""
+        """Return precision (similarities, recalls, categories, areas) and recall (similarities, categories, areas)."""
         sigmas = self.dataset_meta["sigmas"]
         evaluator = KeypointEval(self.coco, detections, "keypoints", sigmas, self.use_area)
         evaluator.params.imgIds = list(images)
@@ -86,12 +86,8 @@ class KeypointAPMetric(CocoMetric):  # type: ignore[misc]  # mmengine is untyped
         return evaluator.eval["precision"][..., 0], evaluator.eval["recall"][..., 0]
 
 
-def _no_detections(truth: COCO) -> COCO:
-    return COCO({**truth.dataset, "annotations": []})
-
-
 def _mean(table: NDArray[Any], similarities: slice, area: int) -> float:
-    """In percent; -1 marks what no person counts in."""
+    """Return the mean in percent, without the -1 of entries that no person belongs to."""
     values = table[similarities, ..., area]
     counted = values[values > -1]
     return 100 * float(counted.mean()) if counted.size else np.nan
@@ -99,12 +95,12 @@ def _mean(table: NDArray[Any], similarities: slice, area: int) -> float:
 
 @METRICS.register_module()
 class PCKMetric(PCKAccuracy):  # type: ignore[misc]  # mmengine is untyped
-    """Keypoints within `thr` of the longer side of the person's box, as "PCK@<thr>" in percent.
+    """Keypoints within `thr` times the longer side of the person's box, as "PCK@<thr>" in percent.
 
-    Every kind of keypoint weighs the same. It says something where AP is still near 0.
+    The mean over kinds of keypoints, which is informative even while AP is near 0.
     """
 
     def compute_metrics(self, results: list[Any]) -> dict[str, float]:
-        """Name it by its threshold."""
+        """Return PCK, named after its threshold."""
         pck = super().compute_metrics(results)["PCK"]
         return {f"PCK@{self.thr}": 100 * float(pck)}

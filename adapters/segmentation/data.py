@@ -1,10 +1,10 @@
-"""Images and masks of a segmentation data set, checked once before anything is trained on them."""
+"""Images and masks of a segmentation data set: listed, checked once before training, and read one by one."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.openmmlab import runner as _runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner as _runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 
 import mmseg.datasets  # noqa: F401  registers the data sets
 import numpy as np
@@ -20,7 +20,7 @@ Pair = tuple[Path, Path]
 
 
 def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
-    """Every (image, mask) of "train" or "val", sorted or as listed; raises UserError for a gap."""
+    """Return every (image, mask) of "train" or "val", sorted or as listed; raises UserError if one is missing."""
     name = getattr(layout, split)
     images = folder / layout.images.format(split=name)
     masks = folder / layout.masks.format(split=name)
@@ -39,7 +39,9 @@ def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
     both = [(images / f"{n}{layout.image_suffix}", masks / f"{n}{layout.mask_suffix}") for n in names]
     for image, mask in both:
         if not image.is_file():
-            raise UserError(f"The image {image}, which {listing} names, does not exist. Add it or take it off.")
+            raise UserError(
+                f"The image {image}, which {listing} names, does not exist. Add it, or remove it from the list."
+            )
         if not mask.is_file():
             raise UserError(
                 f"The image {image} has no mask: expected {mask}. Add the mask, or remove the image from the split."
@@ -48,7 +50,7 @@ def pairs(folder: Path, layout: Layout, split: str) -> list[Pair]:
 
 
 def check(both: Sequence[Pair], num_classes: int, layout: Layout, cache: Path) -> None:
-    """Read every image and mask; raises UserError that names the file. Unchanged files are read once."""
+    """Check every image and mask, as `check_pair` does. Unchanged files are read once."""
     files = [path for pair in both for path in pair]
     with checked_once(cache, "masks", files, num_classes, layout.reduce_zero_label) as unread:
         for image, mask in both if unread else ():
@@ -56,13 +58,13 @@ def check(both: Sequence[Pair], num_classes: int, layout: Layout, cache: Path) -
 
 
 def check_pair(image: Path, mask: Path, num_classes: int, layout: Layout) -> None:
-    """Read an image and its mask; raises UserError that says what is wrong with it."""
+    """Read an image and its mask; raises UserError, with the file and the reason, if the mask is invalid."""
     size = open_whole(image).size
     labels = open_whole(mask)
     if labels.mode not in ("L", "P"):
         raise UserError(
             f"The mask {mask} is a picture of mode {labels.mode}; expected is one channel of 8 bits (L or P), whose "
-            "values are class numbers. Convert it, one class number a pixel."
+            "values are class numbers. Convert it to one class number per pixel."
         )
     if labels.size != size:
         raise UserError(
@@ -79,11 +81,8 @@ def check_pair(image: Path, mask: Path, num_classes: int, layout: Layout) -> Non
         )
 
 
-# A segmentation data set, mask by mask, for `python -m bench.datasets`.
-
-
 def items(folder: Path, split: str, layout: Layout) -> Items:
-    """Every image of "train" or "val" with its mask; raises UserError for a gap."""
+    """Return every image of "train" or "val" with its mask, for `python -m bench.datasets`."""
     both = pairs(folder, layout, split)
     classes = class_names(folder, layout)
     zero = int(layout.reduce_zero_label)
@@ -99,7 +98,7 @@ def items(folder: Path, split: str, layout: Layout) -> Items:
 
 
 def class_names(folder: Path, layout: Layout) -> list[str]:
-    """From the data set's own file, or as mmsegmentation has them."""
+    """Return the class names of the data set's own file, or mmsegmentation's."""
     if layout.classes:
         return list(json.loads((folder / layout.classes).read_text())["classes"])
     return list(DATASETS.get(layout.upstream).METAINFO["classes"])

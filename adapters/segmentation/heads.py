@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from adapters.openmmlab import runner as _runner  # noqa: F401  first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner as _runner  # noqa: F401  first: prepares the process for OpenMMLab  # isort: skip
 
 import torch
 from mmengine.registry import MODELS
@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 @MODELS.register_module()
 class LinearHead(BaseDecodeHead):  # type: ignore[misc]  # mmengine is untyped
-    """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2).
+    """BatchNorm and a 1x1 convolution on all maps, resized to the first and stacked (DINOv2, arXiv 2304.07193).
 
-    A 1x1 convolution and a bilinear resize commute, so each map is convolved at its own size and the
-    logits are resized and summed: the same function, without a stack of a thousand channels. Each
-    map is normalised at its own size.
+    A 1x1 convolution and a bilinear resize commute, so each map is normalised and convolved at its own size, and the
+    logits are resized and summed: the same function without a stack of thousands of channels.
     """
 
     def __init__(self, in_channels: Sequence[int], **settings: Any) -> None:
@@ -35,7 +34,7 @@ class LinearHead(BaseDecodeHead):  # type: ignore[misc]  # mmengine is untyped
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in in_channels)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits (N, classes, H, W) at the first map's size."""
+        """Return logits (N, classes, H, W) at the first map's size, of maps (N, C, h, w)."""
         weights = self.conv_seg.weight.split(list(self.in_channels), dim=1)
         logits = [
             resize(F.conv2d(norm(m), weight), maps[0].shape[2:], mode="bilinear")

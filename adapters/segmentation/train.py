@@ -1,6 +1,6 @@
 """Train and test mmsegmentation on a timm backbone: bind the data, and size the heads to the backbone's maps."""
 
-from adapters.openmmlab import runner  # first: it readies the process for OpenMMLab  # isort: skip
+from adapters.openmmlab import runner  # first: prepares the process for OpenMMLab  # isort: skip
 from typing import Any
 
 import mmseg.datasets  # registers the data sets and transforms

@@ -76,12 +76,12 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "float": (
         move("annotations/rgb2.png", "annotations/rgb2.npy"),
-        r"annotations/rgb2.npy is of a kind that is not read here: expected is rgb2.png, 16-bit",
+        r"annotations/rgb2.npy has a format that is not supported: expected is rgb2.png, 16-bit",
     ),
     "nan": (save(NAN, kind="TIFF"), r"rgb1.png holds floating-point numbers, 6 of them NaN or infinite"),
     "corrupt image": (cut("images/rgb0.jpg"), r"images/rgb0.jpg .* cannot be read"),
     "corrupt depth": (cut("annotations/rgb0.png"), r"annotations/rgb0.png .* cannot be read"),
-    "empty": (lambda folder: [p.unlink() for p in (folder / "images").iterdir()], r"images holds no images"),
+    "empty": (lambda folder: [p.unlink() for p in (folder / "images").iterdir()], r"images contains no images"),
 }
 
 
@@ -106,7 +106,7 @@ def test_some_pixels_beyond_the_range_are_no_mistake(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("{", r"depth.json is no JSON"),
+        ("{", r"depth.json is not JSON"),
         ("[1]", r"depth.json holds a list"),
         ('{"scale": 0}', r"has scale = 0. Expected is"),
         ('{"scale": "mm"}', r'has scale = "mm"'),

@@ -62,7 +62,7 @@ def test_nobody_to_crop_is_said(file: Path) -> None:
     content = data.read(file)
     content["annotations"] = content["annotations"][1:3]
 
-    with pytest.raises(UserError, match=r"truth.json holds no person to crop: .* 4 images .* \(2"):
+    with pytest.raises(UserError, match=r"truth.json has no person to crop: .* 4 images \(2"):
         data.num_persons(content, None, file)
 
 
@@ -93,9 +93,9 @@ def test_boxes_are_numbered_as_mmpose_loads_them(file: Path, tmp_path: Path) -> 
 
 
 WRONG_BOXES = {
-    "no JSON": ("[{", r"boxes.json are no JSON"),
+    "no JSON": ("[{", r"boxes.json are not JSON"),
     "no list": ("{}", r"boxes.json are a dict; expected is a list of"),
-    "no record": ("[3]", r"Box 0 of .*boxes.json, 3, is no such record"),
+    "no record": ("[3]", r"Box 0 of .*boxes.json, 3, is not such a record"),
     "a key": ('[{"image_id": 7}]', r"has no category_id"),
     "an image": (json.dumps([BOX, BOX | {"image_id": 8}]), r"Box 1 .* names the image 8"),
     "not a number": (json.dumps([BOX | {"score": float("nan")}]), r"five finite numbers"),

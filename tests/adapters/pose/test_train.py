@@ -165,10 +165,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "count": (change("val", lambda c: first(c, keypoints=[5, 5, 2] * 14)), r"42 keypoint values: .* 51 finite numbers"),
     "nobody": (
         change("train", lambda c: c.update(annotations=[])),
-        r"person_keypoints_train.json holds no person to crop",
+        r"person_keypoints_train.json has no person to crop",
     ),
     "no area": (change("val", lambda c: c["annotations"][1].pop("area")), r"1 of 'annotations' have no 'area'"),
-    "no file": (lambda f: (f / KEYPOINTS.format("val")).unlink(), r"no annotation file .*val.json"),
+    "no file": (lambda f: (f / KEYPOINTS.format("val")).unlink(), r"annotation file .*val.json does not exist"),
 }
 
 
