@@ -16,6 +16,7 @@ from PIL import Image
 from bench.errors import UserError
 from bench.files import digest, write_atomic
 
+DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 
 
@@ -72,7 +73,7 @@ def read(path: Path | Member | NDArray[np.uint8]) -> Image.Image:
         with Image.open(path if isinstance(path, Path) else io.BytesIO(path.read())) as image:
             rgb: Image.Image = as_rgb(image)
             return rgb
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise unreadable(path, error) from None
 
 
@@ -82,7 +83,7 @@ def open_whole(path: Path) -> Image.Image:
         with contextlib.closing(Image.open(path)) as file:
             file.load()
             return file.copy()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise unreadable(path, error) from None
 
 

@@ -20,18 +20,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from bench.datasets import tar_files
 from bench.datasets.catalogue import Entry, missing
 from bench.datasets.dataset import Dataset
-from bench.datasets.images import as_rgb
+from bench.datasets.images import DAMAGED, Member, as_rgb, read
 from bench.datasets.items import Items
 from bench.errors import UserError
 from bench.files import digest, locked_folder
 from bench.processes import spread
-
-DAMAGED = (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -226,19 +224,16 @@ def _verify(tar: Path, names: Sequence[str]) -> None:
         members = reader.getmembers()
     if [member.name for member in members] != names:
         raise UserError(f"{tar} does not hold what was written to it. Delete it; is the disk full?")
-    opens = functools.partial(_opens, tar, members)
-    for member, good in zip(members, spread(opens, range(len(members)), "verifying"), strict=True):
+    found = [Member(tar=tar, begin=member.offset_data, size=member.size) for member in members]
+    decodes = functools.partial(_decodes, found)
+    for name, good in zip(names, spread(decodes, range(len(found)), "verifying"), strict=True):
         if not good:
-            raise UserError(f"{member.name} in {tar} was damaged on its way to the disk. Delete it.")
+            raise UserError(f"{name} in {tar} was damaged on its way to the disk. Delete it.")
 
 
-def _opens(tar: Path, members: Sequence[tarfile.TarInfo], number: int) -> bool:
-    with tar.open("rb") as file:
-        file.seek(members[number].offset_data)
-        content = file.read(members[number].size)
+def _decodes(members: Sequence[Member], number: int) -> bool:
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except DAMAGED:
+        read(members[number])
+    except UserError:
         return False
     return True

@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,12 +50,7 @@ class Job:
     stop: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The files a job wrote and its records (a scene's annotations, a cue's row)."""
-
-    files: list[Written]
-    records: list[dict[str, Any]]
+Records: TypeAlias = list[dict[str, Any]]  # one for each item of a job: a scene's annotations, a cue's row
 
 
 def test_videos(world: World) -> int:
@@ -93,12 +88,11 @@ def cue_plan(world: World, split: str) -> list[tuple[str, str]]:
     return [(name, name) for name in CATEGORIES for _ in range(repeat)]
 
 
-def perform(job: Job, world: World, root: Path, device: str) -> Outcome:
-    """Render and write one job."""
+def perform(job: Job, world: World, root: Path, device: str) -> tuple[list[Written], Records]:
+    """Render and write one job; return its files and records."""
     folder = Folder(root=root)
     write = {"scenes": _scenes, "video": _video, "cues": _cues}[job.kind]
-    records = write(job, world, folder, device)
-    return Outcome(files=folder.files, records=records)
+    return folder.files, write(job, world, folder, device)
 
 
 def _pictures(scenes: list[Scene], size: int, device: str) -> Iterator[tuple[int, Any]]:
@@ -109,7 +103,7 @@ def _pictures(scenes: list[Scene], size: int, device: str) -> Iterator[tuple[int
         yield from enumerate(pictures, start)
 
 
-def _scenes(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+def _scenes(job: Job, world: World, folder: Folder, device: str) -> Records:
     numbers = range(job.start, job.stop)
     scenes = [layout.scene(world.seed, job.split, k) for k in numbers]
     records = []
@@ -149,7 +143,7 @@ def _image_facts(scene: Scene, size: int, species: str | None, crop: tuple[int, 
     }
 
 
-def _video(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+def _video(job: Job, world: World, folder: Folder, device: str) -> Records:
     clip = videos.clip(world.seed, job.split, job.start)
     # Numbers run within a class, over both splits, as LaSOT's do.
     before = 0 if job.split == "train" else _ceil(world.videos - test_videos(world))
@@ -174,7 +168,7 @@ def _video(job: Job, world: World, folder: Folder, device: str) -> list[dict[str
     return [{"split": job.split, "name": name}]
 
 
-def _cues(job: Job, world: World, folder: Folder, device: str) -> list[dict[str, Any]]:
+def _cues(job: Job, world: World, folder: Folder, device: str) -> Records:
     plan = cue_plan(world, job.split)[job.start : job.stop]
     scenes = [
         layout.cue_scene(Draw(world.seed, CUE_SPLITS[job.split], job.start + k), shape, texture)
@@ -199,8 +193,10 @@ def _start_worker() -> None:
     end_with_parent()
 
 
-def _outcomes(todo: list[Job], world: World, root: Path, workers: int, device: str) -> Iterator[Outcome]:
-    """Yield the outcome of every job, in order."""
+def _perform_all(
+    todo: list[Job], world: World, root: Path, workers: int, device: str
+) -> Iterator[tuple[list[Written], Records]]:
+    """Yield the files and records of every job, in order."""
     if workers == 1:
         for job in todo:
             yield perform(job, world, root, device)
@@ -230,19 +226,20 @@ def generate(world: World, root: Path, *, workers: int | None = None, device: st
     columns = (TextColumn("embedded world"), BarColumn(), MofNCompleteColumn(),
                TextColumn("parts"), TimeRemainingColumn())  # fmt: skip
     files: list[Written] = []
-    records: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    records: dict[tuple[str, str], Records] = {}
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("", total=len(todo))
-        for job, outcome in zip(todo, _outcomes(todo, world, root, workers, device), strict=True):
-            files += outcome.files
-            records.setdefault((job.kind, job.split), []).extend(outcome.records)
+        done = _perform_all(todo, world, root, workers, device)
+        for job, (written, found) in zip(todo, done, strict=True):
+            files += written
+            records.setdefault((job.kind, job.split), []).extend(found)
             progress.advance(task)
     tables = Folder(root=root)
     _write_tables(world, records, tables)
     return _manifest(world, files + tables.files)
 
 
-def _write_tables(world: World, records: dict[tuple[str, str], list[dict[str, Any]]], folder: Folder) -> None:
+def _write_tables(world: World, records: dict[tuple[str, str], Records], folder: Folder) -> None:
     """Write the files about many items: COCO's JSON, class names, lists and the cue table."""
     for split in ("train", "val"):
         for name, text in coco_files(records["scenes", split], world.seed).items():

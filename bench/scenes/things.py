@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -46,7 +46,8 @@ SKELETON = (
 class Thing:
     """One object in world metres; `category` is a name of CATEGORIES, or "wall" for stuff.
 
-    reach: radius of the upright cylinder around `place` that encloses it.
+    reach: radius of the upright cylinder around `place` that encloses it; keypoints: a puppet's 17 points in COCO's
+    order, (17, 3); flesh: radius of the body around each, (17,).
     """
 
     category: str
@@ -128,22 +129,6 @@ def _girth(solid: Solid) -> Array:
                     np.where(solid.kind == BOX, across, solid.size[:, 0]))  # fmt: skip
 
 
-def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, yaw: float) -> Thing:
-    """Pose a puppet, turn it by `yaw` degrees (0: towards the viewer) and stand it at (x, z)."""
-    made = puppet(species, outfit, pose)
-    rotation, shift = np.array(about("y", yaw)), np.array([x, 0.0, z])
-    return Thing(
-        category="puppet",
-        solid=made.solid.moved(rotation, shift),
-        place=(x, z),
-        reach=0.28 * outfit.height,
-        height=made.height,
-        species=species,
-        keypoints=rotate(rotation, np.array(made.keypoints)) + shift,
-        flesh=np.array(made.flesh),
-    )
-
-
 def drawn_thing(category: str, draw: Draw, x: float, z: float, cloth: Material | None = None) -> Thing:
     """Draw an object of a category and stand it at (x, z) with any yaw."""
     yaw = draw.uniform(0.0, 360.0)
@@ -154,19 +139,6 @@ def drawn_thing(category: str, draw: Draw, x: float, z: float, cloth: Material |
 
 
 # Puppets: articulated, of any pose, size and colours; only one small part depends on the species.
-
-
-@dataclass(frozen=True, kw_only=True)
-class Puppet:
-    """A posed puppet that stands on y = 0 about the origin and faces -z.
-
-    keypoints: 17 points in metres, in COCO's order; flesh: radius in metres of the body around each.
-    """
-
-    solid: Solid
-    keypoints: tuple[Vector, ...]
-    flesh: tuple[float, ...]
-    height: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,25 +342,27 @@ def _head_part(
             a.capsule(bend, on_head(side * 1.05, 1.55, 0.0), 0.17 * r, part)
 
 
-def puppet(species: str, outfit: Outfit, pose: Pose) -> Puppet:
-    """Build a puppet, scaled to its height and set down on its lower foot."""
+def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, yaw: float) -> Thing:
+    """Build a puppet on its lower foot, turn it by `yaw` degrees (0: towards the viewer), and stand it at (x, z)."""
     body = _Body(species, outfit, pose)
-    solid = body.assembly.solid()
-    scale = outfit.height
+    solid, scale = body.assembly.solid(), outfit.height
     low = float((solid.centre[:, 1] - _drop(solid)).min())
     high = float((solid.centre[:, 1] + _drop(solid)).max())
     centre = solid.centre.copy()
     centre[:, 1] -= low
-    scaled = Solid(
-        kind=solid.kind, centre=centre * scale, frame=solid.frame, size=solid.size * scale,
-        material=solid.material,
-    )  # fmt: skip
+    scaled = replace(solid, centre=centre * scale, size=solid.size * scale)
     points = [body.points[name] for name in KEYPOINTS]
-    return Puppet(
-        solid=scaled,
-        keypoints=tuple((x * scale, (y - low) * scale, z * scale) for (x, y, z), _ in points),
-        flesh=tuple(flesh * scale for _, flesh in points),
+    keypoints = np.array([(x * scale, (y - low) * scale, z * scale) for (x, y, z), _ in points])
+    rotation, shift = np.array(about("y", yaw)), np.array([x, 0.0, z])
+    return Thing(
+        category="puppet",
+        solid=scaled.moved(rotation, shift),
+        place=(x, z),
+        reach=0.28 * outfit.height,
         height=(high - low) * scale,
+        species=species,
+        keypoints=rotate(rotation, keypoints) + shift,
+        flesh=np.array([flesh * scale for _, flesh in points]),
     )
 
 

@@ -124,7 +124,8 @@ def check(root: Path, world: World | None = None, *, contents: bool = False) -> 
         _compare(root, folder, sizes)
     if contents:
         for folder, sizes in manifest["files"].items():
-            if _content_hash(root / folder, sizes) != manifest["sha256"][folder]:
+            hashes = {name: hashlib.sha256((root / folder / name).read_bytes()).hexdigest() for name in sizes}
+            if combined_hash(hashes) != manifest["sha256"][folder]:
                 raise UserError(
                     f"A file in {root / folder} was changed after the embedded world was generated (its "
                     f"sha256 differs from {MANIFEST}). {_REMEDY}"
@@ -133,6 +134,7 @@ def check(root: Path, world: World | None = None, *, contents: bool = False) -> 
 
 
 def _compare(root: Path, folder: str, sizes: dict[str, int]) -> None:
+    """Raise UserError unless a folder's files have the names and sizes of the manifest."""
     try:
         with os.scandir(root / folder) as entries:
             found = {e.name: e.stat().st_size for e in entries if e.is_file()}
@@ -148,7 +150,3 @@ def _compare(root: Path, folder: str, sizes: dict[str, int]) -> None:
         f"The embedded world in {root} is half written or was changed: {Path(folder) / name} is "
         f"{state}, and {len(wrong)} file(s) in that folder differ from {MANIFEST}. {_REMEDY}"
     )
-
-
-def _content_hash(folder: Path, names: dict[str, int]) -> str:
-    return combined_hash({name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names})

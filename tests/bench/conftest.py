@@ -20,13 +20,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def datasets(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """The exit status of a command of `python -m bench.datasets`, and what it said."""
+    """The exit status of a command of `python -m bench.datasets`, and what it printed."""
     from bench.datasets.__main__ import main
 
     def one(*words: object) -> tuple[int, str]:
         status = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return status, said.out + said.err
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
 
     return one
 

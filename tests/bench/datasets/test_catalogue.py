@@ -16,9 +16,9 @@ def test_every_data_set_is_listed_with_its_licence_and_whether_it_is_there(datas
     for folder in ("leftImg8bit", "gtFine"):
         for split in ("train", "val"):
             (tmp_path / "cityscapes" / folder / split).mkdir(parents=True)
-    status, said = datasets("list", "--data-root", tmp_path)
+    status, printed = datasets("list", "--data-root", tmp_path)
     assert status == 0
-    row = next(line for line in said.splitlines() if line.strip().startswith("cityscapes"))
+    row = next(line for line in printed.splitlines() if line.strip().startswith("cityscapes"))
     for expected in ("segmentation", "Cityscapes' terms", "11.2 GB", "train 2,975, val 500", "  train, val  "):
         assert expected in row
     known = {entry.dataset.name for entry in catalogue.entries()}
@@ -42,31 +42,31 @@ def test_the_list_has_a_line_for_each_data_set_and_for_each_family_of_splits(dat
 
 
 def test_a_group_is_all_of_its_data_sets(datasets: Datasets, tmp_path: Path) -> None:
-    status, said = datasets("layout", "k12")
+    status, printed = datasets("layout", "k12")
     assert status == 0
-    heads = [line for line in said.splitlines() if not line.startswith(" ")]
+    heads = [line for line in printed.splitlines() if not line.startswith(" ")]
     assert len(heads) == 12
     assert "cub (classification/cub)" in heads
-    status, said = datasets("check", "k12", "--data-root", tmp_path)
+    status, printed = datasets("check", "k12", "--data-root", tmp_path)
     assert status == 2
-    assert said.count("  missing: ") == 12
+    assert printed.count("  missing: ") == 12
 
 
 @pytest.mark.data
 def test_a_group_without_some_of_its_data_sets_is_wrong(datasets: Datasets) -> None:
     if not ROOT.is_dir():
         pytest.skip(f"no real images: {ROOT} does not exist (set BENCH_DATA)")
-    status, said = datasets("check", "k12", "--data-root", ROOT)
+    status, printed = datasets("check", "k12", "--data-root", ROOT)
     assert status == 1
-    assert said.count("  missing: ") == 10
-    assert "10 of 12 data sets are missing: aircraft, caltech101, cars" in said
+    assert printed.count("  missing: ") == 10
+    assert "10 of 12 data sets are missing: aircraft, caltech101, cars" in printed
     assert datasets("check", "coco", "--data-root", ROOT)[0] == 0  # without detections of persons
 
 
 def test_the_layout_is_a_tree(datasets: Datasets) -> None:
-    status, said = datasets("layout", "segmentation/voc")
+    status, printed = datasets("layout", "segmentation/voc")
     assert status == 0
-    lines = [line.rstrip() for line in said.splitlines()]
+    lines = [line.rstrip() for line in printed.splitlines()]
     assert "  DIR/VOCdevkit/VOC2012/" in lines
     indent = {line.split()[0]: len(line) - len(line.lstrip()) for line in lines[2:]}
     assert indent["ImageSets/"] < indent["Segmentation/"] < indent["train.txt"]

@@ -43,11 +43,11 @@ SUBSETS = {
 def test_every_real_data_set_at_hand_is_checked_and_drawn(datasets: Datasets, tmp_path: Path, name: str) -> None:
     if not ROOT.is_dir():
         pytest.skip(f"no real images: {ROOT} does not exist (set BENCH_DATA)")
-    status, said = datasets("check", name, "--data-root", ROOT)
-    assert status == 0, said
-    assert "WRONG" not in said
+    status, printed = datasets("check", name, "--data-root", ROOT)
+    assert status == 0, printed
+    assert "WRONG" not in printed
     for expected in SUBSETS[name]:
-        assert expected in said
+        assert expected in printed
     picture = tmp_path / "picture.png"
     assert datasets("sample", name, "--data-root", ROOT, "--out", picture) == (0, f"{picture}\n")
     with Image.open(picture) as image:
@@ -58,9 +58,9 @@ def test_every_real_data_set_at_hand_is_checked_and_drawn(datasets: Datasets, tm
 def test_all_items_are_opened_in_parallel(datasets: Datasets) -> None:
     if not (ROOT / "hololens").is_dir():
         pytest.skip(f"no real images: {ROOT}/hololens does not exist (set BENCH_DATA)")
-    status, said = datasets("check", "hololens", "--data-root", ROOT, "--full")
+    status, printed = datasets("check", "hololens", "--data-root", ROOT, "--full")
     assert status == 0
-    assert "train: 98 images; all opened: 336x224 to 336x224 pixels" in said
+    assert "train: 98 images; all opened: 336x224 to 336x224 pixels" in printed
 
 
 def write_cityscapes(root: Path, count: int = 12) -> Path:
@@ -81,13 +81,13 @@ def write_cityscapes(root: Path, count: int = 12) -> Path:
 
 def test_a_data_set_in_its_official_layout(datasets: Datasets, tmp_path: Path) -> None:
     write_cityscapes(tmp_path)
-    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
-    assert status == 0, said
-    assert "train: 12 of 2,975 images: a subset, 19 classes; 8 opened: 40x20 to 40x20" in said
-    assert "val: 12 of 500 images: a subset" in said
-    status, said = datasets("check", "segmentation/cityscapes", "--data-root", tmp_path, "--full")
+    status, printed = datasets("check", "cityscapes", "--data-root", tmp_path)
+    assert status == 0, printed
+    assert "train: 12 of 2,975 images: a subset, 19 classes; 8 opened: 40x20 to 40x20" in printed
+    assert "val: 12 of 500 images: a subset" in printed
+    status, printed = datasets("check", "segmentation/cityscapes", "--data-root", tmp_path, "--full")
     assert status == 0
-    assert "12 of 500 images: a subset, 19 classes; all opened" in said
+    assert "12 of 500 images: a subset, 19 classes; all opened" in printed
 
 
 def label_too_large(folder: Path) -> None:
@@ -110,7 +110,7 @@ def cut_off(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "expected"),
     [
         (label_too_large, "munster_000000_000019_gtFine_labelTrainIds.png has the value 19: with 19"),
         (missing_mask, "has no mask: expected"),
@@ -118,17 +118,17 @@ def cut_off(folder: Path) -> None:
         (cut_off, "munster_000000_000019_leftImg8bit.png"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_and_the_rest_is_looked_at(
-    datasets: Datasets, tmp_path: Path, harm: Callable[[Path], None], told: str
+def test_problems_are_reported_and_the_other_items_checked(
+    datasets: Datasets, tmp_path: Path, harm: Callable[[Path], None], expected: str
 ) -> None:
     harm(write_cityscapes(tmp_path))
-    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
+    status, printed = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 1
-    wrong = [line for line in said.splitlines() if "WRONG" in line]
+    wrong = [line for line in printed.splitlines() if "WRONG" in line]
     assert len(wrong) == 1
     assert "val: " in wrong[0]
-    assert told in wrong[0]
-    assert "train: 12 of 2,975" in said
+    assert expected in wrong[0]
+    assert "train: 12 of 2,975" in printed
 
 
 def test_only_all_items_show_what_is_wrong_in_between(datasets: Datasets, tmp_path: Path) -> None:
@@ -138,32 +138,35 @@ def test_only_all_items_show_what_is_wrong_in_between(datasets: Datasets, tmp_pa
     mask = folder / f"gtFine/train/aachen/aachen_{between:06}_000019_gtFine_labelTrainIds.png"
     mask.write_bytes(b"no image")
     assert datasets("check", "cityscapes", "--data-root", tmp_path)[0] == 0
-    status, said = datasets("check", "cityscapes", "--data-root", tmp_path, "--full")
+    status, printed = datasets("check", "cityscapes", "--data-root", tmp_path, "--full")
     assert status == 1
-    assert f"WRONG train: The image {mask} (8 bytes) cannot be read" in said
+    assert f"WRONG train: The image {mask} (8 bytes) cannot be read" in printed
 
 
 def test_a_folder_too_deep_is_found(datasets: Datasets, tmp_path: Path) -> None:
     write_cityscapes(tmp_path).rename(tmp_path / "inner")
     (tmp_path / "cityscapes").mkdir()
     (tmp_path / "inner").rename(tmp_path / "cityscapes/inner")
-    status, said = datasets("check", "cityscapes", "--data-root", tmp_path)
+    status, printed = datasets("check", "cityscapes", "--data-root", tmp_path)
     assert status == 2
-    assert f"expected {tmp_path}/cityscapes/leftImg8bit/train; nearest there: {tmp_path}/cityscapes/inner" in said
+    assert f"expected {tmp_path}/cityscapes/leftImg8bit/train; nearest there: {tmp_path}/cityscapes/inner" in printed
 
 
-def test_a_wrong_request_says_what_is_meant(datasets: Datasets, tmp_path: Path) -> None:
-    status, said = datasets("check", "citiscapes")
+def test_a_wrong_request_names_the_nearest_data_set(datasets: Datasets, tmp_path: Path) -> None:
+    status, printed = datasets("check", "citiscapes")
     assert status == 2
-    assert said.startswith("bench.datasets: Unknown data set 'citiscapes'. Did you mean cityscapes or ")
-    status, said = datasets("check", "qqq")
-    assert (status, said) == (2, "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n")
-    status, said = datasets("check", "cityscapes", "--data-root", tmp_path / "nowhere")
+    assert printed.startswith("bench.datasets: Unknown data set 'citiscapes'. Did you mean cityscapes or ")
+    status, printed = datasets("check", "qqq")
+    assert (status, printed) == (
+        2,
+        "bench.datasets: Unknown data set 'qqq'. All of them: python -m bench.datasets list\n",
+    )
+    status, printed = datasets("check", "cityscapes", "--data-root", tmp_path / "nowhere")
     assert status == 2
-    assert "is not a folder" in said
-    status, said = datasets("sample", "cityscapes", "--data-root", tmp_path)
+    assert "is not a folder" in printed
+    status, printed = datasets("sample", "cityscapes", "--data-root", tmp_path)
     assert status == 2
-    assert "cityscapes/leftImg8bit/train" in said
+    assert "cityscapes/leftImg8bit/train" in printed
 
 
 COCO = {
@@ -186,16 +189,16 @@ def test_annotations_of_images_that_are_not_there(datasets: Datasets, tmp_path: 
     write_coco(tmp_path, "train")
     lost = {"id": 2, "file_name": "b.jpg", "width": 40, "height": 20}
     write_coco(tmp_path, "val", images=[*COCO["images"], lost])
-    status, said = datasets("check", "detection/coco", "--data-root", tmp_path)
+    status, printed = datasets("check", "detection/coco", "--data-root", tmp_path)
     assert status == 1
-    assert "lists 1 images that are not in" in said
-    assert "b.jpg" in said
-    assert "train: 1 of 118,287 images: a subset, 1 of 80 classes; 1 opened: 40x20" in said
+    assert "lists 1 images that are not in" in printed
+    assert "b.jpg" in printed
+    assert "train: 1 of 118,287 images: a subset, 1 of 80 classes; 1 opened: 40x20" in printed
     write_coco(tmp_path, "val", annotations=[{**COCO["annotations"][0], "bbox": [50, 1, 5, 5]}])
-    status, said = datasets("check", "detection/coco", "--data-root", tmp_path)
+    status, printed = datasets("check", "detection/coco", "--data-root", tmp_path)
     assert status == 1
-    assert "WRONG val" in said
-    assert "no box of some area in their image" in said
+    assert "WRONG val" in printed
+    assert "no box of some area in their image" in printed
 
 
 def of_cityscapes(facts: Facts) -> Entry:

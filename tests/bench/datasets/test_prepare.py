@@ -61,12 +61,12 @@ def members(out: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, file.read()
 
 
-def test_images_are_made_small_and_keep_their_classes(tmp_path: Path) -> None:
+def test_images_are_resized_and_have_the_same_classes(tmp_path: Path) -> None:
     folder = write_imagenet(tmp_path)
     odd_kinds(folder)
-    said = run(tmp_path, tmp_path / "out")
-    assert "imagenet train: 24 images in 3 tar files" in said[0]
-    assert "24 of them converted now" in said[0]
+    printed = run(tmp_path, tmp_path / "out")
+    assert "imagenet train: 24 images in 3 tar files" in printed[0]
+    assert "24 of them converted now" in printed[0]
     found = list(members(tmp_path / "out/train"))
     assert [name for name, _ in found] == [
         f"{label:05d}-{name}/{8 * label + k:08d}.jpg" for label, name in enumerate(CLASSES) for k in range(8)
@@ -95,14 +95,14 @@ def test_pretraining_reads_what_was_prepared(tmp_path: Path, monkeypatch: pytest
     assert found.storage.read(5) == list(members(tmp_path / "out/train"))[5][1]
 
 
-def test_nothing_is_converted_twice_and_the_bytes_follow_from_the_images(tmp_path: Path) -> None:
+def test_nothing_is_converted_twice_and_the_images_determine_the_bytes(tmp_path: Path) -> None:
     write_imagenet(tmp_path)
     first = run(tmp_path, tmp_path / "out")
     times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")}
     again = run(tmp_path, tmp_path / "out")
-    assert [" 0 of them converted now" in said for said in again] == [True, True]
+    assert [" 0 of them converted now" in line for line in again] == [True, True]
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*.tar")} == times
-    assert [said.split()[-1] for said in again] == [said.split()[-1] for said in first]
+    assert [line.split()[-1] for line in again] == [line.split()[-1] for line in first]
     run(tmp_path, tmp_path / "other")
     assert list(members(tmp_path / "out/train")) == list(members(tmp_path / "other/train"))
     larger = run(tmp_path, tmp_path / "larger", Recipe(per_tar=10, short_side=280))
@@ -117,7 +117,7 @@ def test_the_recipe_is_in_the_fingerprint_even_where_no_byte_differs(tmp_path: P
     assert one[0].split()[-1] != other[0].split()[-1]
 
 
-def test_what_was_cut_off_goes_on_within_the_tar(tmp_path: Path) -> None:
+def test_a_cut_off_tar_is_resumed(tmp_path: Path) -> None:
     write_imagenet(tmp_path)
     run(tmp_path, tmp_path / "whole")
     run(tmp_path, tmp_path / "out")
@@ -128,24 +128,24 @@ def test_what_was_cut_off_goes_on_within_the_tar(tmp_path: Path) -> None:
     content = (train / "000001.tar").read_bytes()
     (train / "000001.tar").unlink()
     (train / "000001.partial").write_bytes(content[: len(content) // 2])
-    said = run(tmp_path, tmp_path / "out")[0]
-    converted = int(said.split(" of them converted now")[0].split()[-1])
+    printed = run(tmp_path, tmp_path / "out")[0]
+    converted = int(printed.split(" of them converted now")[0].split()[-1])
     assert 3 <= converted <= 7
     assert list(members(train)) == list(members(tmp_path / "whole/train"))
     assert not list(train.glob("*.partial"))
     shards.check(train)
 
 
-def test_a_tar_that_the_manifest_does_not_know_yet_is_kept(tmp_path: Path) -> None:
+def test_a_tar_that_the_manifest_does_not_know_yet_is_saved(tmp_path: Path) -> None:
     """A kill after the tar got its name, and before it was written down."""
     write_imagenet(tmp_path)
     run(tmp_path, tmp_path / "out")
     train = tmp_path / "out/train"
     content = (train / "000001.tar").read_bytes()
     manifest = (train / MANIFEST).read_text()
-    told = json.loads(manifest)
-    del told["tars"]["000001.tar"]
-    (train / MANIFEST).write_text(json.dumps(told))
+    shorter = json.loads(manifest)
+    del shorter["tars"]["000001.tar"]
+    (train / MANIFEST).write_text(json.dumps(shorter))
     assert " 0 of them converted now" in run(tmp_path, tmp_path / "out")[0]
     assert (train / "000001.tar").read_bytes() == content
     assert json.loads((train / MANIFEST).read_text()) == json.loads(manifest)
@@ -162,7 +162,7 @@ def start(root: Path, out: Path) -> "subprocess.Popen[str]":
     )
 
 
-def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     """SIGKILL while a tar is written; its workers end too, and the next one converts the rest alone."""
     write_imagenet(tmp_path, a_class=70, size=(1000, 800))
     partial = tmp_path / "out/train/000000.partial"
@@ -178,12 +178,12 @@ def test_a_killed_process_is_gone_on_from(tmp_path: Path) -> None:
     assert not (tmp_path / "out/train/000000.tar").exists()
 
     second = start(tmp_path, tmp_path / "out")
-    said, _ = second.communicate(timeout=120)
+    printed, _ = second.communicate(timeout=120)
     assert second.returncode == 0
-    converted = int(said.split(" of them converted now")[0].split()[-1])
+    converted = int(printed.split(" of them converted now")[0].split()[-1])
     assert 0 < converted < 210 - 10
     whole = run(tmp_path, tmp_path / "whole", prepare.RECIPE)
-    assert said.splitlines()[0].split()[-1] == whole[0].split()[-1]
+    assert printed.splitlines()[0].split()[-1] == whole[0].split()[-1]
 
 
 def group_ends(group: int) -> None:
@@ -206,8 +206,8 @@ def test_a_damaged_image_is_named_and_once_restored_the_rest_follows(tmp_path: P
         run(tmp_path, tmp_path / "out")
     assert (tmp_path / "out/train/000000.tar").is_file()
     image.write_bytes(content)
-    said = run(tmp_path, tmp_path / "out")[0]
-    assert int(said.split(" of them converted now")[0].split()[-1]) <= 14
+    printed = run(tmp_path, tmp_path / "out")[0]
+    assert int(printed.split(" of them converted now")[0].split()[-1]) <= 14
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
@@ -231,6 +231,6 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
 def test_splits_that_are_there_are_prepared(tmp_path: Path) -> None:
     folder = write_imagenet(tmp_path)
     (folder / "val").rename(folder / "elsewhere")
-    said = run(tmp_path, tmp_path / "out")
-    assert len(said) == 2
-    assert said[1] == "imagenet val: missing, and left out"
+    printed = run(tmp_path, tmp_path / "out")
+    assert len(printed) == 2
+    assert printed[1] == "imagenet val: missing, and left out"

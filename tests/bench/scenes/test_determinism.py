@@ -16,7 +16,7 @@ from bench.scenes.render import render, square_root
 from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.world import read_manifest
 
-# Over the pixels before encoding and the JSON texts, so no codec has a say. When it changes, the
+# Over the pixels before encoding and the JSON texts, so they do not depend on a codec. When it changes, the
 # generator made another world: raise GENERATOR_VERSION, then write the new pair here.
 GOLDEN = (4, "94ff9614d3ee5400a0bd3eb57d91d035074d60fd0d8c607b94980c1a2dd4f892")
 

@@ -210,9 +210,9 @@ def test_the_fingerprint_covers_the_whole_recipe():
 )
 def test_a_wrong_command_gets_one_paragraph_and_status_2(arguments, message, capsys):
     assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_naming_a_world_does_not_import_torch():
