@@ -56,7 +56,16 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 the backbone was written or the job submitted, 2 the request is invalid or training "
         "failed, 130 interrupted.",
     )
-    add = parser.add_argument
+    _add_what(parser)
+    _add_changes(parser)
+    _add_execution(parser)
+    _add_method_fields(parser)
+    return parser
+
+
+def _add_what(parser: argparse.ArgumentParser) -> None:
+    """Add the options that define the run."""
+    add = parser.add_argument_group("run").add_argument
     add("--method", required=True, metavar="M", help=f"The pretraining method: {', '.join(m.name for m in METHODS)}.")
     add("--arch", required=True, metavar="ARCH", help="The timm architecture to pretrain.")
     add("--recipe", required=True, metavar="RECIPE", help=f"The training recipe: {', '.join(recipes.RECIPES)}.")
@@ -73,6 +82,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="The folder of this run's backbone, checkpoints and logs; the same command resumes from it.",
     )
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    """Add the options that change the data and the recipe."""
+    add = parser.add_argument_group("changes to the data and the recipe").add_argument
     add(
         "--images",
         type=int,
@@ -106,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="A",
         help="Split each batch into A parts and accumulate their gradients, to save memory (default: 1).",
     )
+
+
+def _add_execution(parser: argparse.ArgumentParser) -> None:
+    """Add the options that affect no weights: logs, processes, files and the cluster."""
+    add = parser.add_argument_group("execution").add_argument
     add("--compile", action="store_true", help="Use torch.compile, which takes a minute at the start (default: off).")
     add("--wandb", action="store_true", help="Also log to Weights & Biases (default: off).")
     add("--workers", type=int, metavar="N", help="The number of decoding processes (default: half the CPU cores).")
@@ -137,8 +156,6 @@ def _parser() -> argparse.ArgumentParser:
         help="Resources of the Slurm job, as for bench.run, such as gpus_per_node=8 (default: the site's).",
     )
     add("--dry-run", action="store_true", help="Print the plan and exit (default: off).")
-    _add_method_fields(parser)
-    return parser
 
 
 def _add_method_fields(parser: argparse.ArgumentParser) -> None:

@@ -32,6 +32,8 @@ from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
 CHECKPOINTS = "checkpoint-*.pth"  # * is the number of iterations done, in nine digits
+# mmengine's default hooks, which are turned off: the loop and `pretrain.hooks` do their work.
+UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +204,8 @@ def train(
 ) -> nn.Module:
     """Train `siamese`, from the newest undamaged checkpoint in `out` if there is one; return the encoder.
 
-    `hooks` are those of `pretrain.hooks`: without NumberedCheckpoints and FiniteTrainingHook, nothing is saved
-    before the end and divergence goes unnoticed. They raise UserError.
+    `hooks` should have NumberedCheckpoints and FiniteTrainingHook of `pretrain.hooks`: without them no checkpoint is
+    written and divergence is not noticed.
     """
     model = Pretraining(siamese, schedule.recipe).to(device)
     choose_attention(siamese, device, model.bf16)
@@ -216,9 +218,7 @@ def train(
         train_dataloader=batches,
         train_cfg={"type": "PositionLoop", "schedule": schedule, "seed": seed},
         optim_wrapper=optimiser(siamese, schedule),
-        default_hooks=dict.fromkeys(
-            ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
-        ),
+        default_hooks=dict.fromkeys(UNUSED_HOOKS),
         custom_hooks=list(hooks),
         visualizer=_visualizer(wandb, out),
         randomness={"seed": seed},
