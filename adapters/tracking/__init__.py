@@ -36,9 +36,9 @@ BASELINES = ("constant-position", "cross-correlation")
 
 SWINTRACK = "SwinTrack-B (arXiv 2112.00995; LitingLin/SwinTrack 2d19d41)"
 ALIKE = (
-    "as Dark Secrets of MIM has it (arXiv 2205.13543). Differs: both crops share the projections of untied positions, "
-    "layers start by Xavier's rule, every backbone's map is layer-normed and resampled to stride 16 where it has "
-    "another, gradients are clipped and drop path grows without a warm-up of its own, bf16 for fp32 in training on CUDA"
+    "as in Dark Secrets of MIM (arXiv 2205.13543). Differs: both crops share the projections of untied positions, "
+    "layers are initialised by Xavier's rule, every backbone's map is layer-normed and resampled to stride 16 if it "
+    "has another, gradients are clipped, drop path has no warm-up of its own, training on CUDA is in bf16, not fp32"
 )
 SWINV2_B = "swinv2_base_window12_192@simmim_swinv2_base.pth"
 SWINV2_L = "swinv2_large_window12_192@simmim_swinv2_large.pth"
@@ -63,7 +63,7 @@ FINETUNE = TrackingProtocol(
     fusion_drop_path=0.1,
 )
 FROZEN = dataclasses.replace(
-    FINETUNE, name="frozen", frozen=True, source=f"{FINETUNE.source} The backbone stays as it is."
+    FINETUNE, name="frozen", frozen=True, source=f"{FINETUNE.source} The backbone is not trained."
 )
 ONE_STREAM = dataclasses.replace(
     FINETUNE,
@@ -137,7 +137,7 @@ def reported(protocol: TrackingProtocol, data: Dataset | None, test: str, why: s
 
 def transfer(test: str) -> tuple[TrackingProtocol, ...]:
     """Return the protocols that train on the embedded world only."""
-    why = "Trained on the embedded world alone: rendered videos of another camera and other things."
+    why = "Trained on the embedded world only: rendered videos with another camera and other objects."
     kinds = (SCENES_FINETUNE, SCENES_FROZEN, SCENES_ONE_STREAM)
     names = ("from-scenes", "from-scenes-frozen", "from-scenes-one-stream")
     return tuple(
@@ -173,8 +173,8 @@ SCENES_SIZE = {
 }
 SMALL_FUSION = {"dim": 64, "heads": 4, "layers": 2, "fusion_drop_path": 0.0}
 STILLS = (
-    "Trained on the world's videos and, as stills, on the boxes of its scenes, alike; rate, priming and stills were "
-    "chosen on 8 of the 30 training videos, held out."
+    "Trained equally on the world's videos and, as still images, on the boxes of its scenes. Learning rate, priming "
+    "and still images were chosen on 8 of the 30 training videos."
 )
 
 
@@ -187,8 +187,8 @@ def on_scenes(protocol: TrackingProtocol, **changes: Any) -> TrackingProtocol:
 
 
 ALL = joint(LASOT, TRACKINGNET, GOT10K, COCO)
-FOUR = "Trained on LaSOT, TrackingNet, GOT-10k and COCO alike."
-OWN = "Trained on GOT-10k alone, as its server asks."
+FOUR = "Trained equally on LaSOT, TrackingNet, GOT-10k and COCO."
+OWN = "Trained on GOT-10k only, as its server requires."
 OSTRACK = "OSTrack-256 (MAE ViT-B, with candidate elimination, its own head and losses):"
 
 SIMMIM = "SimMIM on ImageNet-1k:"
