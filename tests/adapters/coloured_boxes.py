@@ -14,7 +14,7 @@ IDS = (7, 3, 90)  # of the categories; labels are places in CLASSES
 
 
 def draw(rng: np.random.Generator, image_id: int, first: int) -> tuple[np.ndarray, list[Any]]:
-    """A grey 48x80 image with three rectangles whose colour says the class; every fourth has none."""
+    """A grey 48x80 image with three rectangles whose colour is their class; every fourth image has none."""
     pixels = rng.integers(80, 120, (48, 80, 3))
     found: list[Any] = []
     for k in range(3 if image_id % 4 != 3 else 0):

@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def job(family: str, folder: Path, arch: str, protocol: str, name: str = "scenes", **changes: Any) -> Job:
-    """One epoch at 64 pixels on the CPU; what it writes lies beside the data's folder."""
+    """One epoch at 64 pixels on the CPU; what it writes is next to the data's folder."""
     task = BY_NAME[f"{family}/{name}"]
     small = {"epochs": 1, "batch_size": 2, "limit": None, "img_size": 64, **SMALL[family]}
     return Job(
@@ -43,7 +43,7 @@ def job(family: str, folder: Path, arch: str, protocol: str, name: str = "scenes
 
 
 def bind(work: Job) -> dict[str, Any]:
-    """The family's config with the data, as `Task.evaluate` makes it."""
+    """The family's config with the data, as in `Task.evaluate`."""
     layout = getattr(work.task.evaluate, "keywords", {})  # tracking has none
     config: dict[str, Any] = importlib.import_module(work.task.imports[0]).bind(work, **layout)
     return config
@@ -69,7 +69,7 @@ def rates(built: runner.JobRunner) -> list[float]:
 
 
 def real_data(folder: str) -> Path:
-    """Where the real data sets lie, `folder` among them."""
+    """The folder of the real data sets; skips the test if `folder` is not in it."""
     root = Path(os.environ.get("BENCH_DATA", Path(__file__).parents[3] / "shared/data"))
     if not (root / folder).is_dir():
         pytest.skip(f"no real images: {root / folder} does not exist (set BENCH_DATA)")

@@ -21,12 +21,6 @@ from bench.tasks import Job
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def scenes(world: Path, tmp_path: Path) -> Path:
-    (tmp_path / "scenes").symlink_to(world)
-    return tmp_path / "scenes"
-
-
 @pytest.mark.parametrize("protocol", ["finetune-drop1", "frozen-drop1"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_builds_a_shorter_backbone(scenes: Path, family: str, protocol: str) -> None:

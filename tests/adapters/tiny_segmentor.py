@@ -1,4 +1,4 @@
-"""A job that trains a linear head on test_vit to tell a bright part of an image from a dark one."""
+"""A job that trains a linear head on test_vit to segment a bright and a dark part of an image."""
 
 from pathlib import Path
 from types import SimpleNamespace

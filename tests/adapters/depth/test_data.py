@@ -104,7 +104,7 @@ def test_some_pixels_beyond_the_range_are_no_mistake(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("content", "message"),
     [
         ("{", r"depth.json is not JSON"),
         ("[1]", r"depth.json holds a list"),
@@ -114,14 +114,14 @@ def test_some_pixels_beyond_the_range_are_no_mistake(folder: Path) -> None:
         ('{"max_dept": 5}', r"'max_dept'. Did you mean max_depth"),
     ],
 )
-def test_bad_calibration_is_one_clear_paragraph(folder: Path, said: str, message: str) -> None:
-    (folder / "depth.json").write_text(said)
+def test_bad_calibration_is_refused(folder: Path, content: str, message: str) -> None:
+    (folder / "depth.json").write_text(content)
 
     with pytest.raises(UserError, match=message):
         check(folder, FOLDER_LAYOUT)
 
 
-def test_calibration_says_scale_and_range(folder: Path) -> None:
+def test_calibration_overrides_scale_and_range(folder: Path) -> None:
     save(np.full((6, 8), 30000, np.uint16))(folder)
     with pytest.raises(UserError, match="beyond 10 m"):
         check(folder, FOLDER_LAYOUT)

@@ -26,7 +26,7 @@ def evaluate(
 
 
 def by_numpy(depth: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """One image's kept pixels; written from the papers' formulas."""
+    """The errors of one image's measured pixels, written from the papers' formulas."""
     p, t = depth.astype(float), truth.astype(float)
     d = np.log(p / t)
     worse = np.where(p > t, p / t, t / p)

@@ -82,7 +82,7 @@ def windows(model: torch.nn.Module, width: int, predict: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize(("width", "stride"), [(64, 16), (96, 32), (221, 11), (100, 64)])
 def test_flipped_and_shifted_windows_cover_every_column(scenes: Path, width: int, stride: int) -> None:
-    """What a model says of a pixel alone comes back as it was, whatever windows saw it."""
+    """A prediction that depends on its pixel only is the same in every window."""
     model = build(job(scenes, "test_vit", "frozen", stride=stride)).model
 
     for predict in (lambda x: x, lambda x: torch.full_like(x, 3.0)):
@@ -142,7 +142,7 @@ def test_kitti_is_cropped_before_all_else(tmp_path: Path) -> None:
 
 
 def test_training_crop_and_its_depth_stay_together(scenes: Path) -> None:
-    """Brightness says depth: 255 - 25 m, also after the flip, the crop and the resize."""
+    """Brightness is 255 - 25 per metre, also after the flip, the crop and the resize."""
     work = job(scenes, "test_vit", "finetune", cutdepth="")
     bound = runner.bind(bind(work), work)
     pipeline = bound.train_dataloader.dataset.dataset.pipeline

@@ -1,4 +1,4 @@
-"""One good file, then every way in which an object can be without a shape."""
+"""Masks of an annotation file: one valid file, then every kind of invalid shape."""
 
 import copy
 from pathlib import Path
@@ -45,11 +45,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), WRONG, ids=[str(change) for change, _ in WRONG])
-def test_what_is_no_shape_is_said_to_be_so_in_one_paragraph(change: dict[str, Any], says: str) -> None:
+@pytest.mark.parametrize(("change", "message"), WRONG, ids=[str(change) for change, _ in WRONG])
+def test_invalid_shapes_are_refused_in_one_paragraph(change: dict[str, Any], message: str) -> None:
     content = copy.deepcopy(GOOD)
     content["annotations"][0] |= change
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         check_masks(FILE, content)
     assert str(FILE) in str(caught.value)
     assert "\n" not in str(caught.value)

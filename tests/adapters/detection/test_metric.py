@@ -117,11 +117,11 @@ def noisy(annotations: list[dict[str, Any]], image: int) -> Found:
     rng = np.random.default_rng(image)
     right = perfect(annotations, image)
     boxes = right["boxes"] + rng.normal(0, 4, right["boxes"].shape)
-    kept = rng.random(len(boxes)) < 0.8
+    seen = rng.random(len(boxes)) < 0.8
     corners = rng.integers(0, 100, (4, 2)).astype(float)
     wrong = np.hstack([corners, corners + rng.integers(8, 100, (4, 2))])
-    boxes = np.vstack([boxes[kept], wrong, boxes[:1]])
-    labels = np.concatenate([right["labels"][kept], rng.integers(0, 3, 4), right["labels"][:1]])
+    boxes = np.vstack([boxes[seen], wrong, boxes[:1]])
+    labels = np.concatenate([right["labels"][seen], rng.integers(0, 3, 4), right["labels"][:1]])
     masks = np.clip(boxes + rng.integers(-3, 4, boxes.shape), 0, (WIDTH, HEIGHT) * 2).astype(int)
     return {"boxes": boxes, "masks": masks, "labels": labels, "scores": rng.random(len(boxes))}
 
@@ -163,11 +163,11 @@ def test_equals_pycocotools(
     found = {image: noisy(annotations, image) for image in range(IMAGES)}
     plain = [{k: v.tolist() for k, v in one.items()} for one in found.values()]
     (tmp_path / "found.json").write_text(json.dumps(plain))
-    said = python(ORACLE.format(folder=tmp_path, height=HEIGHT, width=WIDTH))
-    assert said.returncode == 0, said.stderr
+    done = python(ORACLE.format(folder=tmp_path, height=HEIGHT, width=WIDTH))
+    assert done.returncode == 0, done.stderr
 
     metrics = measure(file, found)
-    for kind, expected in json.loads(said.stdout).items():
+    for kind, expected in json.loads(done.stdout).items():
         assert 5 < expected[0] < 95
         for name, value in zip(NAMES, expected, strict=True):
             ours = metrics[f"{kind}_{name}"]

@@ -1,4 +1,4 @@
-"""Detection on tiny data sets written here: what a protocol does to a model, not what it says."""
+"""Detection on tiny data sets written here: the effect of protocols on models and metrics."""
 
 import dataclasses
 import functools
@@ -83,9 +83,9 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for a in content["annotations"]:
         image, side = a["image_id"], min(a["bbox"][2:])
         sides[image] = min(side, sides.get(image, side))
-    kept = sorted(sides, key=lambda image: -sides[image])[:8]
-    content["images"] = [i for i in content["images"] if i["id"] in kept]
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
+    chosen = sorted(sides, key=lambda image: -sides[image])[:8]
+    content["images"] = [i for i in content["images"] if i["id"] in chosen]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] in chosen]
     for name in ("images", "annotations"):
         (folder / "eight" / name).mkdir(parents=True)
     for split in ("train", "val"):
@@ -96,7 +96,7 @@ def eight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_masks_of_28_cells_hold_these_scenes_to_95(eight: Path) -> None:
-    """The true masks as the mask head is told them, pasted where they are: what it can reach at most."""
+    """The true masks at the mask head's resolution, pasted back: the highest AP it can reach."""
     truth = COCO_API(str(eight / SCENES_LAYOUT.annotations.format(split="val")))
     found = []
     for a in truth.dataset["annotations"]:
@@ -114,7 +114,7 @@ def test_masks_of_28_cells_hold_these_scenes_to_95(eight: Path) -> None:
     assert 100 * table[table > -1].mean() == pytest.approx(94.5, abs=0.5)
 
 
-BY_HEART = {
+OVERFIT = {
     "limit": 8,
     "batch_size": 1,
     "img_size": 96,
@@ -129,10 +129,10 @@ BY_HEART = {
 }
 
 
-def for_the_heart(task: Task) -> Task:
-    """The task on the images as they are, not their mirror images too, and with more said of masks.
+def for_overfitting(task: Task) -> Task:
+    """The task without mirrored images, and with a larger weight of the mask loss.
 
-    As it stands it gets there as well, in three times the steps: boxes AP 100, masks AP 94.5.
+    Unchanged, the task reaches the same (boxes AP 100, masks AP 94.5) in three times the steps.
     """
 
     def upstream(task: Task, protocol: Any) -> dict[str, Any]:
@@ -147,12 +147,12 @@ def for_the_heart(task: Task) -> Task:
     return dataclasses.replace(task, upstream=upstream)
 
 
-def test_eight_scenes_are_learnt_by_heart(eight: Path) -> None:
+def test_eight_scenes_are_overfitted(eight: Path) -> None:
     """From random initialisation in 896 steps; measured: boxes AP 100, masks AP 94.5, all they can, or 90 on another
     processor.
     """
-    work = job(eight, "test_vit", "finetune", **BY_HEART)
-    work = dataclasses.replace(work, task=for_the_heart(work.task))
+    work = job(eight, "test_vit", "finetune", **OVERFIT)
+    work = dataclasses.replace(work, task=for_overfitting(work.task))
     metrics = work.task.evaluate(work).metrics
 
     assert metrics["bbox_AP"] > 80

@@ -82,10 +82,10 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("content", "says"), WRONG, ids=[says for _, says in WRONG])
-def test_a_wrong_file_is_said_to_be_so_in_one_paragraph(folder: Path, content: object, says: str) -> None:
+@pytest.mark.parametrize(("content", "message"), WRONG, ids=[message for _, message in WRONG])
+def test_an_invalid_file_is_refused_in_one_paragraph(folder: Path, content: object, message: str) -> None:
     file = write(folder, content)
-    with pytest.raises(UserError, match=says) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         check(file, folder, folder / "cache", classes=["cat", "dog"], num_keypoints=2)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -107,8 +107,8 @@ def test_an_image_that_is_cut_off_is_named_and_one_with_more_behind_it_passes(tm
     whole = path.read_bytes()
     path.write_bytes(whole + bytes(5000))
     check(file, tmp_path, tmp_path / "cache")
-    for kept in (0.5, 0.9):
-        path.write_bytes(whole[: int(kept * len(whole))])
+    for part in (0.5, 0.9):
+        path.write_bytes(whole[: int(part * len(whole))])
         with pytest.raises(UserError, match=rf"a\.{suffix} .* cannot be read.* truncated"):
             check(file, tmp_path, tmp_path / "cache")
 

@@ -18,12 +18,6 @@ from bench.run import main
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture
-def scenes(world: Path, tmp_path: Path) -> Path:
-    (tmp_path / "scenes").symlink_to(world)
-    return tmp_path / "scenes"
-
-
 @pytest.mark.parametrize("arch", ["test_vit", "test_resnet"])
 @pytest.mark.parametrize("family", ["segmentation", "depth"])
 def test_saved_backbone_computes_what_the_fine_tuned_model_computes(scenes: Path, family: str, arch: str) -> None:

@@ -39,7 +39,7 @@ def test_leaves_config_and_log_and_no_checkpoint(data: Path, tmp_path: Path, cap
 
     assert outcome.train_seconds > 0
     assert outcome.images_per_second > 0
-    assert outcome.metrics["mIoU"] > 50, "a bright and a dark half are easy to tell apart"
+    assert outcome.metrics["mIoU"] > 50, "a bright and a dark half are easy to distinguish"
     assert (tmp_path / "config.py").is_file()
     assert "mIoU" in (tmp_path / "run.log").read_text()
     assert not list(tmp_path.rglob("*.pth"))
@@ -55,7 +55,7 @@ def test_seed_decides_and_workers_do_not(data: Path, tmp_path: Path, undisturbed
 
 
 def start(data: Path, work_dir: Path, log: Path) -> multiprocessing.Process:
-    """Run in a forked process: importing OpenMMLab anew takes many seconds."""
+    """Run in a forked process: importing OpenMMLab again takes many seconds."""
     process = multiprocessing.get_context("fork").Process(target=tell_and_run, args=(data, work_dir, log))
     process.start()
     return process  # type: ignore[return-value]
@@ -185,7 +185,7 @@ def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
     torch.set_num_threads(1)
     file = log.open("a", buffering=1)
 
-    def tell(moment: str) -> None:
+    def report(moment: str) -> None:
         file.write(f"{moment}\n")
         time.sleep(DWELL)
 
@@ -193,10 +193,10 @@ def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
     class Tell(Hook):
         def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
             if batch_idx == 1:
-                tell(f"epoch {runner.epoch + 1}")
+                report(f"epoch {runner.epoch + 1}")
 
         def before_test(self, runner: Any) -> None:
-            tell("test")
+            report("test")
 
     save = mmengine.runner.runner.save_checkpoint
 
@@ -204,10 +204,10 @@ def tell_and_run(data: Path, work_dir: Path, log: Path) -> None:
         save(checkpoint, path, **kwargs)
         whole = Path(path).read_bytes()
         Path(path).write_bytes(whole[: len(whole) // 2])
-        tell(f"write {checkpoint['meta']['epoch']}")
+        report(f"write {checkpoint['meta']['epoch']}")
         Path(path).write_bytes(whole)
 
     mmengine.runner.runner.save_checkpoint = save_slowly
-    told = {**config(data), "custom_hooks": [{"type": "Tell"}]}
-    outcome = run(told, job(work_dir), checkpoint_seconds=0)
+    reporting = {**config(data), "custom_hooks": [{"type": "Tell"}]}
+    outcome = run(reporting, job(work_dir), checkpoint_seconds=0)
     file.write(f"{outcome.train_seconds}\n{json.dumps(dict(outcome.metrics))}\n")

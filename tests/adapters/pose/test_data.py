@@ -58,7 +58,7 @@ def test_persons_of_the_first_images_are_mmposes_first_persons(file: Path, limit
     assert (len(dataset(file)) == count) == (limit is None)
 
 
-def test_nobody_to_crop_is_said(file: Path) -> None:
+def test_a_file_without_persons_to_crop_is_refused(file: Path) -> None:
     content = data.read(file)
     content["annotations"] = content["annotations"][1:3]
 
@@ -105,7 +105,7 @@ WRONG_BOXES = {
 
 
 @pytest.mark.parametrize("what", WRONG_BOXES)
-def test_wrong_boxes_are_one_clear_paragraph(tmp_path: Path, what: str) -> None:
+def test_invalid_boxes_are_refused(tmp_path: Path, what: str) -> None:
     content, message = WRONG_BOXES[what]
     (tmp_path / "boxes.json").write_text(content)
 

@@ -1,4 +1,4 @@
-"""Pose on ten small scenes: what a protocol does to a model, not what it says."""
+"""Pose on ten small scenes: the effect of protocols on models and metrics."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ OVERFIT = {
 }  # fmt: skip
 
 
-def test_eight_scenes_are_learnt_by_heart(scenes: Path) -> None:
+def test_eight_scenes_are_overfitted(scenes: Path) -> None:
     work = job(scenes, "test_vit", "finetune", **OVERFIT)
     metrics = work.task.evaluate(work).metrics
 
@@ -43,7 +43,7 @@ def test_eight_scenes_are_learnt_by_heart(scenes: Path) -> None:
 
 
 def test_only_protocols_on_detector_boxes_need_them() -> None:
-    """And transfer needs the split that is tested alone."""
+    """And transfer protocols read the tested split only."""
     reads = {f"{task.name}/{p.name}": p.splits for task, p in PROTOCOLS}
 
     assert reads["pose/coco/finetune"] == ("train", "val")
@@ -54,7 +54,7 @@ def test_only_protocols_on_detector_boxes_need_them() -> None:
         assert ("annotated" in protocol.source) == (protocol.bbox_source == "ground truth")
 
 
-def test_every_recipe_says_how_to_run_it_at_full_scale() -> None:
+def test_every_recipe_has_its_command_at_full_scale() -> None:
     for task, protocol in PROTOCOLS:
         named = f"--task {task.name} --protocol {protocol.name} --data-root DIR --gpus 8"
         if "Scaled down" not in protocol.source:

@@ -173,10 +173,10 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_bad_data_is_one_clear_paragraph_before_training(scenes: Path, what: str) -> None:
+def test_bad_data_is_refused_in_one_paragraph_before_training(scenes: Path, what: str) -> None:
     breaks, message = BROKEN[what]
     work = job(scenes, "test_vit", "frozen")
-    bind(work)  # remembered as good, until a file changes
+    bind(work)  # recorded as valid until a file changes
     breaks(scenes)
 
     with pytest.raises(UserError, match=message) as caught:
@@ -202,7 +202,7 @@ def detected(scenes: Path) -> Job:
     return dataclasses.replace(work, task=task, protocol=task.protocols[1])
 
 
-def test_a_detectors_boxes_are_cropped_where_the_protocol_says_so(detected: Job) -> None:
+def test_a_detectors_boxes_are_cropped_by_protocols_with_a_detector(detected: Job) -> None:
     built = build(detected)
     dataset = built.build_dataloader(built.cfg.test_dataloader).dataset
 
@@ -211,7 +211,7 @@ def test_a_detectors_boxes_are_cropped_where_the_protocol_says_so(detected: Job)
     assert dataset[len(dataset) - 1]["data_samples"].gt_instances.bbox_scores == pytest.approx(0.1)
     metrics = detected.task.evaluate(detected).metrics
     assert metrics["AP"] >= 0
-    assert "PCK@0.1" not in metrics  # a box does not say whose it is
+    assert "PCK@0.1" not in metrics  # whose box it is, is not known
 
 
 def test_boxes_of_other_images_are_refused(detected: Job) -> None:

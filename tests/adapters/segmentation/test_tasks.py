@@ -1,4 +1,4 @@
-"""Segmentation on tiny data sets written here: what a protocol does to a model, not what it says."""
+"""Segmentation on tiny data sets written here: the effect of protocols on models and metrics."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write_pair(image: Path, mask: Path, seed: int, labels: tuple[int, ...] = (0, 1, 2)) -> None:
-    """A 48x80 image whose colour says the class, in three upright bands of random width."""
+    """A 48x80 image whose colour is the class, in three upright bands of random width."""
     rng = np.random.default_rng(seed)
     band = np.searchsorted(np.sort(rng.integers(1, 80, 2)), np.arange(80), side="right")
     label = np.broadcast_to(np.asarray(labels, np.uint8)[band], (48, 80))
@@ -74,7 +74,7 @@ def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Pat
 
 
 @pytest.mark.parametrize("protocol", ["finetune", "frozen"])
-def test_learns_what_colour_says(scenes: Path, protocol: str) -> None:
+def test_learns_the_class_from_the_colour(scenes: Path, protocol: str) -> None:
     """test_vit at random initialisation: colour is linear in its patches. Chance is 1 in 3."""
     work = job(scenes, "test_vit", protocol, epochs=25, lr=3e-3, ratio_range=(1.0, 1.0))
 
@@ -112,9 +112,9 @@ def by_hand(truth: np.ndarray, guess: np.ndarray, classes: int) -> dict[str, flo
     counted = truth != 255
     matrix = np.zeros((classes, classes))
     np.add.at(matrix, (truth[counted], guess[counted]), 1)
-    hit, true, said = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    seen = true + said > 0
-    iou = hit[seen] / (true + said - hit)[seen]
+    hit, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    seen = true + predicted > 0
+    iou = hit[seen] / (true + predicted - hit)[seen]
     accuracy = hit[true > 0] / true[true > 0]
     values = {"mIoU": iou.mean(), "mAcc": accuracy.mean(), "aAcc": hit.sum() / matrix.sum()}
     return {name: 100 * float(value) for name, value in values.items()}
@@ -189,10 +189,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_bad_data_is_one_clear_paragraph_before_training(scenes: Path, what: str) -> None:
+def test_bad_data_is_refused_before_training(scenes: Path, what: str) -> None:
     breaks, message = BROKEN[what]
     work = job(scenes, "test_vit", "frozen")
-    bind(work)  # remembered as good, until a file changes
+    bind(work)  # recorded as valid until a file changes
     breaks(scenes)
 
     with pytest.raises(UserError, match=message):
@@ -223,7 +223,7 @@ def test_ade_counts_classes_from_one(tmp_path: Path) -> None:
         bind(work)
 
 
-def test_ade_without_its_training_split_says_what_is_expected(tmp_path: Path) -> None:
+def test_ade_without_its_training_split_names_the_missing_path(tmp_path: Path) -> None:
     folder = tmp_path / ADE20K.root
     write_ade(folder, 150)
     (folder / "images/training").rename(folder / "images/elsewhere")
