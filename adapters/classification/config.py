@@ -15,6 +15,7 @@ mmpretrain reports them).
 from typing import Any
 
 from adapters.classification.protocol import Finetune, Frozen, Knn, LinearProbe
+from adapters.openmmlab.config import adamw
 from bench.tasks import Task
 
 AnyProtocol = Frozen | Knn | Finetune | LinearProbe
@@ -69,16 +70,9 @@ def _runner_config(protocol: Finetune) -> dict[str, Any]:
             "reprob": protocol.reprob,
             "smoothing": protocol.smoothing,
         },
-        "optim_wrapper": {
-            "optimizer": {
-                "type": "AdamW",
-                "lr": protocol.lr,
-                "betas": [0.9, 0.999],
-                "weight_decay": protocol.weight_decay,
-            },
-            "constructor": "LayerDecayConstructor",
-            "paramwise_cfg": {"layer_decay": protocol.layer_decay},
-        },
+        "optim_wrapper": adamw(
+            protocol.layer_decay, lr=protocol.lr, betas=[0.9, 0.999], weight_decay=protocol.weight_decay
+        ),
     }
 
 

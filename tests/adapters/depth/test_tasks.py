@@ -68,6 +68,7 @@ def fitted(folder: Path, work_dir: Path, **changes: Any) -> Mapping[str, float]:
     return runner.run(config, work).metrics
 
 
+@pytest.mark.long
 def test_eight_smooth_scenes_are_fitted(tmp_path: Path) -> None:
     folder = write(tmp_path / "scenes", SCENES_LAYOUT, 8, 0, (64, 64))
     metrics = fitted(folder, tmp_path / "work", epochs=160)
@@ -76,6 +77,7 @@ def test_eight_smooth_scenes_are_fitted(tmp_path: Path) -> None:
     assert metrics["AbsRel"] < 0.05
 
 
+@pytest.mark.long
 def test_eight_rendered_scenes_are_fitted_up_to_their_edges(tmp_path: Path) -> None:
     """The head decodes at a quarter of the resolution: that alone holds delta1 to 0.97. Measured: 0.94."""
     world = World(train=10, val=10, videos=4, frames=2, swaps=1, size=64)

@@ -147,6 +147,7 @@ def for_overfitting(task: Task) -> Task:
     return dataclasses.replace(task, upstream=upstream)
 
 
+@pytest.mark.long
 def test_eight_scenes_are_overfitted(eight: Path) -> None:
     """From random initialisation in 896 steps; measured: boxes AP 100, masks AP 94.5, all they can, or 90 on another
     processor.

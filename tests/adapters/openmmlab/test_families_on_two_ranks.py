@@ -35,6 +35,7 @@ def evaluate(folder: Path, world_size: int, rank: int) -> Metrics:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_thread")
 def test_two_ranks_find_what_one_process_finds(world: Path, tmp_path: Path) -> None:
     (tmp_path / "scenes").symlink_to(world)

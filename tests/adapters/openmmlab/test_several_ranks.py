@@ -53,6 +53,7 @@ def evaluate(folder: Path, world_size: int, batch_size: int, rank: int) -> Outco
     )
 
 
+@pytest.mark.long
 def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     write_images(tmp_path / "data")
     alone = evaluate(tmp_path, 1, 4, 0)

@@ -33,6 +33,7 @@ OVERFIT = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_eight_scenes_are_overfitted(scenes: Path) -> None:
     work = job(scenes, "test_vit", "finetune", **OVERFIT)
     metrics = work.task.evaluate(work).metrics
