@@ -1,4 +1,4 @@
-"""Entries are whole or made again, made once by two processes, and deleted oldest first, never in use."""
+"""Entries are complete or extracted again, written once by two processes, deleted oldest first, never while in use."""
 
 import json
 import logging
@@ -115,7 +115,7 @@ def test_a_damaged_entry_is_found_and_can_be_made_again(cache, caplog, damage):
     damage(cache.path(KEY))
     with caplog.at_level(logging.WARNING):
         assert cache.open(KEY) is None
-    assert "made again" in caplog.text
+    assert "extracted again" in caplog.text
     make(cache)
     assert np.array_equal(cache.open(KEY).array, ROWS)
 
@@ -128,7 +128,7 @@ def test_an_entry_under_anothers_name_is_not_trusted(cache, caplog):
         path.rename(cache.path(other).with_suffix(suffix))
     with caplog.at_level(logging.WARNING):
         assert cache.open(other) is None
-    assert "something else" in caplog.text
+    assert "another key" in caplog.text
 
 
 def test_what_is_cut_short_by_an_error_leaves_nothing(cache):
@@ -255,7 +255,7 @@ def test_an_entry_larger_than_the_limit_is_used_and_not_kept(tmp_path, caplog):
     cache = FeatureCache(tmp_path, 0)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(make(cache).array, ROWS)
-    assert "not kept: the cache is limited to 0 GB" in caplog.text
+    assert "not cached: the cache is limited to 0 GB" in caplog.text
     assert names(cache) == []
 
 

@@ -171,7 +171,7 @@ def test_a_file_that_cannot_be_written_whole_leaves_nothing(tmp_path, size):
 
 def test_a_cache_that_is_a_file_is_the_users_mistake(tmp_path):
     (tmp_path / "features").write_text("")
-    with pytest.raises(UserError, match="cannot be kept"):
+    with pytest.raises(UserError, match="cannot be cached"):
         run(tmp_path)
 
 
@@ -253,6 +253,6 @@ def test_damage_is_found_and_the_features_made_again(tmp_path, caplog):
         again = run(tmp_path, model := MeanColour()).pooled
     assert torch.equal(again, first)
     assert model.asked == 10
-    assert "made again" in caplog.text
+    assert "extracted again" in caplog.text
     run(tmp_path, model)
     assert model.asked == 10
