@@ -1,4 +1,4 @@
-"""Inspect weights files.
+"""The command that inspects weights files.
 
 python -m bench.backbones inspect FILE [FILE ...]
 """
@@ -6,12 +6,12 @@ python -m bench.backbones inspect FILE [FILE ...]
 import sys
 from collections.abc import Sequence
 
-from bench.backbones.resolve import _locate
+from bench.backbones.resolve import locate
 from bench.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`inspect FILE...`: print what each weights file is; return the exit status."""
+    """Print format, architecture, sizes and hash of each weights file; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     if len(words) < 2 or words[0] != "inspect":
         sys.stderr.write("usage: python -m bench.backbones inspect FILE [FILE ...]\n")
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for word in words[1:]:
             path, _, part = word.partition("#")
-            sys.stdout.write(f"{inspect(_locate(path), part or None)}\n")
+            sys.stdout.write(f"{inspect(locate(path), part or None)}\n")
     except UserError as error:
         sys.stderr.write(f"bench.backbones: {error}\n")
         return 2

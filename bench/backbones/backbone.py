@@ -15,13 +15,13 @@ class Backbone:
     """Architecture and weights under test.
 
     Attributes:
-        name, arch: the user's name for it, timm's for its architecture.
-        method: how it was pretrained, as far as the file tells; "baseline" is of no backbone at all.
-        weights, part, sha256: the file, which of its sets of weights (None: its best), and its hash.
-        pretraining: what the file's header says.
-        mean, std: RGB, of images in 0-1; they go before what the file or timm says.
-        tag: timm's tag whose mean and std the weights were made with.
-        allow_partial: patterns of keys that need not fit.
+        name, arch: the user's name for it; timm's name of its architecture.
+        method: how it was pretrained, if the file states it; "baseline" marks a result without any backbone.
+        weights, part, sha256: the file, which of its sets of weights (None: the preferred one), and its hash.
+        pretraining: the file's header.
+        mean, std: RGB, of images in 0-1; they override the file's and timm's.
+        tag: timm's tag whose mean and std the weights were trained with.
+        allow_partial: patterns of keys that may be missing, unexpected or misshapen.
     """
 
     name: str
@@ -38,23 +38,23 @@ class Backbone:
 
     @property
     def weights8(self) -> str:
-        """What tells two backbones of one name apart in a record's path."""
+        """The part of a record's path that distinguishes backbones of one name."""
         return weights8({**vars(self), "weights_sha256": self.sha256})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What became of every key of a weights file, and of every one that the model wants.
+    """What was done with every key of a weights file and of the model.
 
     Attributes:
-        format: of the file; "" for a backbone without weights.
-        matched: how many of the model's tensors the file filled.
-        missing: the model's keys that were left at their initialisation: its classifier's, or allowed.
-        unexpected: encoder-shaped keys of the file that nothing took: only ever allowed ones.
-        leftover: the file's keys that belong to its pretraining or task (heads, decoders, the other
-            network of a siamese pair), and buffers that the model computes for itself.
-        resampled: "key (from) -> (to)": adapted to another size.
-        cast: how many tensors came from another number format, by its name.
+        format: of the file; "" without weights.
+        matched: number of the model's tensors that the file filled.
+        missing: the model's keys that were left at their initialisation: the classifier's, or allowed ones.
+        unexpected: the file's encoder keys that the model does not have: allowed ones only.
+        leftover: the file's keys of its pretraining or task (heads, decoders, the other network of a siamese pair),
+            and buffers that the model computes.
+        resampled: "key from -> to": tensors adapted to another size.
+        cast: number of tensors converted from another number format, by its name.
     """
 
     format: str = ""

@@ -1,4 +1,4 @@
-"""How the images that a backbone's weights were made with were normalised."""
+"""The normalisation of the images that a backbone's weights were trained with."""
 
 import json
 from typing import TYPE_CHECKING
@@ -11,32 +11,32 @@ if TYPE_CHECKING:
 
 
 def normalisation(backbone: "Backbone") -> tuple[RGB, RGB]:
-    """The mean and std (RGB, of images in 0-1) that the weights were made with.
+    """Return the mean and std (RGB, of images in 0-1) that the weights were trained with.
 
-    The backbone's own; else what its file's header or format says; else those of timm's published
-    weights of its tag, or of its architecture where these agree. A file for which none of this tells is
-    refused: features of wrongly normalised images look right and are not.
+    The first that is known of: the backbone's own; its file's header; its file's format; timm's published weights of
+    its tag; those of its architecture, if they all agree. Raises UserError if none is known: features of wrongly
+    normalised images look plausible and are wrong.
     """
     if backbone.mean and backbone.std:
         return backbone.mean, backbone.std
-    mean, std = _told(backbone) or _published_normalisation(backbone)
+    mean, std = _from_file(backbone) or _published_normalisation(backbone)
     return backbone.mean or mean, backbone.std or std
 
 
-def _told(backbone: "Backbone") -> tuple[RGB, RGB] | None:
-    """What the weights file itself says."""
+def _from_file(backbone: "Backbone") -> tuple[RGB, RGB] | None:
+    """Return what the weights file's header or format states."""
     if backbone.weights is None or backbone.tag:
         return None
     from bench.backbones.inspect import inspect
 
-    said = backbone.pretraining
-    if "mean" in said and "std" in said:
-        return tuple(json.loads(said["mean"])), tuple(json.loads(said["std"]))
+    stated = backbone.pretraining
+    if "mean" in stated and "std" in stated:
+        return tuple(json.loads(stated["mean"])), tuple(json.loads(stated["std"]))
     return inspect(backbone.weights, backbone.part).normalisation
 
 
 def _published_normalisation(backbone: "Backbone") -> tuple[RGB, RGB]:
-    """That of timm's weights of the tag, or of the architecture; for scratch, of its default tag."""
+    """Return that of timm's weights of the tag, else of the architecture; for scratch, of its default tag."""
     import timm
 
     arch, file = backbone.arch, backbone.weights
@@ -50,7 +50,7 @@ def _published_normalisation(backbone: "Backbone") -> tuple[RGB, RGB]:
         return default.mean, default.std
     differ = "; ".join(f"{name} has mean {mean}, std {std}" for (mean, std), name in known.items())
     raise UserError(
-        f"The weights file {file.name} does not tell how its images were normalised, and timm's own weights of "
-        f"{arch} do not settle it ({differ or 'there are none'}). Give it as ARCH.TAG@{file.name} with the tag of "
-        f"those that it was made like, or give its mean and std in an entry (--include)."
+        f"The weights file {file.name} does not state how its images were normalised, and timm's own weights of "
+        f"{arch} do not decide it ({differ or 'there are none'}). Give it as ARCH.TAG@{file.name} with the tag of "
+        f"the weights with the same normalisation, or give its mean and std in an entry (--include)."
     )

@@ -1,16 +1,15 @@
-"""A backbone: an architecture of timm with its weights, from a name, a file, or a named entry.
+"""Resolve what the user typed to a Backbone: a timm architecture with its weights.
 
 arch                 a timm name: random initialisation ("scratch")
 arch.tag             timm's published weights of that tag
-path                 a weights file whose header or shapes tell its architecture
+path                 a weights file whose header or shapes identify its architecture
 arch@path            a weights file for that architecture
-arch.tag@path        the same, made with images normalised as for that tag
+arch.tag@path        the same, trained with images normalised as for that tag
 hf-hub:owner/name    a repository of the Hugging Face hub
 name                 an entry of a file given with --include
 
-`path#part` takes one of several sets of weights in a file (`#student`).
-
-    python -m bench.backbones inspect FILE
+`path#part` selects one of several sets of weights in a file (`#student`). Files of the Hugging Face hub come from this
+machine's cache, or are downloaded if there is a network.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.backbones import checkpoints
 from bench.backbones.architectures import architectures
@@ -26,34 +25,34 @@ from bench.backbones.backbone import Backbone
 from bench.errors import UserError, unknown
 from bench.files import file_sha256
 
-if TYPE_CHECKING:
-    pass
+# Names of weights files in a hub repository, in order of preference.
+FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
 
 
 def resolve(spec: str, entries: Mapping[str, Backbone] | None = None) -> Backbone:
-    """Turn what the user typed into a backbone with its weights hashed; raises UserError."""
+    """Return the backbone that `spec` names, with the hash of its weights; raises UserError."""
     entries = entries or {}
     if spec in entries:
         return _hashed(entries[spec])
     if spec.startswith("hf-hub:"):
         return _from_hub(spec)
     name, at, file = spec.partition("@")
-    if Path(spec.partition("#")[0]).is_file():  # in a run's folder, whose name has an @
+    if Path(spec.partition("#")[0]).is_file():  # a path may contain an @, as the names of runs' folders do
         name, at, file = spec, "", ""
     path, _, part = (file or spec).partition("#")
     if at:
         arch, _, tag = name.partition(".")
         _check_arch(arch, entries)
-        return _from_file(arch, _locate(path), part, _known_tag(arch, tag))
+        return _from_file(arch, locate(path), part, _known_tag(arch, tag))
     if path.endswith(checkpoints.SUFFIXES):
-        return _from_file(_arch_of(_locate(path), part), _locate(path), part)
+        return _from_file(_arch_of(locate(path), part), locate(path), part)
     arch, _, tag = spec.partition(".")
     _check_arch(arch, entries)
     return _published(arch, tag) if tag else Backbone(name=arch, arch=arch)
 
 
 def _arch_of(path: Path, part: str) -> str:
-    """The architecture that a file's header names, or else its shapes; raises UserError."""
+    """Return the architecture that a file's header names, else the only one with its shapes; raises UserError."""
     stated = checkpoints.header(path).get("arch", "")
     if stated in architectures():
         return stated
@@ -62,9 +61,9 @@ def _arch_of(path: Path, part: str) -> str:
     found = inspect(path, part or None)
     if len(found.archs) == 1:
         return found.archs[0]
-    many = f"it may be {', '.join(found.archs[:6])}" if found.archs else "its shapes are no timm model's"
+    many = f"it may be {', '.join(found.archs[:6])}" if found.archs else "its shapes match no timm model"
     raise UserError(
-        f"The weights file {path} does not tell its architecture: "
+        f"The architecture of the weights file {path} is unknown: "
         f"{f'its header says {stated!r}, and ' if stated else ''}{many}. Give it as ARCH@{path}."
     )
 
@@ -74,7 +73,8 @@ def _check_arch(arch: str, entries: Mapping[str, Backbone]) -> None:
         raise unknown("backbone", arch, names | set(entries))
 
 
-def _locate(path: str) -> Path:
+def locate(path: str) -> Path:
+    """Find a weights file in the current folder or in $BENCH_WEIGHTS; raises UserError, naming files nearby."""
     given = Path(path).expanduser()
     places = [given, Path(os.environ.get("BENCH_WEIGHTS", ".")) / given]
     for place in places:
@@ -88,7 +88,7 @@ def _locate(path: str) -> Path:
 
 
 def _known_tag(arch: str, tag: str) -> str:
-    """Check a tag; "" is none."""
+    """Return the tag if timm publishes weights of it ("" means no tag); raises UserError otherwise."""
     if tag:
         import timm
 
@@ -117,21 +117,21 @@ def _from_file(arch: str, path: Path, part: str = "", tag: str = "") -> Backbone
 
 
 def _hashed(backbone: Backbone) -> Backbone:
-    """Fill in the hash of the weights; raises UserError if the entry states another."""
+    """Add the hash of the weights; raises UserError if the entry states a different one."""
     if backbone.weights is None:
         return backbone
-    path = _locate(str(backbone.weights))
+    path = locate(str(backbone.weights))
     sha256 = file_sha256(path)
     if backbone.sha256 not in (None, sha256):
         raise UserError(
-            f"The weights of {backbone.name}, {path}, have the SHA-256 {sha256}, and its entry says "
-            f"{backbone.sha256}: the file was changed or is another one. Fetch it again or mend the entry."
+            f"The weights of {backbone.name}, {path}, have the SHA-256 {sha256}, but its entry "
+            f"states {backbone.sha256}: the file was changed or is a different one. Download it again or fix the entry."
         )
     return dataclasses.replace(backbone, weights=path.resolve(), sha256=sha256)
 
 
 def _published(arch: str, tag: str) -> Backbone:
-    """Weights that timm publishes, from the hub's cache or, on the user's word, the hub."""
+    """Return a backbone with weights that timm publishes, from the hub or its cache."""
     import timm
 
     name = f"{arch}.{tag}"
@@ -141,7 +141,7 @@ def _published(arch: str, tag: str) -> Backbone:
 
 
 def _from_hub(spec: str) -> Backbone:
-    """A repository of the hub: timm's own say their architecture, transformers' how images are normalised."""
+    """Return the backbone of a hub repository; timm's state the architecture, transformers' the normalisation."""
     repository = spec.removeprefix("hf-hub:")
     path = fetch(repository, FILES)
     config = settings(repository, "config.json")
@@ -156,24 +156,19 @@ def _from_hub(spec: str) -> Backbone:
     )
 
 
-# Files of the Hugging Face hub: from this machine's cache, or fetched where there is a network.
-
-FILES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safetensors")
-
-
 def settings(repository: str, file: str) -> dict[str, Any]:
-    """A JSON file of a hub's repository; {} where it has none."""
+    """Return a JSON file of a hub repository; {} if it has none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         return dict(json.loads(Path(hf_hub_download(repository, file)).read_text("utf-8")))
-    except (EntryNotFoundError, OSError):  # offline, what it never had is just not in the cache
+    except (EntryNotFoundError, OSError):  # offline, a file that does not exist is only missing from the cache
         return {}
 
 
 def fetch(repository: str, files: Sequence[str]) -> Path:
-    """The first of these files that a hub's repository has, from this machine's cache or the hub."""
+    """Return the first of these files that a hub repository has, from this machine's cache or the hub."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -186,6 +181,6 @@ def fetch(repository: str, files: Sequence[str]) -> Path:
         except (OSError, ValueError, HfHubHTTPError) as error:
             problem = error
     raise UserError(
-        f"None of {', '.join(files)} of {repository} is in this machine's cache, nor could it be fetched from the "
-        f"hub ({type(problem).__name__}). Fetch the file where there is a network and give it as ARCH@PATH."
+        f"None of {', '.join(files)} of {repository} is in this machine's cache, nor could it be downloaded from "
+        f"the hub ({type(problem).__name__}). Download the file where there is a network and give it as ARCH@PATH."
     )

@@ -90,12 +90,12 @@ def test_maps_are_those_of_an_earlier_block(name: str) -> None:
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_convolution_has_no_blocks_to_drop(name: str) -> None:
-    with pytest.raises(UserError, match=rf"{FAMILIES[name].arch} cannot be dropped: it is no tran"):
+    with pytest.raises(UserError, match=rf"{FAMILIES[name].arch} cannot be dropped: it is not a tran"):
         create(FAMILIES[name].arch, drop_blocks=1)
 
 
 def test_one_block_is_left() -> None:
-    with pytest.raises(UserError, match=r"test_vit cannot lose its last 6 blocks: 5 at most"):
+    with pytest.raises(UserError, match=r"last 6 blocks of test_vit cannot be dropped: at most 5"):
         create("test_vit", drop_blocks=6)
     with pytest.raises(UserError, match="its last stage is a single block"):
         create("swin_tiny_patch4_window7_224", drop_blocks=1, timm_options={"depths": (1, 1, 1, 1)})

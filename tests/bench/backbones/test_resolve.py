@@ -58,7 +58,7 @@ def test_entries_are_named_and_their_hash_is_held_to(tmp_path: Path) -> None:
     found = resolve("mine", {"mine": entry})
     assert found.weights8 != resolve(f"test_vit@{path}").weights8  # other mean, other numbers
     wrong = Backbone(name="mine", arch="test_vit", weights=path, sha256="0" * 64)
-    with pytest.raises(UserError, match="its entry says 0000"):
+    with pytest.raises(UserError, match="its entry states 0000"):
         resolve("mine", {"mine": wrong})
 
 
@@ -197,7 +197,7 @@ def test_the_tag_of_published_weights_says_how_their_images_were_normalised(tmp_
 
 def test_a_normalisation_that_nothing_tells_is_asked_for(tmp_path: Path) -> None:
     path = save(vit(), tmp_path / "mine.safetensors")
-    with pytest.raises(UserError, match=r"does not tell how its images .*ARCH\.TAG@mine") as caught:
+    with pytest.raises(UserError, match=r"does not state how its images .*ARCH\.TAG@mine") as caught:
         normalisation(resolve(f"vit_base_patch16_224@{path}"))
     assert "vit_base_patch16_224.mae has mean (0.485" in str(caught.value)
     assert normalisation(resolve(f"test_vit@{path}"))[0] == AUGREG  # timm has one of this name
