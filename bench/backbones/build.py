@@ -138,8 +138,8 @@ def _refusal(arch: str, count: int, droppable: int) -> UserError:
     if not droppable:
         return UserError(
             f"The last blocks of {arch} cannot be dropped: it is not a transformer, or its last stage is a "
-            f"single block, which sets the width and stride of the heads. Plain ViTs (DeiT, BEiT), Swin, SwinV2 and Hiera "
-            f"with two or more blocks in the last stage are allowed. Give the protocol without -drop{count}."
+            f"single block, which sets the width and stride of the heads. Plain ViTs (DeiT, BEiT), Swin, SwinV2 and "
+            f"Hiera with two or more blocks in the last stage are allowed. Give the protocol without -drop{count}."
         )
     return UserError(
         f"The last {count} blocks of {arch} cannot be dropped: at most {droppable} can, since one must remain (in its "
