@@ -150,7 +150,7 @@ def _title(record: Result) -> str:
 def _progress(folder: Path) -> str:
     seen = progress.read(folder)
     if seen is None:
-        return "at work"
+        return "running"
     left = f", {datetime.timedelta(seconds=round(seen.left))} left" if seen.left is not None else ""
     return f"{seen.what} {seen.done}/{seen.total}{left}"
 

@@ -67,7 +67,7 @@ def wait(runs: Sequence[Run]) -> bool:
     try:
         follow(_watch(runs))
     except KeyboardInterrupt:
-        sys.stderr.write("\nThe jobs go on; the same command joins them again.")
+        sys.stderr.write("\nThe jobs continue; the same command waits for them again.")
         raise
     return True
 

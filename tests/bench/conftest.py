@@ -19,6 +19,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A folder with the toy task's data and the CLI (toy_desk.Desk); this process uses its cache too."""
+    from toy_desk import Desk
+
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
+    return Desk(tmp_path)
+
+
+@pytest.fixture
 def datasets(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """The exit status of a command of `python -m bench.datasets`, and what it printed."""
     from bench.datasets.__main__ import main

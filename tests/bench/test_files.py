@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from toy_desk import TOY, Desk
 
 from bench import files
 from bench.records import Store
@@ -109,34 +110,15 @@ def test_sixteen_writers_lose_nothing_and_show_no_half_record(tmp_path: Path) ->
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
-def test_the_same_run_started_twice_runs_once(tmp_path: Path) -> None:
-    data = tmp_path / "data" / "line"
-    data.mkdir(parents=True)
-    (data / "points.txt").write_text("0 0\n1 1\n2 4\n3 9\n")
-    (data / "wait").touch()
-    entries = str(Path(__file__).with_name("toy_entries.py"))
-    words = ["--include", entries, "--backbone", "test_vit", "--task", "toy/line"]
-    given = {"BENCH_DATA": str(data.parent), "BENCH_CACHE": str(tmp_path / "cache")}
-    commands = [
-        subprocess.Popen(
-            [sys.executable, "-m", "bench.run", *words],
-            cwd=tmp_path,
-            env={**os.environ, **given, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("runs/**/started")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(2)  # the other is at the door by then, or soon
-    (data / "wait").unlink()
+def test_the_same_run_started_twice_runs_once(desk: Desk) -> None:
+    (desk.data / "wait").touch()
+    commands = [desk.start(*TOY) for _ in range(2)]
+    desk.await_start()
+    time.sleep(2)  # by then, or soon, the other waits for the lock
+    (desk.data / "wait").unlink()
     for command in commands:
         assert "1 of 1 done" in command.communicate(timeout=60)[0]
-    (started,) = tmp_path.glob("runs/**/started")
-    assert started.read_text() == "x"
+    assert desk.attempts() == 1
 
 
 def test_a_busy_lock_calls_back_before_it_is_waited_for(tmp_path: Path) -> None:

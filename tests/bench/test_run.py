@@ -5,17 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from toy_desk import ENTRIES, ROOT, TOY, Desk
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
 
 
 def test_a_run_leaves_the_whole_record_and_the_second_command_does_nothing(desk: Desk) -> None:

@@ -1,4 +1,4 @@
-"""An empty folder, the toy task and the CLI: as a user drives it."""
+"""An empty folder with the toy task's data, and the CLI and requests that use it."""
 
 import json
 import os
@@ -6,14 +6,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from bench.runs.plan import Request
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = Path(__file__).with_name("toy_entries.py")
 
 
 class Desk:
-    """An empty folder with the toy data in it, and the CLI at hand."""
+    """An empty folder with the toy data in it, the CLI, and requests for the toy task."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,6 +55,17 @@ class Desk:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
+    def request(self, **changes: Any) -> Request:
+        """The request that `run(*TOY)` makes, for tests in this process."""
+        places = {
+            "data_root": self.folder / "data",
+            "results": self.folder / "results",
+            "work_dir": self.folder / "runs",
+        }
+        return Request(
+            **{"backbones": ("test_vit",), "tasks": ("toy/line",), "include": (ENTRIES,), **places, **changes}
+        )
+
     def records(self) -> list[dict]:  # type: ignore[type-arg]
         return [json.loads(p.read_text()) for p in sorted(self.folder.glob("results/**/*.json"))]
 
@@ -58,9 +73,12 @@ class Desk:
         return sum(len(p.read_text()) for p in self.folder.glob("runs/**/started"))
 
     def await_start(self, attempts: int = 1) -> None:
-        deadline = time.monotonic() + 60
-        while self.attempts() < attempts:
-            assert time.monotonic() < deadline, "the run did not start"
+        self.until(lambda: self.attempts() >= attempts, "the run did not start")
+
+    def until(self, condition: Callable[[], bool], problem: str) -> None:
+        deadline = time.monotonic() + 120
+        while not condition():
+            assert time.monotonic() < deadline, problem
             time.sleep(0.02)
 
 

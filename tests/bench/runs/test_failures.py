@@ -1,31 +1,18 @@
 """Records of runs whose process has ended."""
 
-from pathlib import Path
-
 import pytest
+from toy_desk import Desk
 
 from bench.errors import UserError
 from bench.records import SIDECARS, Store, sidecar
 from bench.runs import plan
 from bench.runs.execute import RESULT, execute, record_failure
-from bench.runs.plan import Request, Run
+from bench.runs.plan import Run
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    data = tmp_path / "data" / "line"
-    data.mkdir(parents=True)
-    (data / "points.txt").write_text("0 0\n1 1\n2 4\n3 9\n")
-    request = Request(
-        backbones=("test_vit",),
-        tasks=("toy/line",),
-        data_root=data.parent,
-        results=tmp_path / "results",
-        work_dir=tmp_path / "runs",
-        include=(Path(__file__).parents[1] / "toy_entries.py",),
-    )
-    (made,) = plan.runs(request)
+def run(desk: Desk) -> Run:
+    (made,) = plan.runs(desk.request())
     return made
 
 

@@ -4,20 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy_desk import Desk
 
 from bench.datasets.dataset import Dataset
 from bench.errors import UserError
 from bench.runs import plan
 
-ENTRIES = Path(__file__).parents[1] / "toy_entries.py"
-
 
 @pytest.fixture
-def request_of_toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> plan.Request:
-    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "line").mkdir()
-    (tmp_path / "line/points.txt").write_text("0 0")
-    return plan.Request(backbones=("test_vit", "mean"), tasks=("toy/line",), data_root=tmp_path, include=(ENTRIES,))
+def request_of_toys(desk: Desk) -> plan.Request:
+    return desk.request(backbones=("test_vit", "mean"))
 
 
 def test_two_families_read_different_files_of_one_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
