@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from adapters.analysis import ATTENTION, OCCLUSION
-from adapters.analysis.attention_weights import AttentionReader, AttentionStatistics
-from adapters.analysis.cka import CKA, centred_grams
+from adapters.analysis.attention import AttentionReader, AttentionStatistics
 from adapters.analysis.hiding import visible_cells
 from adapters.analysis.layers import LayerReader
-from adapters.analysis.occlusion_curves import Curves
+from adapters.analysis.occlusion import Curves
+from adapters.analysis.similarity import CKA, centred_grams
 from bench.backbones.build import build
 from bench.processes import keep_memory
 

@@ -1,27 +1,42 @@
-"""The analyses as tasks: each on the embedded world, on folders, and on ImageNet's samples."""
+"""Analyses of backbones: tasks without a head, in which nothing is trained.
+
+    python -m bench.run --backbone A B --task analysis/attention analysis/similarity
+
+Each analysis is a task on the embedded world, on image folders and on ImageNet's samples. The seed draws the
+images, what is hidden of them, and a scratch backbone's weights. A record's `metrics` have the headline and
+"<name>/<layer>" for every layer; its `curves` have every head, layer or ratio; pictures are its sidecars.
+`shape-bias` alone trains a linear probe, on the embedded world; see `adapters.analysis.shape_bias`.
+"""
 
 import dataclasses
 import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from adapters.analysis.protocol import (
     DARK_SECRETS,
     DATASETS,
     DEBIASED,
+    GEIRHOS,
+    MEAN,
     OCCLUSION_INVARIANT,
+    PROBE,
     SAMPLE,
+    SHAPE_BIAS_METRICS,
+    SUM,
     Analysis,
     AttentionProtocol,
+    GeirhosProtocol,
     Layout,
     OcclusionProtocol,
     ReceptiveFieldProtocol,
     SimilarityProtocol,
     name,
+    shape_bias_upstream,
     upstream,
 )
-from adapters.analysis.shape_bias_tasks import SHAPE_BIAS
 from bench.datasets.dataset import Dataset, EmbeddedWorld
 from bench.datasets.items import Items
 from bench.tasks import Job, Metric, Outcome, Task
@@ -87,18 +102,21 @@ RECEPTIVE_FIELD = ReceptiveFieldProtocol(
 )
 
 ATTENTION_METRICS = ("distance", "distance_last3", "entropy", "entropy_last3", "KL", "KL_last3")
-ANALYSES: dict[str, tuple[tuple[Analysis, ...], tuple[str, ...]]] = {
-    "attention": ((ATTENTION, WITH_PREFIX), ATTENTION_METRICS),
-    "receptive-field": ((RECEPTIVE_FIELD,), ("ERF", "ERF_distance")),
-    "similarity": ((SIMILARITY, TOKENS, CLASS), ("CKA", "CKA_neighbours", "CKA_first_last")),
-    "occlusion": ((OCCLUSION, TOKEN_DROP, MASK_TOKEN, OCCLUDERS), ("CKA", "cosine", "CKA_visible", "cosine_visible")),
+SIMILARITY_METRICS = ("CKA", "CKA_neighbours", "CKA_first_last")
+OCCLUSION_METRICS = ("CKA", "cosine", "CKA_visible", "cosine_visible")
+# By analysis: the module and function that measure, the protocols, the headline metrics.
+ANALYSES: dict[str, tuple[str, str, tuple[Analysis, ...], tuple[str, ...]]] = {
+    "attention": ("whole_images", "evaluate_attention", (ATTENTION, WITH_PREFIX), ATTENTION_METRICS),
+    "receptive-field": ("receptive_field", "evaluate", (RECEPTIVE_FIELD,), ("ERF", "ERF_distance")),
+    "similarity": ("whole_images", "evaluate_similarity", (SIMILARITY, TOKENS, CLASS), SIMILARITY_METRICS),
+    "occlusion": ("occlusion", "evaluate", (OCCLUSION, TOKEN_DROP, MASK_TOKEN, OCCLUDERS), OCCLUSION_METRICS),
 }
 
 
 def task(analysis: str, dataset: Dataset, layout: Layout) -> Task:
-    """Make `analysis/<analysis>` on a data set; the way to add one of one's own."""
-    protocols, metrics = ANALYSES[analysis]
-    module = f"adapters.analysis.{analysis.replace('-', '_')}"
+    """Make `analysis/<analysis>` on a data set, which may be your own."""
+    file, function, protocols, metrics = ANALYSES[analysis]
+    module = f"adapters.analysis.{file}"
     return Task(
         name=name(analysis, dataset),
         version=1,
@@ -106,7 +124,7 @@ def task(analysis: str, dataset: Dataset, layout: Layout) -> Task:
         protocols=tuple(_fitted(p, dataset) for p in protocols if _fits(p, dataset)),
         metrics=tuple(Metric(name=metric) for metric in metrics),
         upstream=functools.partial(upstream, layout=layout),
-        evaluate=functools.partial(evaluate, module=module, layout=layout),
+        evaluate=functools.partial(evaluate, module=module, function=function, layout=layout),
         imports=("torch", module, "adapters.analysis.pictures"),
         items=functools.partial(items, dataset=dataset),
     )
@@ -130,20 +148,45 @@ def _fitted(protocol: Analysis, dataset: Dataset) -> Analysis:
     return protocol if scenes else dataclasses.replace(protocol, crop_pct=0.875)
 
 
-def evaluate(job: Job, *, module: str, layout: Layout) -> Outcome:
-    """Measure the job's backbone; raises UserError where the analysis does not apply to it."""
-    measure: Callable[[Job, Layout], Outcome] = importlib.import_module(module).evaluate
+def evaluate(job: Job, *, module: str, function: str, layout: Layout) -> Outcome:
+    """Measure the job's backbone by a function of a module; raises UserError where that does not apply to it."""
+    # Imported here, since the modules import torch, which `--list` must not.
+    measure: Callable[[Job, Layout], Outcome] = getattr(importlib.import_module(module), function)
     return measure(job, layout)
 
 
+def evaluate_shape_bias(job: Job) -> Outcome:
+    """Let the backbone decide; raises UserError where it has no classifier, or none of the classes is known to it."""
+    from adapters.analysis import shape_bias
+
+    if isinstance(job.protocol, GeirhosProtocol):
+        return shape_bias.by_classifier(job)
+    return shape_bias.by_probe(job)
+
+
+def shape_bias_items(folder: Path, split: str) -> Items:
+    """What the list of stimuli names."""
+    from adapters.analysis.sample import cue_conflicts
+
+    return cue_conflicts(folder)
+
+
+def _shape_bias(dataset: Dataset, protocols: tuple[Any, ...], metrics: tuple[str, ...]) -> Task:
+    return Task(
+        name=name("shape-bias", dataset),
+        version=1,
+        dataset=dataset,
+        protocols=protocols,
+        metrics=tuple(Metric(name=metric) for metric in metrics),
+        upstream=shape_bias_upstream,
+        evaluate=evaluate_shape_bias,
+        imports=("adapters.analysis.shape_bias",),
+        items=shape_bias_items if dataset is GEIRHOS else None,
+    )
+
+
+SHAPE_BIAS = (
+    _shape_bias(EmbeddedWorld(), (PROBE,), (*SHAPE_BIAS_METRICS, "unswapped_top1")),
+    _shape_bias(GEIRHOS, (MEAN, SUM), SHAPE_BIAS_METRICS),
+)
 TASKS = (*(task(analysis, *each) for each in DATASETS for analysis in ANALYSES), *SHAPE_BIAS)
-
-
-# Analyses of backbones: tasks without a head.
-#
-#
-# Nothing is trained. A seed draws the images and where they are hidden (and the weights of a backbone from
-# scratch). A record's `metrics` have a headline, and "<what>/<layer>" for every layer; its `curves` the
-# values of every head, layer or ratio; pictures lie beside it.
-
-__all__ = ["TASKS"]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from adapters.analysis.cka import FEWEST
+from adapters.analysis.similarity import FEWEST
 from adapters.classification import data
 from bench.backbones.build import is_plain
 from bench.errors import UserError

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 
 from adapters.analysis import pictures
-from adapters.analysis.cka import CKA
-from adapters.analysis.similarity import GRAMS
+from adapters.analysis.similarity import CKA, GRAMS
 from bench.errors import UserError
 from bench.records import Result, Store, sidecar
 

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Literal
 
+from adapters.classification.config import upstream as classification_upstream
+from adapters.classification.protocol import Frozen
 from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts
 from bench.tasks import Protocol, Task
 
@@ -150,3 +152,68 @@ def upstream(task: Task, protocol: Analysis, *, layout: Layout) -> dict[str, Any
         "model": "timm num_classes=0",
         **protocol.dropping,
     }
+
+
+PAPER = "Geirhos et al., ImageNet-trained CNNs are biased towards texture (arXiv 1811.12231)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GeirhosProtocol(Analysis):
+    """Decisions of an ImageNet-1k classifier among sixteen classes.
+
+    Args:
+        aggregation: of the probabilities of the ImageNet classes that one of the sixteen stands for.
+    """
+
+    batch_size: int = 64
+    limit: int | None = None
+    aggregation: Literal["mean", "sum"] = "mean"
+
+
+GEIRHOS_SOURCE = (
+    f"{PAPER}: the stimuli whole at 224 pixels, the probabilities of ImageNet's classes {{}} over each of sixteen "
+    f"(the mapping of rgeirhos/texture-vs-shape), the highest decides. Interval: percentile bootstrap over stimuli."
+)
+MEAN = GeirhosProtocol(
+    name="frozen",
+    source=GEIRHOS_SOURCE.format("averaged")
+    + " Averaged, as the published mapping does and its authors recommend over summing.",
+    expected="ResNet-50 of torchvision: shape bias 0.221; people: 0.959 (the authors' response files)",
+    command="python -m bench.run --backbone resnet50.tv_in1k --task analysis/shape-bias-geirhos --data-root DIR",
+)
+SUM = GeirhosProtocol(
+    name="frozen-sum",
+    source=GEIRHOS_SOURCE.format("summed")
+    + " Summed: a class that stands for more of ImageNet's is decided for more often.",
+    aggregation="sum",
+)
+PROBE = Frozen(
+    name="frozen",
+    source=f"After {PAPER}, for backbones without ImageNet's classes: classification's linear probe on images whose "
+    "classes have each their own texture, shown the same classes with textures swapped. Interval: percentile "
+    "bootstrap over stimuli.",
+    img_size=128,
+    crop_pct=1.0,
+)
+GEIRHOS = Dataset(
+    name="geirhos",
+    source="https://github.com/rgeirhos/texture-vs-shape (stimuli/style-transfer-preprocessed-512), with a list "
+    "cue_conflict.csv: path,shape,texture",
+    licence="CC BY 4.0",
+    root="cue_conflict",
+    splits={"test": ("cue_conflict.csv", "images")},
+    facts=Facts(
+        counts={"test": 1_200},
+        classes=16,
+        gigabytes=0.136,
+        known_from="rgeirhos/texture-vs-shape: 1,280 stimuli, of which 80 have shape and texture of one class",
+    ),
+)
+SHAPE_BIAS_METRICS = ("shape_bias", "shape_top1", "texture_top1")
+
+
+def shape_bias_upstream(task: Task, protocol: GeirhosProtocol | Frozen) -> dict[str, Any]:
+    """What no field of the protocol says."""
+    if isinstance(protocol, GeirhosProtocol):
+        return {"model": "timm num_classes=1000", "mapping": 16, "interpolation": "bicubic"}
+    return {"probe": classification_upstream(task, protocol), "stimuli": "cue_conflict"}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from adapters.analysis import sample
-from adapters.analysis.attention_weights import grid
+from adapters.analysis.attention import grid
 from adapters.analysis.protocol import Layout
 from bench.errors import UserError
 from bench.tasks import Job, Outcome, Selection

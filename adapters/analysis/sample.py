@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from adapters.analysis.cka import FEWEST
 from adapters.analysis.cue_conflict import stimuli
 from adapters.analysis.protocol import Layout
+from adapters.analysis.similarity import FEWEST
 from adapters.classification import data
 from adapters.classification.data import SUFFIXES
 from bench.backbones.backbone import LoadReport

@@ -7,34 +7,90 @@ A record holds the matrix, a row a layer, and beside it lie its heat map and the
 `pair` finds the similarity between two backbones, without their weights or the images.
 """
 
-import time
+from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from adapters.analysis.protocol import Layout
-from bench.tasks import Job, Outcome, Selection
+from bench.errors import UserError
 
 GRAMS = "grams.npz"
+FEWEST = 4  # images of a minibatch: HSIC1 divides by n - 3
+ROUNDING = 1e-6  # a spread below this part of the features' size is float32's own
 
 
-def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Measure the job's backbone; raises UserError for features that are the same for all images."""
-    from adapters.analysis import pictures, whole_images
+def centred_grams(features: Sequence[Tensor]) -> Tensor:
+    """The U-centred linear Gram matrices [len(features), n * n] of features [n, d] of n >= 4 images.
 
-    started = time.perf_counter()
-    found = whole_images.analysed(job, layout, attention=False)
-    matrix = found.cka.numpy()
-    pictures.similarity(matrix, job)
-    grams = {f"batch{index}": batch.numpy() for index, batch in enumerate(found.grams)}
-    np.savez_compressed(pictures.place(job, GRAMS), **grams)
-    return Outcome(
-        metrics=metrics(matrix),
-        load_report=found.load_report,
-        selection=Selection(selected_on=None, reported_on=layout.images),
-        train_seconds=0.0,
-        eval_seconds=time.perf_counter() - started,
-        images_per_second=found.images / found.seconds,
-        curves={f"CKA/{layer}": row.tolist() for layer, row in enumerate(matrix)},
+    They are scaled so that the dot product of two rows is HSIC1 of the two: U-centring (Szekely & Rizzo
+    2014) says in two lines what HSIC1's three terms do. Features that are all alike give zeros.
+
+    Raises UserError for features that are not finite.
+    """
+    for layer, each in enumerate(features):
+        if not each.isfinite().all():
+            raise UserError(
+                f"The features of layer {layer} are not finite. The weights are damaged, or of a number format that "
+                f"overflows; load and check them."
+            )
+    return torch.stack([_centred_gram(each).flatten() for each in features])
+
+
+def _centred_gram(features: Tensor) -> Tensor:
+    wide = features.flatten(1).double()
+    n = len(wide)
+    assert n >= FEWEST
+    apart = wide - wide.mean(0)  # moves no U-centred value, and keeps digits
+    if apart.abs().max() <= ROUNDING * wide.abs().max():
+        return wide.new_zeros(n, n)
+    gram = apart @ apart.T
+    gram.fill_diagonal_(0)
+    rows = gram.sum(1)
+    gram -= (rows[:, None] + rows[None]) / (n - 2)
+    gram += rows.sum() / ((n - 1) * (n - 2))
+    gram.fill_diagonal_(0)
+    return gram / (n * (n - 3)) ** 0.5
+
+
+class CKA:
+    """The CKA [rows, columns] between two lists of features, from minibatches."""
+
+    def __init__(self) -> None:
+        """Start from nothing."""
+        self.images = 0
+        self.across: Tensor = torch.zeros(())
+        self.rows: Tensor = torch.zeros(())
+        self.columns: Tensor = torch.zeros(())
+
+    def update(self, rows: Tensor, columns: Tensor | None = None) -> None:
+        """Add a minibatch's `centred_grams` [k, n * n] and [l, n * n]; without `columns`, rows are both."""
+        columns = rows if columns is None else columns
+        n = round(rows.shape[1] ** 0.5)
+        self.images += n
+        self.across = self.across + n * (rows @ columns.T)
+        self.rows = self.rows + n * own(rows)
+        self.columns = self.columns + n * own(columns)
+
+    def value(self) -> Tensor:
+        """The CKA [k, l], float64; raises UserError for features that are alike on all images."""
+        for side in (self.rows, self.columns):
+            if (bad := (side == 0).nonzero().flatten()).numel():
+                raise constant(int(bad[0]))
+        return self.across / (self.rows[:, None] * self.columns[None]).sqrt()
+
+
+def own(grams: Tensor) -> Tensor:
+    """HSIC1 of each with itself [k], summed as `grams @ grams.T` sums it: CKA with itself is exactly 1."""
+    return (grams @ grams.T).diagonal()
+
+
+def constant(layer: int) -> UserError:
+    """Say that CKA is 0 / 0."""
+    return UserError(
+        f"The features of layer {layer} are the same for all images, so its similarity is 0 / 0: there is nothing in "
+        f"which images differ. The weights are damaged, a layer is zero, or the images are all one; load and check "
+        f"them, or give other images."
     )
 
 

@@ -11,19 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor
 
-from adapters.analysis import sample
-from adapters.analysis.attention_weights import AttentionReader, AttentionStatistics, check
-from adapters.analysis.cka import CKA, centred_grams
+from adapters.analysis import attention, pictures, sample, similarity
+from adapters.analysis.attention import AttentionReader, AttentionStatistics, check
 from adapters.analysis.layers import Layer, LayerReader
 from adapters.analysis.protocol import AttentionProtocol, Layout, SimilarityProtocol
+from adapters.analysis.similarity import CKA, centred_grams
 from bench.backbones.backbone import LoadReport
 from bench.errors import UserError
 from bench.files import digest
-from bench.tasks import Job
+from bench.tasks import Job, Outcome, Selection
 
 VERSION = 1  # raised whenever the same key would give other numbers
 
@@ -45,6 +46,42 @@ class WholeImages:
     images: int
     seconds: float
     load_report: LoadReport
+
+
+def evaluate_attention(job: Job, layout: Layout) -> Outcome:
+    """Measure the job's backbone; raises UserError for one without attention."""
+    started = time.perf_counter()
+    found = analysed(job, layout, attention=True)
+    assert found.heads is not None
+    pictures.heads(found.heads, job)
+    return Outcome(
+        metrics=attention.metrics(found.heads),
+        load_report=found.load_report,
+        selection=Selection(selected_on=None, reported_on=layout.images),
+        train_seconds=0.0,
+        eval_seconds=time.perf_counter() - started,
+        images_per_second=found.images / found.seconds,
+        curves={f"{what}/{block}": heads for what, blocks in found.heads.items() for block, heads in enumerate(blocks)},
+    )
+
+
+def evaluate_similarity(job: Job, layout: Layout) -> Outcome:
+    """Measure the job's backbone; raises UserError for features that are the same for all images."""
+    started = time.perf_counter()
+    found = analysed(job, layout, attention=False)
+    matrix = found.cka.numpy()
+    pictures.similarity(matrix, job)
+    grams = {f"batch{index}": batch.numpy() for index, batch in enumerate(found.grams)}
+    np.savez_compressed(pictures.place(job, similarity.GRAMS), **grams)
+    return Outcome(
+        metrics=similarity.metrics(matrix),
+        load_report=found.load_report,
+        selection=Selection(selected_on=None, reported_on=layout.images),
+        train_seconds=0.0,
+        eval_seconds=time.perf_counter() - started,
+        images_per_second=found.images / found.seconds,
+        curves={f"CKA/{layer}": row.tolist() for layer, row in enumerate(matrix)},
+    )
 
 
 def analysed(job: Job, layout: Layout, *, attention: bool) -> WholeImages:

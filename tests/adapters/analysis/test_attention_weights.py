@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from adapters.analysis import ATTENTION
-from adapters.analysis.attention_weights import (
+from adapters.analysis.attention import (
     Attention,
     AttentionReader,
     AttentionStatistics,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.analysis.cka import CKA, FEWEST, centred_grams
+from adapters.analysis.similarity import CKA, FEWEST, centred_grams
 from bench.errors import UserError
 
 

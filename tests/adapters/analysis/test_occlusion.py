@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adapters.analysis import sample
-from adapters.analysis.cka import CKA, centred_grams
 from adapters.analysis.hiding import Hiding, mask_token, share, visible_cells
 from adapters.analysis.layers import LayerReader
-from adapters.analysis.occlusion_curves import Curves
+from adapters.analysis.occlusion import Curves
+from adapters.analysis.similarity import CKA, centred_grams
 from bench.backbones.backbone import Backbone
 from bench.backbones.build import build
 from bench.errors import UserError

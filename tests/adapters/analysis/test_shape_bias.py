@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from adapters.analysis import cue_conflict, shape_bias
+from adapters.analysis import SHAPE_BIAS, cue_conflict, shape_bias
 from adapters.analysis.cue_conflict import Stimulus
-from adapters.analysis.shape_bias_tasks import SHAPE_BIAS
 from bench.backbones.backbone import Backbone
 from bench.backbones.build import build
 from bench.backbones.resolve import resolve

@@ -14,10 +14,9 @@ from analysis_jobs import TRANSFORMERS, job, small
 from contract_families import images
 
 from adapters.analysis import pair, sample, whole_images
-from adapters.analysis.cka import CKA, centred_grams
 from adapters.analysis.layers import LayerReader
 from adapters.analysis.protocol import SCENES_LAYOUT
-from adapters.analysis.similarity import metrics
+from adapters.analysis.similarity import CKA, centred_grams, metrics
 from bench.backbones.backbone import Backbone
 from bench.backbones.resolve import resolve
 from bench.errors import UserError
