@@ -1,11 +1,13 @@
-"""How far, how sharply and how variously the heads of a backbone attend (Dark Secrets of MIM).
+"""Attention of every head: how far it reaches, how sharp it is, and how much heads differ (arXiv 2205.13543).
 
     python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth --task analysis/attention
 
-Of every head: the averaged attention distance, in input pixels; the entropy of its rows, in nats; and the
-mean KL divergence of its rows from those of the block's other heads. Uniform attention among 14 x 14
-patches of 16 pixels is at 116.5 pixels and ln 196; heads that are alike have 0. Windowed attention
-(Swin, SwinV2, Hiera) is measured inside its windows, at input pixels.
+For attention weights p(key | query), each averaged over queries, windows and images:
+- distance: sum p(k | q) |x_q - x_k|, in input pixels, over keys in the image;
+- entropy: -sum p log p, in nats;
+- KL: the mean KL divergence of a head's rows from those of the block's other heads, in nats.
+Uniform attention among 14 x 14 patches of 16 pixels has distance 116.5 and entropy ln 196; equal heads have KL 0.
+Windowed attention (Swin, SwinV2, Hiera) is measured within its windows.
 """
 
 import dataclasses
@@ -31,47 +33,49 @@ WINDOWED = (SwinTransformerBlock, SwinTransformerV2Block)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
-    """Rows and columns of queries [w, q, 2] and keys [w, k, 2] in each of w windows, in pixels."""
+    """Rows and columns, in input pixels, of queries [w, q, 2] and keys [w, k, 2] in each of w windows.
+
+    A token without a place in the image (class, distillation and register tokens; a window's padding) is NaN.
+    """
 
     queries: Tensor
     keys: Tensor
 
     @functools.cached_property
     def known_queries(self) -> Tensor:
-        """Which queries [w, q] are in the image."""
+        """Return which queries are in the image, bool [w, q]."""
         return ~self.queries.isnan().any(-1)
 
     @functools.cached_property
     def known_keys(self) -> Tensor:
-        """Which keys [w, k] are in the image."""
+        """Return which keys are in the image, bool [w, k]."""
         return ~self.keys.isnan().any(-1)
 
     @functools.cached_property
     def distances(self) -> Tensor:
-        """Pixels [w, q, k] from queries to keys; 0 where either is nowhere."""
+        """Return distances in pixels [w, q, k]; 0 where the query or the key has no place."""
         return torch.cdist(self.queries, self.keys).nan_to_num(0.0)
 
 
 def check(model: Any, arch: str) -> None:
-    """Raise UserError for a model without attention, or with one whose tokens have no places we know."""
+    """Raise UserError for a model without attention, or whose tokens' places in the image are unknown."""
     if not blocks(model):
         raise UserError(
-            f"The architecture {arch} has no attention that can be measured in pixels: it has none at all (a "
-            f"convolution), or one of another kind than ViT's (with any prefix tokens), BEiT's, EVA's, Swin's, "
-            f"SwinV2's and Hiera's, whose queries and keys have no known places. For convolutions, and any other "
-            f"backbone, --task analysis/receptive-field measures how far a feature looks."
+            f"The architecture {arch} has no attention that can be measured in pixels. Supported are ViT (with any "
+            f"prefix tokens), BEiT, EVA, Swin, SwinV2 and Hiera. For convolutions and all other backbones, use "
+            f"--task analysis/receptive-field, which measures how far a feature reaches."
         )
 
 
 def grid(rows: int, columns: int, size: tuple[int, int]) -> Tensor:
-    """The centres [rows, columns, 2], in pixels, of a map of an image of `size` (height, width)."""
+    """Return the centres [rows, columns, 2], in pixels, of the cells of an image of `size` (height, width)."""
     down = (torch.arange(rows) + 0.5) * (size[0] / rows)
     right = (torch.arange(columns) + 0.5) * (size[1] / columns)
     return torch.stack(torch.meshgrid(down, right, indexing="ij"), -1)
 
 
 def of_plain(model: Any, size: tuple[int, int]) -> Places:
-    """A plain ViT's: all tokens in one window, those of no patch first."""
+    """Return the places of a plain ViT's tokens: one window, the prefix tokens first."""
     height, width = model.patch_embed.patch_size
     patches = grid(size[0] // height, size[1] // width, size).flatten(0, 1)
     nowhere = patches.new_full((model.num_prefix_tokens, 2), torch.nan)
@@ -80,7 +84,7 @@ def of_plain(model: Any, size: tuple[int, int]) -> Places:
 
 
 def of_window(block: Any, shape: tuple[int, int], size: tuple[int, int]) -> Places:
-    """Swin's and SwinV2's on a map of `shape`: padded to whole windows, shifted in a circle, cut."""
+    """Return the places in a Swin block's windows on a map of `shape`: padded, shifted cyclically, cut."""
     centres = _padded(grid(*shape, size), block.window_size)
     shifted = centres.roll([-step for step in block.shift_size], (0, 1))
     windows = window_partition(shifted[None], block.window_size).flatten(1, 2)
@@ -88,7 +92,7 @@ def of_window(block: Any, shape: tuple[int, int], size: tuple[int, int]) -> Plac
 
 
 def of_sam2(block: Any, shape: tuple[int, int], size: tuple[int, int]) -> Places:
-    """SAM 2's Hiera's on a map of `shape`: windows, in which queries may be pooled."""
+    """Return the places in a SAM 2 Hiera block's windows on a map of `shape`; queries may be pooled."""
     windows = grid(*shape, size)[None]
     if block.is_windowed:
         windows = window_partition(_padded(windows[0], block.window_size)[None], block.window_size)
@@ -99,7 +103,7 @@ def of_sam2(block: Any, shape: tuple[int, int], size: tuple[int, int]) -> Places
 
 
 def of_hiera(model: Any, size: tuple[int, int]) -> list[Places]:
-    """Hiera's of every block: mask units as its schedule orders them; a pooled query is at the mean."""
+    """Return the places of every Hiera block: by mask unit in its order; a pooled query is at its tokens' mean."""
     tokens = model.unroll(grid(model.tokens_spatial_shape[0], model.tokens_spatial_shape[1], size).flatten(0, 1)[None])[
         0
     ]
@@ -117,23 +121,23 @@ def of_hiera(model: Any, size: tuple[int, int]) -> list[Places]:
 
 
 def _padded(centres: Tensor, window: tuple[int, int]) -> Tensor:
-    """A map of centres with nowhere right and below, up to whole windows."""
+    """Return a map of centres, padded with NaN at the right and bottom to whole windows."""
     rows, columns = centres.shape[:2]
     padding = (0, 0, 0, -columns % window[1], 0, -rows % window[0])
     return F.pad(centres, padding, value=torch.nan)
 
 
 class Placing:
-    """The places of every block of a model, found as images go through it."""
+    """The places of every block's tokens, computed on first use and cached."""
 
     def __init__(self, model: Any) -> None:
-        """Know nothing yet."""
+        """Find the blocks; their places depend on the images' size."""
         self.model, self.blocks = model, blocks(model)
         self.known: dict[tuple[Any, ...], Places] = {}
         self.all_of_hiera: dict[tuple[int, int], list[Places]] = {}
 
     def of(self, index: int, given: Tensor, size: tuple[int, int]) -> Places:
-        """Those of block `index`, whose input is `given`, for images of `size`; on its device."""
+        """Return those of block `index` with input `given`, for images of `size`, on the input's device."""
         key = (index, size, *given.shape[1:3])
         if key not in self.known:
             found = self._find(index, tuple(given.shape[1:3]), size)
@@ -153,22 +157,21 @@ class Placing:
         return of_plain(self.model, size)
 
 
-# Attention weights as a model itself computes them, read in passing: its output keeps every bit.
+# Reading a model's own attention weights, without changing a bit of its output.
 #
-# Every attention of timm's ends in torch's fused attention or in a softmax. While a block's attention
-# runs, both are watched: of the first the same softmax(QK) is computed beside it, from the very queries,
-# keys, scale and bias that it is given; of the second the result is taken. So relative positions (BEiT,
-# Swin), cosine attention (SwinV2), rotary positions (EVA), masks of shifted windows and pooled queries
-# (Hiera) are in, whatever the class.
+# Every attention of timm ends in torch's fused attention or in a softmax. AttentionReader intercepts both while
+# a block's attention runs: for fused attention it computes softmax(QK) from the same arguments, for a softmax it
+# takes the result. So relative positions (BEiT, Swin), cosine attention (SwinV2), rotary positions (EVA), masks
+# of shifted windows and pooled queries (Hiera) are included for every class.
 
 SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention:
-    """The weights [b, w, h, q, k] of a block's h heads in w windows, and where its tokens are.
+    """The weights [b, w, h, q, k] of a block's h heads in w windows, and its tokens' places.
 
-    Rows sum to 1 over the keys.
+    Rows sum to 1 over the keys, those of padding and prefix tokens included.
     """
 
     block: int
@@ -186,8 +189,8 @@ def fused_weights(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """softmax(QK) of a call of torch's fused attention: its arguments, but for the value."""
-    assert not is_causal, "no backbone of timm's attends causally"
+    """Return softmax(QK * scale + mask) for the arguments of torch's fused attention."""
+    assert not is_causal, "no backbone of timm uses causal attention"
     scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.mT
     if attn_mask is not None and attn_mask.dtype == torch.bool:
         scores = scores.masked_fill(~attn_mask, -torch.inf)
@@ -200,7 +203,7 @@ class AttentionReader(TorchFunctionMode):  # type: ignore[misc]  # torch is not 
     """`with AttentionReader(model, see): model(images)` calls `see` with every block's `Attention`."""
 
     def __init__(self, model: Any, arch: str, see: Callable[[Attention], None]) -> None:
-        """Watch a model; raises UserError where its attention cannot be read."""
+        """Prepare to read a model; raises UserError where its attention cannot be read."""
         super().__init__()
         check(model, arch)
         self.model, self.see, self.placing = model, see, Placing(model)
@@ -210,7 +213,7 @@ class AttentionReader(TorchFunctionMode):  # type: ignore[misc]  # torch is not 
         self.handles: list[Any] = []
 
     def __enter__(self) -> "AttentionReader":
-        """Start to watch."""
+        """Register the hooks."""
 
         def starts(_: nn.Module, given: tuple[Tensor, ...]) -> None:
             height, width = given[0].shape[-2:]
@@ -239,14 +242,14 @@ class AttentionReader(TorchFunctionMode):  # type: ignore[misc]  # torch is not 
         ]
 
     def __exit__(self, *error: Any) -> None:
-        """Leave the model as it was."""
+        """Remove the hooks."""
         super().__exit__(*error)
         self.inside, self.at = False, None
         while self.handles:
             self.handles.pop().remove()
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        """Compute what is asked; see what of it is attention."""
+        """Run `func`, and pass on the attention weights that it computes."""
         kwargs = kwargs or {}
         if not self.inside:
             return func(*args, **kwargs)
@@ -261,17 +264,17 @@ class AttentionReader(TorchFunctionMode):  # type: ignore[misc]  # torch is not 
         assert self.at is not None
         index, given = self.at
         places = self.placing.of(index, given, self.size)
-        # Hiera's windows are behind its heads, all others' are among the images.
+        # Hiera's weights are [b, h, w, q, k]; all others' are [b * w, h, q, k].
         own = weights.ndim == 5
         by_window = weights.transpose(1, 2) if own else weights.unflatten(0, (-1, len(places.keys)))
         self.see(Attention(block=index, weights=by_window, places=places))
 
 
 class HeadStatistics:
-    """Sums of what a block's heads do, over images, windows and queries, in float64."""
+    """Distance, entropy and divergence of a block's h heads: float64 sums over images, windows and queries."""
 
     def __init__(self, *, eps: float = 1e-8, prefix_queries: bool = False) -> None:
-        """Start from nothing; see `AttentionProtocol`."""
+        """Start with sums of 0; the arguments are those of `AttentionProtocol`."""
         self.eps, self.prefix_queries = eps, prefix_queries
         self.distance: Tensor | float = 0.0
         self.likeness: Tensor | float = 0.0
@@ -280,22 +283,21 @@ class HeadStatistics:
     def update(self, seen: Attention) -> None:
         """Add the weights of a batch.
 
-        A query that is at no place in the image has no distance, and what pads a window is no query at
-        all. The distance is over the keys in the image, their weights renormalised; entropy and
-        divergence are over all keys.
+        A query without a place in the image has no distance; a window's padding is never a query. The distance
+        is over the keys in the image, with their weights renormalised; entropy and divergence are over all keys.
         """
         weights, places = seen.weights, seen.places
         known = places.known_queries
         asked = weights if known.all() else weights * self._asked(known)[None, :, None, :, None]
         self._add_distance(weights, seen, known)
         logarithms = (weights + self.eps).log_()
-        # A row at a time [b, w, q, h, h]: a longer sum in float32 drifts by 1e-4.
+        # Summed in float32 within a row only [b, w, q, h, h]: longer float32 sums drift by 1e-4.
         across = asked.transpose(2, 3) @ logarithms.transpose(2, 3).mT
         self.likeness = self.likeness + across.double().sum((0, 1, 2))
         self.queries += len(weights) * int(self._asked(known).sum())
 
     def _asked(self, known: Tensor) -> Tensor:
-        """Which queries [w, q] count: those in the image; of a plain ViT, on demand, its prefix too."""
+        """Return which queries count, bool [w, q]: those in the image, and with `prefix_queries` a ViT's prefix."""
         whole = self.prefix_queries and len(known) == 1
         return torch.ones_like(known) if whole else known
 
@@ -310,42 +312,42 @@ class HeadStatistics:
         self.placed += len(weights) * int(known.sum())
 
     def distances(self) -> Tensor:
-        """The averaged attention distance [h], in pixels."""
+        """Return the mean attention distance [h], in pixels."""
         assert isinstance(self.distance, Tensor)
         return self.distance / self.placed
 
     def entropies(self) -> Tensor:
-        """The entropy [h], in nats."""
+        """Return the entropy [h], in nats."""
         assert isinstance(self.likeness, Tensor)
         return -self.likeness.diagonal() / self.queries
 
     def divergences(self) -> Tensor:
-        """KL(row head || column head) [h, h], in nats, at a query's rows."""
+        """Return KL(row head || column head) [h, h], in nats, averaged over queries."""
         assert isinstance(self.likeness, Tensor)
         mean = self.likeness / self.queries
         return mean.diagonal()[:, None] - mean
 
     def diversities(self) -> Tensor:
-        """Each head's mean divergence [h] from the others; a head alone has none: 0."""
+        """Return each head's mean divergence [h] from the block's others; 0 for a single head."""
         found = self.divergences()
         return found.sum(1) / max(len(found) - 1, 1)
 
 
 class AttentionStatistics:
-    """`HeadStatistics` of every block, as `AttentionReader` hands them over."""
+    """`HeadStatistics` of every block; its `see` is the callback of `AttentionReader`."""
 
     def __init__(self, protocol: AttentionProtocol) -> None:
-        """Start from nothing."""
+        """Start without blocks."""
         self.protocol = protocol
         self.blocks: dict[int, HeadStatistics] = {}
 
     def see(self, seen: Attention) -> None:
-        """Add a batch's weights of a block."""
+        """Add a block's weights of a batch."""
         own = HeadStatistics(eps=self.protocol.eps, prefix_queries=self.protocol.prefix_queries)
         self.blocks.setdefault(seen.block, own).update(seen)
 
     def by_head(self) -> dict[str, list[list[float]]]:
-        """Of every block, every head's distance, entropy and KL divergence."""
+        """Return every head's "distance", "entropy" and "KL", by block."""
         ordered = [self.blocks[index] for index in sorted(self.blocks)]
         return {
             "distance": [block.distances().tolist() for block in ordered],
@@ -355,7 +357,7 @@ class AttentionStatistics:
 
 
 def metrics(heads: dict[str, list[list[float]]]) -> dict[str, float]:
-    """The mean over heads and blocks, over the last three blocks, and of each block."""
+    """Return each quantity's mean over heads and blocks, over the last three blocks, and of each block."""
     found: dict[str, float] = {}
     for what, by_block in heads.items():
         means = [sum(block) / len(block) for block in by_block]
@@ -364,5 +366,5 @@ def metrics(heads: dict[str, list[list[float]]]) -> dict[str, float]:
     return found
 
 
-def _mean(values: Any) -> float:
+def _mean(values: list[float]) -> float:
     return float(sum(values) / len(values))

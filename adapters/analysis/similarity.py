@@ -1,10 +1,15 @@
-"""How alike the layers of a backbone are: debiased CKA between all of them.
+"""Similarity of layers: debiased linear CKA, summed over minibatches.
 
     python -m bench.run --backbone A B --task analysis/similarity
     python -m adapters.analysis.pair RECORD_OF_A.json RECORD_OF_B.json --out a-and-b.png
 
-A record holds the matrix, a row a layer, and beside it lie its heat map and the Gram matrices from which
-`pair` finds the similarity between two backbones, without their weights or the images.
+CKA = HSIC(K, L) / sqrt(HSIC(K, K) HSIC(L, L)) of the Gram matrices K, L of two sets of features of any widths
+(Kornblith et al., arXiv 1905.00414). HSIC is the unbiased estimator HSIC1 (Song et al. 2012), summed over
+minibatches before the division (Nguyen et al., arXiv 2010.15327): the biased estimator rises with
+width / images, so it overestimates every similarity. All sums are float64.
+
+A record of `analysis/similarity` holds the matrix [layers, layers]. Its sidecars are the heat map and the Gram
+matrices, from which `pair` computes the similarity of two backbones without their weights or the images.
 """
 
 from collections.abc import Sequence
@@ -15,24 +20,24 @@ from torch import Tensor
 
 from bench.errors import UserError
 
-GRAMS = "grams.npz"
+GRAMS = "grams.npz"  # sidecar of a record
 FEWEST = 4  # images of a minibatch: HSIC1 divides by n - 3
 ROUNDING = 1e-6  # a spread below this part of the features' size is float32's own
 
 
 def centred_grams(features: Sequence[Tensor]) -> Tensor:
-    """The U-centred linear Gram matrices [len(features), n * n] of features [n, d] of n >= 4 images.
+    """Return the U-centred linear Gram matrices [len(features), n * n] of features [n, d] of n >= 4 images.
 
     They are scaled so that the dot product of two rows is HSIC1 of the two: U-centring (Szekely & Rizzo
-    2014) says in two lines what HSIC1's three terms do. Features that are all alike give zeros.
+    2014) is equivalent to HSIC1's three terms. Features that are equal for all images give zeros.
 
     Raises UserError for features that are not finite.
     """
     for layer, each in enumerate(features):
         if not each.isfinite().all():
             raise UserError(
-                f"The features of layer {layer} are not finite. The weights are damaged, or of a number format that "
-                f"overflows; load and check them."
+                f"The features of layer {layer} are not finite: the weights are damaged, or their number format "
+                f"overflows. Check the weights."
             )
     return torch.stack([_centred_gram(each).flatten() for each in features])
 
@@ -41,7 +46,7 @@ def _centred_gram(features: Tensor) -> Tensor:
     wide = features.flatten(1).double()
     n = len(wide)
     assert n >= FEWEST
-    apart = wide - wide.mean(0)  # moves no U-centred value, and keeps digits
+    apart = wide - wide.mean(0)  # changes no U-centred value, but loses fewer digits in float64
     if apart.abs().max() <= ROUNDING * wide.abs().max():
         return wide.new_zeros(n, n)
     gram = apart @ apart.T
@@ -54,17 +59,17 @@ def _centred_gram(features: Tensor) -> Tensor:
 
 
 class CKA:
-    """The CKA [rows, columns] between two lists of features, from minibatches."""
+    """CKA [rows, columns] between two lists of features, accumulated over minibatches."""
 
     def __init__(self) -> None:
-        """Start from nothing."""
+        """Start with sums of 0."""
         self.images = 0
         self.across: Tensor = torch.zeros(())
         self.rows: Tensor = torch.zeros(())
         self.columns: Tensor = torch.zeros(())
 
     def update(self, rows: Tensor, columns: Tensor | None = None) -> None:
-        """Add a minibatch's `centred_grams` [k, n * n] and [l, n * n]; without `columns`, rows are both."""
+        """Add a minibatch's `centred_grams` [k, n * n] and [l, n * n]; `columns` defaults to `rows`."""
         columns = rows if columns is None else columns
         n = round(rows.shape[1] ** 0.5)
         self.images += n
@@ -73,7 +78,7 @@ class CKA:
         self.columns = self.columns + n * own(columns)
 
     def value(self) -> Tensor:
-        """The CKA [k, l], float64; raises UserError for features that are alike on all images."""
+        """Return the CKA [k, l], float64; raises UserError for features that are equal for all images."""
         for side in (self.rows, self.columns):
             if (bad := (side == 0).nonzero().flatten()).numel():
                 raise constant(int(bad[0]))
@@ -81,21 +86,20 @@ class CKA:
 
 
 def own(grams: Tensor) -> Tensor:
-    """HSIC1 of each with itself [k], summed as `grams @ grams.T` sums it: CKA with itself is exactly 1."""
+    """Return HSIC1 of each with itself [k], summed as `grams @ grams.T` sums it, so CKA with itself is exactly 1."""
     return (grams @ grams.T).diagonal()
 
 
 def constant(layer: int) -> UserError:
-    """Say that CKA is 0 / 0."""
+    """Return the error for a layer whose CKA is 0 / 0."""
     return UserError(
-        f"The features of layer {layer} are the same for all images, so its similarity is 0 / 0: there is nothing in "
-        f"which images differ. The weights are damaged, a layer is zero, or the images are all one; load and check "
-        f"them, or give other images."
+        f"The features of layer {layer} are the same for all images, so their CKA is 0 / 0. The weights are damaged, a "
+        f"layer is zero, or all images are equal. Check the weights, or use other images."
     )
 
 
 def metrics(matrix: "np.ndarray[tuple[int, int], np.dtype[np.float64]]") -> dict[str, float]:
-    """The mean CKA of two layers, of neighbours, of the first with the last; each layer's with the others."""
+    """Return the mean CKA of all pairs, of neighbours, and of first and last layer, and each layer's mean."""
     layers = len(matrix)
     apart = ~np.eye(layers, dtype=bool)
     others = {f"CKA/{k}": float(matrix[k][apart[k]].mean()) for k in range(layers)}
