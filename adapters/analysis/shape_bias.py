@@ -124,7 +124,7 @@ def by_probe(job: Job) -> Outcome:
     frozen = dataclasses.replace(frozen, splits=named)
     seen = frozen.features(SEEN)
     started = time.perf_counter()
-    trials, heads = probe.train(job, seen)
+    trials, heads = probe.search_and_train(job, seen)
     trained = time.perf_counter()
     swapped, apart = frozen.features(SHOWN), frozen.features(KEPT_APART)
     chosen = heads.logits(swapped.features)[:, 0].argmax(1)

@@ -4,12 +4,13 @@
     python -m bench.run --backbone BACKBONE --task classification/folder --data-root DIR
     python -m bench.run --backbone BACKBONE --task k12 --protocol frozen --data-root DIR
 
-All protocols use timm's own classifier interface: `frozen`, `frozen-knn` and `frozen-few-shot-<k>` what
-comes out before the classifier (`num_classes=0`, the architecture's own pooling), which they share through
-the cache of features; `finetune` the model with a new classifier; `frozen-linear-probe` a linear layer on
-augmented images. The real data sets are the entries of `adapters.classification.image_sets`.
-Expected at full scale: MAE ViT-B/16, 1600 epochs, on ImageNet-1k: 83.5 fine-tuned, 67.1 frozen (as
-mmpretrain reports them).
+All protocols use timm's classifier interface:
+- `frozen`, `frozen-knn` and `frozen-few-shot-<k>` use the pooled output before the classifier (`num_classes=0`, the
+  architecture's own pooling), extracted once and shared through the feature cache (`probe`);
+- `finetune` trains the model with a new classifier, `frozen-linear-probe` a linear layer on augmented images (`train`).
+
+The real data sets are the entries of `adapters.classification.image_sets`. Expected at full scale: MAE ViT-B/16,
+1600 epochs, on ImageNet-1k: top1 83.5 fine-tuned, 67.1 frozen (mmpretrain's numbers).
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from adapters.classification.image_sets.protocols import (
     FULL_KNN,
     KNN_SOURCE,
 )
-from adapters.classification.protocol import Finetune, Frozen, Knn, LinearProbe
+from adapters.classification.protocol import FewShot, Finetune, Frozen, Knn, LinearProbe
 from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts
 from bench.datasets.items import Items
 from bench.tasks import UNPUBLISHED, Job, Outcome, Task
@@ -35,7 +36,7 @@ SHORT = " Shortened for two CPU cores: {epochs} epochs of batches of {batch_size
 
 
 def _short(protocol: Finetune, also: str) -> Finetune:
-    """The recipe at a scale that two CPU cores can run."""
+    """Add to a shortened recipe what differs from MAE's and what is published at full scale."""
     return dataclasses.replace(
         protocol,
         source=FINETUNE_SOURCE + SHORT.format(also=also, **dataclasses.asdict(protocol)),
@@ -126,26 +127,21 @@ TINY_IMAGENET = Dataset(
 
 
 def evaluate(job: Job) -> Outcome:
-    """Train and test on val; raises UserError for images that cannot be used."""
+    """Train and test by the job's protocol; raises UserError for images that cannot be used."""
     scenes = isinstance(job.task.dataset, EmbeddedWorld)
     folder = job.data / "species" if scenes else job.data
-    if isinstance(job.protocol, Knn):
+    if isinstance(job.protocol, Frozen | Knn):
         from adapters.classification import probe
 
-        return probe.evaluate_knn(job, folder)
-    if isinstance(job.protocol, Frozen):
-        from adapters.classification import probe
+        outcome = probe.knn_outcome if isinstance(job.protocol, Knn) else probe.linear_head_outcome
+        return outcome(job, folder)
+    from adapters.classification import train
 
-        return probe.evaluate_linear(job, folder)
-    if isinstance(job.protocol, LinearProbe):
-        from adapters.classification import train as augmented_probe  # noqa: F401  registers the model
-    from adapters.classification import train as classifier
-
-    return classifier.evaluate(job, folder, upstream(job.task, job.protocol))
+    return train.evaluate(job, folder, upstream(job.task, job.protocol))
 
 
 def items(folder: Path, split: str, dataset: Dataset) -> Items:
-    """What a split holds, image by image; raises UserError for lists that cannot be used."""
+    """Return the images of a split with their classes; raises UserError for lists that cannot be used."""
     from adapters.classification import data
 
     return data.items(folder, split, dataset)
@@ -171,3 +167,5 @@ TASKS = tuple(
     )
 )
 GROUPS = entries.GROUPS
+
+__all__ = ["GROUPS", "TASKS", "FewShot", "Finetune", "Frozen", "Knn", "LinearProbe"]

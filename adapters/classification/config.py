@@ -1,16 +1,4 @@
-"""Image classification: a linear head or nearest neighbours on frozen features, or fine-tuning.
-
-    python -m bench.run --backbone test_vit --task classification
-    python -m bench.run --backbone BACKBONE --task classification/folder --data-root DIR
-    python -m bench.run --backbone BACKBONE --task k12 --protocol frozen --data-root DIR
-
-All protocols use timm's own classifier interface: `frozen`, `frozen-knn` and `frozen-few-shot-<k>` what
-comes out before the classifier (`num_classes=0`, the architecture's own pooling), which they share through
-the cache of features; `finetune` the model with a new classifier; `frozen-linear-probe` a linear layer on
-augmented images. The real data sets are the entries of `adapters.classification.image_sets`.
-Expected at full scale: MAE ViT-B/16, 1600 epochs, on ImageNet-1k: 83.5 fine-tuned, 67.1 frozen (as
-mmpretrain reports them).
-"""
+"""The configs that classification's protocols run: pure functions of a protocol's values."""
 
 from typing import Any
 
@@ -22,7 +10,7 @@ AnyProtocol = Frozen | Knn | Finetune | LinearProbe
 
 
 def upstream(task: Task, protocol: AnyProtocol) -> dict[str, Any]:
-    """Derive what is run: mmengine's config for what trains on images; of the others, what no field says."""
+    """Return mmengine's config for `Finetune` and `LinearProbe`; for the others, the settings that no field names."""
     if isinstance(protocol, Finetune):
         return _runner_config(protocol)
     if isinstance(protocol, LinearProbe):
@@ -41,7 +29,7 @@ def _transform(protocol: AnyProtocol) -> dict[str, Any]:
 
 
 def _loaders(protocol: Finetune | LinearProbe, randaug: str) -> dict[str, Any]:
-    """What both kinds of training read, and for how long."""
+    """Return what both kinds of training share: data, epochs, schedule and metric."""
     val = {"type": "ImageFolder", "split": "val", "limit": protocol.limit, **_transform(protocol)}
     train = val | {
         "split": "train",

@@ -1,7 +1,7 @@
-"""Image folders: `<split>/<class>/*.png`, and what a model sees of them.
+"""The images of classification: the splits of a data set, and the transform that a model evaluates them with.
 
-The official tiny-imagenet-200 keeps its val images in one folder and their classes in a list; both
-layouts are read.
+Splits are read from folders `<split>/<class>/*.png`, from the official tiny-imagenet-200 (val images in one folder,
+their classes in a list), or by an entry of `adapters.classification.image_sets`.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-EVAL_VERSION = 1  # raised when `eval_transform` shows a model anything else
+EVAL_VERSION = 1  # part of the key of cached features; increase it when `eval_transform` changes its output
 ANNOTATIONS = "val_annotations.txt"
 
 
@@ -38,10 +38,10 @@ class Split:
     """The images of one split in a fixed order.
 
     Args:
-        paths: of the images; or their places within tar files; or their pixels, uint8 [n, h, w, 3].
-        labels: [n], or of images of several classes [n, k], as `Listed` has them.
+        paths: of the images, or their places within tar files, or their pixels, uint8 [n, h, w, 3].
+        labels: [n], or [n, k] for images of several classes (see `metric`).
         classes: names by label.
-        held_out: bool [n], which images of train are the official validation split; None: it has none.
+        held_out: bool [n], which images of train are the official validation split; None: there is none.
     """
 
     paths: Sequence[Path] | Packed | NDArray[np.uint8]
@@ -51,23 +51,23 @@ class Split:
 
 
 class Images:
-    """A split as (image [3, h, w], label); raises UserError that names an image it cannot read."""
+    """A split as pairs (image [3, h, w], label); raises UserError that names an unreadable image."""
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], "Tensor"]) -> None:
-        """Keep the split and its transform; nothing is read yet."""
+        """Store the split and its transform; nothing is read yet."""
         self.split, self.transform = split, transform
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.split.paths)
 
     def __getitem__(self, index: int) -> tuple["Tensor", Any]:
-        """Read one image."""
+        """Read one image and its label."""
         return self.transform(read(self.split.paths[index])), self.split.labels[index]
 
 
 def splits(root: Path, *, limit: int | None = None) -> tuple[Split, Split]:
-    """Read the train and val splits below `root`; `limit` keeps the first images of every class.
+    """Read the train and val splits below `root`, at most `limit` images each: the first ones of every class.
 
     Raises UserError for an empty or missing class, or where the splits' classes differ.
     """
@@ -80,14 +80,14 @@ def splits(root: Path, *, limit: int | None = None) -> tuple[Split, Split]:
 
 
 def split_of(root: Path, split: str) -> Split:
-    """Read one of the splits that `splits` reads, by itself; raises UserError as that does."""
+    """Read one split below `root`, "train" or "val"; raises UserError for an empty or missing class."""
     classes = _by_class(root, split)
     _check(root / split, classes)
     return _limited(classes, None)
 
 
 def _by_class(root: Path, split: str) -> dict[str, list[Path]]:
-    """The images of every class, sorted; a class is a folder, or named by the list of annotations."""
+    """Return the images of every class, both sorted; a class is a folder or a name in the list of annotations."""
     folder = root / split
     if (folder / ANNOTATIONS).is_file():
         return _annotated(folder)
@@ -105,7 +105,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _annotated(folder: Path) -> dict[str, list[Path]]:
-    """The official val split: lines `file<TAB>class<TAB>box`, images in `images/`."""
+    """Read tiny-imagenet-200's val split: lines `file<TAB>class<TAB>box`, images in `images/`."""
     found: dict[str, list[Path]] = {}
     for number, line in enumerate((folder / ANNOTATIONS).read_text().splitlines(), 1):
         name, _, rest = line.partition("\t")
@@ -153,14 +153,14 @@ def _some(names: Any) -> str:
 
 
 def _limited(classes: Mapping[str, Sequence[Path]], limit: int | None) -> Split:
-    """Take every class's first image, then every class's second, ... until there are `limit`."""
+    """Take every class's first image, then every class's second, ... up to `limit` images."""
     ranked = [(rank, label, path) for label, paths in enumerate(classes.values()) for rank, path in enumerate(paths)]
-    kept = sorted(sorted(ranked)[:limit], key=lambda item: item[1:])
-    return Split(paths=[path for *_, path in kept], labels=[label for _, label, _ in kept], classes=list(classes))
+    taken = sorted(sorted(ranked)[:limit], key=lambda item: item[1:])
+    return Split(paths=[path for *_, path in taken], labels=[label for _, label, _ in taken], classes=list(classes))
 
 
 def eval_transform(backbone: Backbone, *, img_size: int, crop_pct: float) -> Callable[[Image.Image], "Tensor"]:
-    """Resize the short side to img_size / crop_pct (bicubic), crop the centre, normalise: timm's own."""
+    """Return timm's evaluation transform: short side to img_size / crop_pct (bicubic), centre crop, normalise."""
     import timm.data
 
     mean, std = normalisation(backbone)
@@ -171,9 +171,9 @@ def eval_transform(backbone: Backbone, *, img_size: int, crop_pct: float) -> Cal
 
 
 def size_argument(arch: str, img_size: int) -> dict[str, Any]:
-    """What `timm.create_model` needs to take images of img_size: nothing, if any size will do.
+    """Return the `timm.create_model` argument for images of img_size; empty for architectures that take any size.
 
-    Raises UserError where img_size is no multiple of a ViT's patches.
+    Raises UserError where img_size is not a multiple of a ViT's patch size.
     """
     import timm
 
@@ -189,14 +189,11 @@ def size_argument(arch: str, img_size: int) -> dict[str, Any]:
     return {"img_size": img_size}
 
 
-# The splits of a task's data: its official ones (`adapters.classification.image_sets`), or the folders train and val.
-
-
 def splits_of(dataset: Dataset | None, folder: Path, *, limit: int | None = None) -> tuple[Split, Split]:
-    """What a data set trains on, its official validation split included, and what it reports on.
+    """Read the split to train on, with the official validation split appended, and the split to report on.
 
-    `limit` keeps the first images of every class. Raises UserError for lists or folders that are not
-    as they should be, or where the splits' classes differ.
+    `limit` takes the first images of every class. Raises UserError for malformed lists or folders, and where the
+    splits' classes differ.
     """
     if not isinstance(dataset, LabelledImages):
         return splits(folder, limit=limit)
@@ -214,19 +211,20 @@ def splits_of(dataset: Dataset | None, folder: Path, *, limit: int | None = None
         held_out=np.arange(len(parts)).repeat([len(part.images) for part in parts]) > 0 if dataset.validation else None,
     )
     test = Split(paths=unseen.images, labels=unseen.labels, classes=unseen.classes)
-    return _first(train, limit), _first(test, limit)
+    return _take_first(train, limit), _take_first(test, limit)
 
 
 def _check_apart(
     dataset: LabelledImages, seen: Paths | Packed | NDArray[np.uint8], unseen: Paths | Packed | NDArray[np.uint8]
 ) -> None:
-    """No image may be trained on and reported on; pixels have no names to tell, and `prepare` saw to its tars."""
+    """Raise UserError for an image in both splits."""
+    # Pixels have no names to compare, and `prepare` has checked its tar files.
     if not isinstance(seen, Paths) or not isinstance(unseen, Paths):
         return
     if len(both := np.intersect1d(seen.names, unseen.names)):
         raise UserError(
             f"{dataset.name} lists {len(both)} image(s) both to train on and for {dataset.reported_on}: "
-            f"{both[0].decode()}. Its numbers would mean nothing; restore its lists from {dataset.source}."
+            f"{both[0].decode()}. Its metrics would be invalid. Restore its lists from {dataset.source}."
         )
 
 
@@ -242,11 +240,10 @@ def _joined(parts: Sequence[Listed]) -> Paths | Packed | NDArray[np.uint8]:
     return Paths(first.folder, np.concatenate(names))
 
 
-def _first(split: Split, limit: int | None) -> Split:
-    """Every class's first image, then every class's second, ... until there are `limit`, in their order.
+def _take_first(split: Split, limit: int | None) -> Split:
+    """Take every class's first image, then every class's second, ... up to `limit`; their order is unchanged.
 
-    An image of several classes counts as one of the first that it has. A class has as many of train
-    as of its validation split.
+    An image of several classes counts for the first of them. Images of train and of its validation split alternate.
     """
     if limit is None or limit >= len(split.labels):
         return split
@@ -258,33 +255,32 @@ def _first(split: Split, limit: int | None) -> Split:
     counts = np.bincount(group)
     rank = np.empty(len(group), int)
     rank[by_group] = np.arange(len(group)) - (counts.cumsum() - counts).repeat(counts)
-    kept = np.sort(np.lexsort((group, rank))[:limit])
+    taken = np.sort(np.lexsort((group, rank))[:limit])
     return dataclasses.replace(
         split,
-        paths=split.paths[kept],  # type: ignore[call-overload]
-        labels=labels[kept],
-        held_out=None if split.held_out is None else held_out[kept],
+        paths=split.paths[taken],  # type: ignore[call-overload]
+        labels=labels[taken],
+        held_out=None if split.held_out is None else held_out[taken],
     )
 
 
 def reported_on(dataset: Dataset | None) -> str:
-    """The name of the split that a data set's numbers are of."""
+    """Return the name of the split that a data set's metrics are computed on."""
     return dataset.reported_on if isinstance(dataset, LabelledImages) else "val"
 
 
-# A data set of labelled images, image by image, for `python -m bench.datasets`.
-
-
 def items(folder: Path, split: str, dataset: Dataset) -> Items:
-    """Every image of a split with its class or classes; raises UserError for lists that cannot be used."""
+    """Return a split's images with their classes, for `bench.datasets`; raises UserError for unusable lists."""
     found = _split(folder, split, dataset)
     labels = np.asarray(found.labels)
 
     def example(index: int) -> Example:
         where = found.paths[index]
-        said = ", ".join(found.classes[k] for k in np.flatnonzero(labels[index] == 1)) or "no class"
-        said = said if labels.ndim > 1 else str(found.classes[labels[index]])
-        return Example(image=read(where), caption=said)
+        if labels.ndim == 1:
+            caption = str(found.classes[labels[index]])
+        else:
+            caption = ", ".join(found.classes[k] for k in np.flatnonzero(labels[index] == 1)) or "no class"
+        return Example(image=read(where), caption=caption)
 
     files = () if isinstance(found.paths, (np.ndarray, Packed)) or labels.ndim > 1 else found.paths
     return Items(

@@ -1,10 +1,9 @@
-"""Linear classifiers on frozen features, a whole grid of hyper-parameters trained at once.
+"""Linear classifiers on frozen features; a whole grid of hyper-parameters is trained at once.
 
-Multinomial logistic regression with an L2 penalty on the weights (not the biases), by SGD with
-momentum and a cosine to zero, from zero weights: the problem is convex, so nothing else is drawn than
-the order of the images. The G heads lie side by side in one matrix, so the grid costs one matrix
-product a step. Images of several classes (labels [n, k], see `multilabel`) have a logistic regression
-for each class.
+Multinomial logistic regression with an L2 penalty on the weights (not the biases), by SGD with momentum and a cosine
+decay to 0, from zero weights. The problem is convex, so only the order of the images is random. The G heads are
+columns of one matrix, so the grid costs one matrix product per step. Images of several classes (labels [n, k], see
+`metric`) have one binary logistic regression per class.
 """
 
 import dataclasses
@@ -23,7 +22,7 @@ from bench.errors import UserError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How heads are trained: passes over the images, images a step, momentum."""
+    """How heads are trained: passes over the images, images per step, momentum of SGD."""
 
     epochs: int
     batch_size: int
@@ -36,7 +35,7 @@ class Heads:
 
     Args:
         weight: [d, G * k], bias: [G * k], for standardised features.
-        mean, scale: [d]; a head sees (x - mean) * scale.
+        mean, scale: [d]; the heads' input is (x - mean) * scale.
         classes: k.
     """
 
@@ -53,8 +52,9 @@ class Heads:
 
 
 def standardisation(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [d] and factor [d] that give mean 0 and variance 1/d: a learning rate then means the same
-    for every width, as an image's squared norm is 1 on average. Constant features become 0.
+    """Return the mean [d] and factor [d] that give features [n, d] mean 0 and variance 1/d; constant features become 0.
+
+    An image's squared norm is then 1 on average, so one grid of learning rates suits every width.
     """
     std, mean = torch.std_mean(features, dim=0, correction=0)
     dead = std <= 1e-6 * features.abs().amax(0)
@@ -73,7 +73,7 @@ def fit(
 ) -> Heads:
     """Train one head for each (learning rate, weight decay) of `grid`, all on the same batches.
 
-    features [n, d] and labels [n] lie on the device to train on; `seed` orders the images.
+    features [n, d] and labels [n] are on the device to train on; `seed` orders the images.
     """
     mean, scale = standardisation(features)
     x, order = (features - mean) * scale, torch.Generator().manual_seed(seed)
@@ -104,7 +104,7 @@ def fit(
 
 
 def _error(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The gradient [b, G * k] of every head's mean cross-entropy with respect to its logits."""
+    """Return the gradient [b, G * k] of every head's mean cross-entropy with respect to its logits [b, G * k]."""
     logits = logits.unflatten(1, (-1, classes))
     if labels.ndim == 2:
         several = labels[:, None]
@@ -115,7 +115,7 @@ def _error(logits: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def score(heads: Heads, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Every head's top-1 accuracy, or mAP, (percent) and mean cross-entropy on some images, each [G]."""
+    """Return every head's top1 (mAP for several classes), in percent, and mean cross-entropy, each [G]."""
     if labels.ndim == 2:
         return _score_several(heads.logits(features), labels)
     right, loss = torch.zeros(2, heads.bias.numel() // heads.classes, device=features.device)
@@ -127,7 +127,7 @@ def score(heads: Heads, features: Tensor, labels: Tensor) -> tuple[Tensor, Tenso
 
 
 def _score_several(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of images of several classes: logits [n, G, k], labels [n, k]."""
+    """Return mAP and cross-entropy, each [G], for logits [n, G, k] and labels [n, k] of several classes."""
     wanted = (labels > 0).to(logits)[:, None].expand_as(logits)
     counted = labels.abs()[:, None]
     each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none") * counted
@@ -136,10 +136,10 @@ def _score_several(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stratified(labels: Tensor, *, one_in: int, seed: int) -> Tensor:
-    """Choose every `one_in`-th image within the classes, at random; bool [n], True = held out.
+    """Hold out one in `one_in` images of each class at random; returns bool [n], True: held out.
 
-    The classes, each in random order, are put one after another and counted through, so every class
-    gives its share to within one image, and classes of a single image are split too.
+    Every `one_in`-th image is taken from the concatenation of the classes, each in random order. So every class
+    gives its share to within one image, also where classes have fewer than `one_in` images.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     by_class = shuffled[labels.cpu()[shuffled].argsort(stable=True)]
@@ -160,12 +160,17 @@ def search(
     held_out: Tensor | None = None,
     shots: Callable[[Tensor], Tensor] | None = None,
 ) -> list[dict[str, float]]:
-    """Train the grid on a part of the images and score it on the rest: one row a trial, best first.
+    """Train the grid on a part of the images and score it on the rest; returns one row per trial, best first.
 
-    Best is the highest held-out top-1 (mAP, of images of several classes); of equals, the lowest held-out
-    cross-entropy. Held out are one in `one_in` within each class (`stratified`), unless `held_out`, bool
-    [n], says which. `shots` takes away from the others, bool [n], those not to be trained on.
-    Raises UserError where there are too few images for either part.
+    The best trial has the highest held-out top1 (mAP for several classes), and among equals the lowest held-out
+    cross-entropy.
+
+    Args:
+        held_out: bool [n]; None: one in `one_in` of each class (`stratified`, by `seed`).
+        shots: selects the images to train on among the others, bool [n] to bool [n]; None: all of them.
+
+    Raises:
+        UserError: a part would be empty.
     """
     if held_out is None:
         held_out = stratified(labels, one_in=one_in, seed=seed)
@@ -190,11 +195,11 @@ def search(
 
 
 def _check_parts(seen: Tensor, held_out: Tensor, one_in: int) -> None:
-    """Raise UserError where there is nothing to train on, or nothing to choose on."""
+    """Raise UserError where the images to train on, or those to choose on, would be none."""
     if held_out.any() and seen.any():
         return
     raise UserError(
         f"The train split has {len(held_out)} images, and one in {one_in}, or its official validation split, is "
-        f"held out to choose the learning rate and weight decay: that would be {int(held_out.sum())}, and "
+        f"held out to choose the learning rate and weight decay: that leaves {int(held_out.sum())} to choose on and "
         f"{int(seen.sum())} to train on. Add images, or raise the limit."
     )

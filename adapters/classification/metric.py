@@ -1,16 +1,19 @@
-"""Accuracies of a classifier, from its logits."""
+"""Metrics of classification from logits: accuracies, and VOC2007's mAP for images of several classes.
+
+Labels of images of several classes are [n, k]: 1 (present), -1 (absent) or 0 (difficult; not counted).
+"""
 
 import torch
 from torch import Tensor
 
+RECALLS = 10  # recall in steps of a tenth
+
 
 def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Percentages of logits [n, k] against labels int64 [n], or of images of several classes [n, k].
+    """Return percentages for logits [n, k] and labels int64 [n], or [n, k] for images of several classes.
 
-    The latter have mAP, of VOC2007 (`multilabel`), alone; the former:
-
-    top1; top5, left out where there are not more than five classes and it could only be 100;
-    mean_class_accuracy, the mean over the classes that occur among the labels of top1 within the class.
+    For several classes: mAP. Otherwise top1; mean_class_accuracy, the mean top1 within each class that occurs;
+    and top5, omitted for at most five classes, where it is always 100.
     """
     if labels.ndim == 2:
         return {"mAP": mean_average_precision(logits, labels)}
@@ -25,19 +28,10 @@ def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: 100 * float(found[name]) for name in ("top1", "top5", "mean_class_accuracy") if name in found}
 
 
-# Images of several classes: the mean average precision of VOC2007.
-#
-# A label is 1 (the class is there), -1 (it is not) or 0 (it is, but hard to see: it counts neither way).
-
-RECALLS = 10  # in steps of a tenth
-
-
 def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
-    """The mean over classes of the 11-point interpolated average precision, a percentage.
+    """Return the mean over classes of the 11-point interpolated average precision (VOC2007's `VOCevalcls`), 0-100.
 
-    scores, labels: [n, k]. Classes that occur in no image are left out; of equal scores, the earlier
-    image counts as the more certain. As VOC2007's `VOCevalcls`: the mean, over recalls of 0, 0.1,
-    ... 1, of the highest precision at that recall or above.
+    scores, labels: [n, k]. Classes without an image are omitted; of equal scores, the earlier image ranks first.
     """
     columns = zip(scores.double().T, labels.T, strict=True)
     found = [average_precision(s, y) for s, y in columns if (y > 0).any()]
@@ -45,12 +39,14 @@ def mean_average_precision(scores: Tensor, labels: Tensor) -> float:
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:
-    """The 11-point interpolated average precision, 0 to 1, of one class: scores, labels [n]."""
+    """Return one class's average precision, 0-1, for scores, labels [n]: the mean over recalls 0, 0.1, ... 1 of the
+    highest precision at that recall or above.
+    """
     counted = labels != 0
     order = scores[counted].argsort(descending=True, stable=True)
     right = (labels[counted][order] > 0).long().cumsum(0)
     precision = right / torch.arange(1, len(right) + 1, device=right.device)
     best = precision.flip(0).cummax(0).values.flip(0)  # at this recall or above
-    # Whole numbers: a tenth is no binary fraction, and 3 of 10 are a recall of 0.3.
+    # Compared as integers, since 0.1 is not exact in binary: 3 of 10 must reach a recall of 0.3.
     at = [RECALLS * right >= tenth * right[-1] for tenth in range(RECALLS + 1)]
     return sum(float(best[reached][0]) for reached in at) / (RECALLS + 1)

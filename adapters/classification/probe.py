@@ -1,6 +1,9 @@
-"""What the frozen protocols of classification read: pooled features of each split, one entry each.
+"""The protocols on frozen features: a linear head chosen from a grid (`Frozen`, `FewShot`), and k-NN (`Knn`).
 
-The features are the architecture's own (timm's `num_classes=0`), of un-augmented images.
+Features are the architecture's own pooled output (timm's `num_classes=0`) for un-augmented images. They are
+extracted once per backbone, data set and split, and shared through the feature cache.
+k-NN is DINO's (arXiv 2104.14294, 4.1; `eval_knn.py`): the k train images with the highest cosine similarity to
+an image vote for their class with weight exp(cosine / temperature).
 """
 
 import dataclasses
@@ -27,17 +30,19 @@ from bench.features import extract
 from bench.files import cache_dir
 from bench.tasks import Job, Outcome, Selection
 
+BLOCK = 1 << 26  # similarities in memory at once: 256 MB
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """A split's features.
+class LabelledFeatures:
+    """A split's features and labels.
 
     Args:
         features: float32 [n, d], memory-mapped, on the CPU.
-        labels: int64 [n], below `classes`; or of images of several classes [n, k] (`multilabel`).
-        held_out: bool [n], the official validation split within train; None: it has none.
+        labels: int64 [n], below `classes`; for images of several classes [n, k], see `metric`.
+        held_out: bool [n], the official validation split within train; None: there is none.
         seconds: spent on extraction; 0 when the features were in the cache.
-        images_per_second: of the extraction, whenever that was.
+        images_per_second: of the original extraction, also when the features were in the cache.
     """
 
     features: Tensor
@@ -50,12 +55,12 @@ class Labelled:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FrozenBackbone:
-    """The job's backbone before the splits of its data.
+    """A job's backbone and the splits to extract its features for.
 
     Args:
-        splits: by name, "train" among them.
-        validation: the name of the official split that train's `held_out` images are; "" for none.
-        reported_on: which of `splits` the numbers are of.
+        splits: by name.
+        validation: name of the official split that train's `held_out` images belong to; "" for none.
+        reported_on: name of the split that the metrics are computed on.
     """
 
     job: Job
@@ -65,8 +70,8 @@ class FrozenBackbone:
     validation: str = ""
     reported_on: str = "val"
 
-    def features(self, name: str) -> Labelled:
-        """The features of a split; the key names neither task nor protocol."""
+    def features(self, name: str) -> LabelledFeatures:
+        """Return the features of a split, from the cache where they are; raises UserError for unreadable images."""
         job, split = self.job, self.splits[name]
         protocol, backbone = job.protocol, job.backbone
         transform = {"img_size": protocol.img_size, "crop_pct": protocol.crop_pct}
@@ -74,7 +79,7 @@ class FrozenBackbone:
         found = extract(
             self.model,
             data.Images(split, data.eval_transform(backbone, **transform)),
-            key={
+            key={  # neither task nor protocol, so that they share features
                 "arch": backbone.arch,
                 "data": job.task.dataset.fingerprint(job.data),
                 "split": name,
@@ -82,11 +87,11 @@ class FrozenBackbone:
                 "transform": {**transform, "mean": mean, "std": std, "version": data.EVAL_VERSION},
             },
             about={"backbone": backbone.name, "weights": backbone.weights8, "data": job.task.dataset.name},
-            cache=cache_dir(),  # every work folder's: the limit is the machine's
+            cache=cache_dir(),  # shared by all work folders
             device=job.device,
             num_workers=job.num_workers,
         )
-        return Labelled(
+        return LabelledFeatures(
             features=found.pooled,
             labels=torch.as_tensor(split.labels).long(),
             classes=len(split.classes),
@@ -97,13 +102,10 @@ class FrozenBackbone:
 
 
 def frozen_backbone(job: Job, folder: Path) -> FrozenBackbone:
-    """Build the backbone for the splits of the job's data in `folder`; raises UserError for several GPUs."""
+    """Build the job's backbone, and read the splits of its data in `folder`; raises UserError for several GPUs."""
     protocol, backbone = job.protocol, job.backbone
     if job.world_size > 1:
-        raise UserError(
-            f"The features of {protocol.name} are extracted, and what is asked of them answered, by one GPU. "
-            f"Leave --gpus away."
-        )
+        raise UserError(f"{protocol.name} runs on one GPU, and {job.world_size} are requested. Omit --gpus.")
     dataset = job.task.dataset
     train, unseen = data.splits_of(dataset, folder, limit=protocol.limit)
     size = data.size_argument(backbone.arch, protocol.img_size)
@@ -128,15 +130,12 @@ def frozen_backbone(job: Job, folder: Path) -> FrozenBackbone:
     )
 
 
-# The frozen protocols of classification: features once, a grid of linear heads, one number.
-
-
-def evaluate_linear(job: Job, folder: Path) -> Outcome:
-    """Run the job's protocol, `Frozen` or `FewShot`, on the splits of its data in `folder`."""
+def linear_head_outcome(job: Job, folder: Path) -> Outcome:
+    """Train and test a linear head (`Frozen`, `FewShot`) on the splits of the job's data in `folder`."""
     frozen = frozen_backbone(job, folder)
     seen = frozen.features("train")
     started = time.perf_counter()
-    trials, heads = train(job, seen)
+    trials, heads = search_and_train(job, seen)
     trained = time.perf_counter()
     unseen = frozen.features(frozen.reported_on)
     metrics = accuracies(heads.logits(unseen.features)[:, 0].cpu(), unseen.labels)
@@ -154,13 +153,14 @@ def evaluate_linear(job: Job, folder: Path) -> Outcome:
     )
 
 
-def train(job: Job, seen: Labelled) -> tuple[list[dict[str, float]], linear_head.Heads]:
-    """Choose on a part of train, then train on all of it: the trials, best first, and the head.
+def search_and_train(job: Job, seen: LabelledFeatures) -> tuple[list[dict[str, float]], linear_head.Heads]:
+    """Choose learning rate and weight decay on a part of train, then train on all of it.
 
-    A `FewShot` protocol trains on a few images a class both times.
+    `FewShot` trains on a few images per class both times. Returns the trials, best first, and the head.
     """
     protocol = job.protocol
-    data: dict[str, Tensor] = {"features": seen.features.to(job.device), "labels": seen.labels.to(job.device)}
+    train: dict[str, Tensor] = {"features": seen.features.to(job.device), "labels": seen.labels.to(job.device)}
+    few = _few_shots(job, train["labels"])
     how: dict[str, Any] = {
         "classes": seen.classes,
         "schedule": linear_head.Schedule(
@@ -168,60 +168,52 @@ def train(job: Job, seen: Labelled) -> tuple[list[dict[str, float]], linear_head
         ),
     }
     trials = linear_head.search(
-        **data,
+        **train,
         **how,
         grid=list(product(protocol.lrs, protocol.weight_decays)),
         one_in=protocol.held_out_one_in,
         seed=protocol.selection_seed,
         held_out=None if seen.held_out is None else seen.held_out.to(job.device),
-        shots=_few(job, data["labels"]),
+        shots=few,
     )
     chosen = [(trials[0]["lr"], trials[0]["weight_decay"])]
-    if (few := _few(job, data["labels"])) is not None:
-        kept = few(torch.ones(len(data["labels"]), dtype=torch.bool, device=job.device))
-        data = {name: values[kept] for name, values in data.items()}
-    heads = linear_head.fit(**data, **how, grid=chosen, seed=job.seed, title="linear head")
+    if few is not None:
+        chosen_images = few(torch.ones(len(train["labels"]), dtype=torch.bool, device=job.device))
+        train = {name: values[chosen_images] for name, values in train.items()}
+    heads = linear_head.fit(**train, **how, grid=chosen, seed=job.seed, title="linear head")
     return trials, heads
 
 
-def _few(job: Job, labels: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """What leaves so many images a class as the protocol has shots; None: it takes all."""
+def _few_shots(job: Job, labels: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return the function that draws a `FewShot` protocol's images; None for other protocols, which use all."""
     if not isinstance(job.protocol, FewShot):
         return None
     return functools.partial(few_of_each, labels, shots=job.protocol.shots, seed=job.seed)
 
 
 def few_of_each(labels: Tensor, among: Tensor, *, shots: int, seed: int) -> Tensor:
-    """Draw `shots` images of each class (all, of a class that has fewer): bool [n], of those `among`, bool [n]."""
+    """Draw `shots` images of each class (all of a smaller class) from `among`, bool [n]; returns bool [n]."""
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     own = labels.cpu()
     by_class = shuffled[own[shuffled].argsort(stable=True)]
     by_class = by_class[among.cpu()[by_class]]
     counts = own[by_class].bincount(minlength=int(own.max()) + 1)
     rank = torch.arange(len(by_class)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    kept = torch.zeros(len(labels), dtype=torch.bool)
-    kept[by_class[rank < shots]] = True
-    return kept.to(labels.device)
+    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    drawn[by_class[rank < shots]] = True
+    return drawn.to(labels.device)
 
 
-# Weighted nearest neighbours on frozen features, as DINO has them (arXiv 2104.14294, 4.1; `eval_knn.py`).
-#
-# Nothing is trained and nothing chosen: the k train images whose features are most similar to those of a
-# val image, by their cosine, vote for their classes with weight exp(cosine / temperature).
-
-BLOCK = 1 << 26  # similarities held at once: 256 MB
-
-
-def evaluate_knn(job: Job, folder: Path) -> Outcome:
-    """Run the job's protocol (`adapters.classification.Knn`) on the splits of its data in `folder`."""
+def knn_outcome(job: Job, folder: Path) -> Outcome:
+    """Classify by nearest neighbours (`Knn`) on the splits of the job's data in `folder`."""
     protocol = job.protocol
     frozen = frozen_backbone(job, folder)
     seen = frozen.features("train")
     started = time.perf_counter()
     if len(seen.labels) < protocol.neighbours:
         raise UserError(
-            f"The train split has {len(seen.labels)} images, fewer than the {protocol.neighbours} neighbours that "
-            f"{protocol.name} lets vote. Add images, raise the limit, or define a protocol with fewer neighbours."
+            f"The train split has {len(seen.labels)} images, fewer than the {protocol.neighbours} neighbours of "
+            f"{protocol.name}. Add images, raise the limit, or define a protocol with fewer neighbours."
         )
     unseen = frozen.features(frozen.reported_on)
     given = votes(
@@ -245,9 +237,9 @@ def evaluate_knn(job: Job, folder: Path) -> Outcome:
 def votes(
     queries: Tensor, features: Tensor, labels: Tensor, *, classes: int, neighbours: int, temperature: float
 ) -> Tensor:
-    """Sum, for queries [m, d], the votes [m, classes] of their neighbours among `features` [n, d].
+    """Sum the votes [m, classes] for queries [m, d] of their nearest `features` [n, d] with `labels` [n].
 
-    A class with a neighbour has a vote above 0, whatever the cosine; one without has 0.
+    A class with a neighbour has a sum above 0, even for a negative cosine; a class without one has 0.
     """
     known = normalize(features).T
     found = queries.new_zeros(len(queries), classes)
@@ -258,5 +250,5 @@ def votes(
 
 
 def _ranked(votes: Tensor) -> Tensor:
-    """Classes without a vote come last, in their order, so that no device's sorting moves a top5."""
+    """Give classes without a vote negative scores in class order, so that top5 is the same on every device."""
     return votes.where(votes > 0, -torch.arange(1.0, 1 + votes.shape[1], device=votes.device))

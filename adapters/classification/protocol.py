@@ -1,4 +1,4 @@
-"""The three protocols of classification, with what each hyper-parameter means."""
+"""The protocols of classification as plain values, with the meaning of each hyper-parameter."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from bench.tasks import Protocol
 class Frozen(Protocol):
     """Multinomial logistic regression on standardised features of un-augmented images.
 
-    Learning rate and weight decay are chosen on a stratified part of train, held out by
-    `selection_seed`, and the head is trained again on all of train. A run's seed orders the images of
-    that last training, and draws a scratch backbone's weights; it never moves the selection.
+    Learning rate and weight decay are chosen on a stratified part of train, drawn by `selection_seed`; the head
+    is then trained on all of train. A run's seed orders the images of that final training and draws a scratch
+    backbone's weights; it does not affect the selection.
 
     Args:
-        crop_pct: side of the centre crop as a part of the resized image's short side.
-        lrs, weight_decays: the grid; for features of variance 1/d, so they mean the same at every width.
-        held_out_one_in: one image of so many, within each class, is held out of train.
+        crop_pct: side of the centre crop as a fraction of the resized image's short side.
+        lrs, weight_decays: the grid; features have variance 1/d, so that it suits every width d.
+        held_out_one_in: one in this many images of each class is held out of train.
     """
 
     frozen: bool = True
@@ -32,13 +32,13 @@ class Frozen(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Knn(Protocol):
-    """Nearest neighbours in train vote for a val image's class: nothing is trained, nothing chosen.
+    """Weighted vote of the nearest train images (arXiv 2104.14294); nothing is trained or selected.
 
-    Train is passed over once; `batch_size` is but the measure of a smoke run.
+    `batch_size` only sets the size of a smoke run.
 
     Args:
-        crop_pct: as in `Frozen`; with the same one, both read the same features.
-        neighbours: how many train images vote.
+        crop_pct: as in `Frozen`; equal values share features.
+        neighbours: number of train images that vote.
         temperature: a neighbour's vote is exp(cosine / temperature).
     """
 
@@ -55,13 +55,13 @@ class Finetune(Protocol):
     """MAE's fine-tuning recipe (`main_finetune.py`), names as there.
 
     Args:
-        blr: AdamW's learning rate for 256 images a batch; the real one is blr * batch_size / 256.
+        blr: AdamW's base learning rate; lr = blr * batch_size / 256.
         layer_decay: factor from each layer to the one before it.
-        warmup_epochs: of linear warm-up, before a cosine to zero.
+        warmup_epochs: of linear warm-up, before a cosine decay to 0.
         randaug: timm's string for RandAugment; "" for none.
         reprob: probability of random erasing.
         mixup, cutmix: alphas of their Beta distributions; 0 for none.
-        scale_min: smallest part of the image's area that a random crop keeps.
+        scale_min: smallest fraction of the image's area in a random crop.
     """
 
     frozen: bool = False
@@ -80,19 +80,19 @@ class Finetune(Protocol):
 
     @property
     def lr(self) -> float:
-        """The last layer's peak learning rate."""
+        """Return the last layer's peak learning rate."""
         return self.blr * self.batch_size / 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FewShot(Frozen):
-    """`Frozen` on a few images of each class of train, which the run's seed draws.
+    """`Frozen` on a few train images of each class, drawn by the run's seed.
 
-    Learning rate and weight decay are chosen by heads trained on as many images of what is not held
-    out, and scored on all that is: the same for every number of images.
+    Learning rate and weight decay are selected with heads trained on `shots` images per class that are not held
+    out, and scored on all images that are, so every number of shots is scored on the same images.
 
     Args:
-        shots: images a class; all of a class that has fewer.
+        shots: images per class; all of a smaller class.
     """
 
     shots: int
@@ -104,10 +104,10 @@ class LinearProbe(Protocol):
 
     Args:
         crop_pct: as in `Frozen`.
-        blr: the learning rate of LARS for 256 images a batch.
-        momentum, trust_coefficient: of LARS, which adapts the rate of the weights, not of the biases.
-        warmup_epochs: of linear warm-up, before a cosine to zero.
-        scale_min: smallest part of the image's area that a random crop keeps.
+        blr: base learning rate of LARS; lr = blr * batch_size / 256.
+        momentum, trust_coefficient: of LARS, which scales the learning rate of weights, not of biases.
+        warmup_epochs: of linear warm-up, before a cosine decay to 0.
+        scale_min: smallest fraction of the image's area in a random crop.
     """
 
     frozen: bool = True
@@ -123,5 +123,5 @@ class LinearProbe(Protocol):
 
     @property
     def lr(self) -> float:
-        """The peak learning rate."""
+        """Return the peak learning rate."""
         return self.blr * self.batch_size / 256

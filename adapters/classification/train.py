@@ -1,7 +1,7 @@
-"""The fine-tuning protocol of classification: a timm model with its own classifier, on mmengine.
+"""Training on augmented images with mmengine: fine-tuning (`Finetune`) and MAE's linear probe (`LinearProbe`).
 
-Decoding, cropping and RandAugment happen image by image in the loader; normalisation, random erasing
-and mixup batch by batch in the model, so that they see normalised images on the device.
+The loader decodes, crops and applies RandAugment per image. The model normalises a batch on the device, then
+applies random erasing and mixup, which expect normalised images.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from bench.tasks import Job, Outcome
 
 
 def evaluate(job: Job, folder: Path, config: dict[str, Any]) -> Outcome:
-    """Run the upstream `config` on the splits of its data in `folder`; they, and the classes, are filled in here."""
+    """Train and test by the upstream `config`, completed with the data in `folder` and the number of classes."""
     dataset = job.task.dataset
     train, _ = splits_of(dataset, folder, limit=job.protocol.limit)
     config["model"]["num_classes"] = len(train.classes)
@@ -44,7 +44,7 @@ def evaluate(job: Job, folder: Path, config: dict[str, Any]) -> Outcome:
 
 
 def posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
-    """Keep so many bits of each value; timm's, but for none at the largest magnitude, which Pillow 13 refuses."""
+    """Do as timm's posterize, which fails for 0 bits (the largest magnitude): Pillow 13 refuses them."""
     black = Image.new(image.mode, image.size)
     return auto_augment.posterize(image, bits_to_keep) if bits_to_keep else black
 
@@ -54,7 +54,7 @@ auto_augment.NAME_TO_OP |= dict.fromkeys(("Posterize", "PosterizeIncreasing", "P
 
 @DATASETS.register_module()
 class ImageFolder:
-    """A split of an image folder as mmengine's models take it: uint8 images, RGB, not normalised."""
+    """A split as mmengine's models take it: uint8 RGB images, not normalised."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class ImageFolder:
         limit: int | None = None,
         augment: Mapping[str, Any] | None = None,
     ) -> None:
-        """`augment` (timm.data.create_transform's words) makes the transform that of training."""
+        """Read the split; `augment`, arguments of timm.data.create_transform, gives the transform of training."""
         train, val = splits_of(dataset, Path(root), limit=limit)
         transform = timm.data.create_transform(
             (3, img_size, img_size),
@@ -80,19 +80,19 @@ class ImageFolder:
         self.images = data.Images(train if split == "train" else val, transform)
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Return the number of images."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One image, uint8 [3, h, w], and its label, or labels [k]."""
+        """Return an image, uint8 [3, h, w], and its label, or labels [k]."""
         image, label = self.images[index]
         return {"inputs": image, "data_samples": label}
 
 
 class Trunk(TimmBackbone):
-    """A timm model with its classifier, whose head is handed to whoever holds the trunk.
+    """A timm model with a new classifier, whose head the owner takes out by `take_head`.
 
-    `LayerDecayConstructor` then finds the layers here, and the head outside, at the full rate.
+    `LayerDecayConstructor` then finds the layers here, and the head outside, which learns at the full rate.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Trunk(TimmBackbone):
         BaseModule.__init__(self)
         size = data.size_argument(arch, img_size)
         self.arch, self.frozen = arch, False
-        # Without classes first: a file's own classifier is then left out, not a misfit.
+        # Built without classes first, so that the classifier of a weights file is ignored, not a mismatch.
         self.model, self.load_report = build.build(
             arch,
             weights=weights,
@@ -125,12 +125,12 @@ class Trunk(TimmBackbone):
         self.model.reset_classifier(num_classes)
 
     def take_head(self) -> nn.ModuleDict:
-        """Take out the modules that timm counts to no layer: the classifier, and a norm after pooling.
+        """Take out the modules that timm assigns to no layer: the classifier, and a norm after pooling.
 
-        The model goes on calling them, but its parameters and its state no longer include theirs.
+        The model still calls them, but they are not among its parameters and state any more.
         """
         head = nn.ModuleDict()
-        if not hasattr(self.model, "group_matcher"):  # LayerDecayConstructor says what to do
+        if not hasattr(self.model, "group_matcher"):  # LayerDecayConstructor raises the error
             return head
         named = chain(self.model.named_parameters(), [("<no layer>", None)])
         layers = group_with_matcher(named, self.model.group_matcher(coarse=False), reverse=True)
@@ -143,7 +143,7 @@ class Trunk(TimmBackbone):
         return head
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Give the logits [b, num_classes] of images [b, 3, h, w]."""
+        """Return the logits [b, num_classes] of images [b, 3, h, w]."""
         logits: Tensor = self.model(inputs)
         return logits
 
@@ -162,7 +162,7 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         smoothing: float = 0.0,
         data_preprocessor: Mapping[str, Any] | None = None,
     ) -> None:
-        """`backbone` is what Trunk takes: arch, weights (None: scratch) and what of them, img_size, ..."""
+        """Build the model; `backbone` are the arguments of Trunk."""
         super().__init__(data_preprocessor)
         self.backbone = Trunk(**backbone, num_classes=num_classes)
         self.head = self.backbone.take_head()
@@ -174,13 +174,13 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         )
 
     def init_weights(self) -> None:
-        """Keep the weights: mmengine would call timm's own `init_weights` and overwrite them."""
+        """Do nothing: mmengine would call timm's `init_weights`, which overwrites the loaded weights."""
         self._is_init = True
 
     def forward(self, inputs: Tensor, data_samples: Tensor, mode: str = "tensor") -> Any:
-        """Give logits [b, k] ("tensor"), the loss ("loss"), or what `Accuracies` takes ("predict").
+        """Return logits [b, k] ("tensor"), the loss ("loss"), or the input of `Accuracies` ("predict").
 
-        inputs: normalised images [b, 3, h, w]; data_samples: labels, int64 [b], or [b, k] (`multilabel`).
+        inputs: normalised images [b, 3, h, w]; data_samples: labels, int64 [b], or [b, k] for several classes.
         """
         if mode == "loss":
             return self.loss(inputs, data_samples)
@@ -190,22 +190,22 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         return [{"logits": row, "label": y} for row, y in zip(logits, data_samples, strict=True)]
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Give the logits [b, num_classes] of normalised images [b, 3, h, w]."""
+        """Return the logits [b, num_classes] of normalised images [b, 3, h, w]."""
         logits: Tensor = self.backbone(inputs)
         return logits
 
     def loss(self, inputs: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy, with the images erased and mixed and the labels smoothed.
+        """Return the cross-entropy for erased and mixed images and smoothed labels.
 
-        Of images of several classes each class's own, over those that count.
+        For images of several classes: the binary cross-entropy over the labels that count (not 0).
         """
         if self.reprob:
             device = str(inputs.device)
             inputs = RandomErasing(self.reprob, mode="pixel", device=device)(inputs)
         if label.ndim == 2:
             logits = self.backbone(inputs)
-            there, counted = (label > 0).to(logits), (label != 0).to(logits)
-            return {"loss": F.binary_cross_entropy_with_logits(logits, there, weight=counted)}
+            present, counted = (label > 0).to(logits), (label != 0).to(logits)
+            return {"loss": F.binary_cross_entropy_with_logits(logits, present, weight=counted)}
         if self.mix is not None:
             inputs, label = self.mix(inputs, label)
         smoothing = 0.0 if self.mix else self.smoothing  # mixed labels are smooth already
@@ -215,10 +215,10 @@ class TimmClassifier(BaseModel):  # type: ignore[misc]  # mmengine is untyped
 
 @METRICS.register_module()
 class Accuracies(BaseMetric):  # type: ignore[misc]  # mmengine is untyped
-    """`accuracy.accuracies` over the whole split."""
+    """`metric.accuracies` over the whole split."""
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Tensor]]) -> None:
-        """Keep every image's logits and label."""
+        """Collect every image's logits and label."""
         self.results += [(s["logits"].float().cpu(), s["label"].cpu()) for s in data_samples]
 
     def compute_metrics(self, results: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
@@ -227,9 +227,8 @@ class Accuracies(BaseMetric):  # type: ignore[misc]  # mmengine is untyped
         return accuracies(torch.stack(logits), torch.stack(labels))
 
 
-# MAE's linear probe: a linear layer on a frozen backbone that sees augmented images, trained by LARS.
-#
-# Batch normalisation without affine parameters stands before the layer (arXiv 2111.06377, A.1).
+# MAE's linear probe (arXiv 2111.06377, A.1): batch normalisation without affine parameters, then a linear layer, on
+# a frozen backbone that sees augmented images; trained by LARS.
 
 OPTIMIZERS.register_module(module=Lars)
 
@@ -241,7 +240,7 @@ class AugmentedProbe(TimmClassifier):
     def __init__(
         self, backbone: Mapping[str, Any], num_classes: int, data_preprocessor: Mapping[str, Any] | None = None
     ) -> None:
-        """`backbone` is what Trunk takes; the layer's weights are drawn with a standard deviation of 0.01."""
+        """Build the model; `backbone` are the arguments of Trunk. The layer's weights have a std of 0.01, as MAE's."""
         BaseModel.__init__(self, data_preprocessor)
         self.backbone = Trunk(**backbone, num_classes=0)
         self.backbone.requires_grad_(False)
@@ -252,34 +251,34 @@ class AugmentedProbe(TimmClassifier):
         self.head = nn.Sequential(nn.BatchNorm1d(width, affine=False, eps=1e-6), layer)
 
     def train(self, mode: bool = True) -> "AugmentedProbe":
-        """Switch the head's mode; the backbone stays in evaluation, batch statistics and all."""
+        """Switch the head's mode; the backbone stays in evaluation mode."""
         super().train(mode)
         self.backbone.eval()
         return self
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Give the logits [b, num_classes] of images [b, 3, h, w]; no gradient reaches the backbone."""
+        """Return the logits [b, num_classes] of images [b, 3, h, w]; no gradient reaches the backbone."""
         with torch.no_grad():
             features = self.backbone(inputs)
-        found: Tensor = self.head(features)
-        return found
+        logits: Tensor = self.head(features)
+        return logits
 
     def loss(self, inputs: Tensor, label: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         return {"loss": F.cross_entropy(self.logits(inputs), label)}
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LarsConstructor:
-    """Builds timm's LARS over what is trained: it adapts the rate of matrices; vectors learn at the plain one."""
+    """Builds timm's LARS over the trained parameters: it adapts the learning rate of matrices, not of vectors."""
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
-        """Take mmengine's settings."""
+        """Store mmengine's settings."""
         assert not paramwise_cfg
         self.settings = optim_wrapper_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer wrapper."""
+        """Build the optimizer and its wrapper."""
         wrapper = {"type": "OptimWrapper", **self.settings}
         trained = [p for p in model.parameters() if p.requires_grad]
         groups = [

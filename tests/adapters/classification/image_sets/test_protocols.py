@@ -127,7 +127,7 @@ def test_few_shots_are_drawn_by_the_seed_and_chosen_on_the_same_images(tmp_path:
 
 
 @pytest.mark.parametrize("shots", [1, 2, 5])
-def test_few_of_each_are_so_many(shots: int) -> None:
+def test_few_of_each_draws_that_many(shots: int) -> None:
     labels = torch.tensor([0] * 4 + [1] * 7 + [3] * 2)[torch.randperm(13)]
     among = torch.ones(13, dtype=torch.bool)
     among[(labels == 1).nonzero()[:3, 0]] = False
