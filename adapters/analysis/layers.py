@@ -1,7 +1,7 @@
-"""What a backbone says after each of its layers, in one forward pass and without changing it.
+"""The output of every layer of a backbone, in one forward pass that does not change the model.
 
-A layer is a block of a ViT, Swin, SwinV2 or Hiera (the residual stream behind it, before any final
-norm), and a stage of every other architecture.
+A layer is a block of a ViT, Swin, SwinV2 or Hiera (its residual stream, before any final norm), or a stage of any
+other architecture.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ CHANNELS_LAST = (SwinTransformerBlock, SwinTransformerV2Block, MultiScaleBlock)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What a layer says.
+    """A layer's output.
 
     Args:
         tokens: [b, t, c], row by row.
-        prefix: what is in front of them [b, p, c].
-        grid: rows and columns of the t; None where tokens were dropped.
-        class_token: [b, c], where there is one.
+        prefix: class, distillation and register tokens [b, p, c].
+        grid: rows and columns of the t tokens; None where some were dropped.
+        class_token: [b, c]; None where there is none.
     """
 
     tokens: Tensor
@@ -41,12 +41,12 @@ class Layer:
 
     @property
     def pooled(self) -> Tensor:
-        """The mean token [b, c], without those in front."""
+        """Return the mean token [b, c], without the prefix."""
         return self.tokens.mean(1)
 
 
 def blocks(model: Any) -> list[nn.Module]:
-    """The blocks of a ViT, Swin, SwinV2 or Hiera, in order; [] for any other architecture."""
+    """Return the blocks of a ViT, Swin, SwinV2 or Hiera, in order; [] for any other architecture."""
     own = list(getattr(model, "blocks", ()))
     plain = is_plain(model) and all(isinstance(getattr(b, "attn", None), PLAIN) for b in own)
     if plain or hasattr(model, "unroll"):
@@ -55,24 +55,24 @@ def blocks(model: Any) -> list[nn.Module]:
 
 
 class LayerReader:
-    """Runs a model and keeps every layer."""
+    """Runs a model and returns the output of every layer."""
 
     def __init__(self, model: Any) -> None:
-        """Find the layers; the model stays as it is."""
+        """Find the layers; the model is not changed."""
         self.model, self.blocks = model, blocks(model)
         self.prefix: int = getattr(model, "num_prefix_tokens", 0) if is_plain(model) else 0
 
     def __len__(self) -> int:
-        """How many layers there are."""
+        """Return the number of layers."""
         return len(self.blocks) or len(self.model.feature_info)
 
     def __call__(self, images: Tensor, kept: Tensor | None = None, *, watch: Any = None) -> tuple[list[Layer], Tensor]:
-        """Every layer of images [b, 3, h, w], and the model's pooled output [b, d].
+        """Return every layer's output and the model's pooled output [b, d].
 
         Args:
-            images: normalised.
-            kept: the patches [b, m] of a plain ViT that enter its first block; None: all of them.
-            watch: a context that the model runs in, such as `reading.AttentionReader`.
+            images: normalised, [b, 3, h, w].
+            kept: indices [b, m] of the patches that enter the first block of a plain ViT; None: all.
+            watch: context in which the model runs, such as `attention.AttentionReader`.
         """
         with torch.inference_mode(), watch or contextlib.nullcontext():
             if not self.blocks:
@@ -88,19 +88,19 @@ class LayerReader:
     def _layer(self, index: int, output: Tensor, size: Any, kept: Tensor | None) -> Layer:
         if isinstance(self.blocks[index], CHANNELS_LAST):
             return _of_map(output.permute(0, 3, 1, 2))
-        if hasattr(self.model, "unroll"):  # Hiera's tokens are in an order of their own
+        if hasattr(self.model, "unroll"):  # Hiera's tokens are ordered by mask unit
             return _of_map(self.model.reroll(output, index).permute(0, 3, 1, 2))
         prefix, tokens = output[:, : self.prefix], output[:, self.prefix :]
         height, width = self.model.patch_embed.patch_size
         grid = None if kept is not None else (size[0] // height, size[1] // width)
-        # Registers alone are no class token, which timm puts first.
-        told = self.prefix and getattr(self.model, "cls_token", None) is not None
-        class_token = prefix[:, 0] if told else None
+        # timm puts the class token first; a model may have registers only.
+        has_class_token = self.prefix and getattr(self.model, "cls_token", None) is not None
+        class_token = prefix[:, 0] if has_class_token else None
         return Layer(tokens=tokens, prefix=prefix, grid=grid, class_token=class_token)
 
     @contextlib.contextmanager
     def _dropping(self, kept: Tensor | None) -> Iterator[None]:
-        """Let the first block see the prefix and the kept patches alone."""
+        """Pass only the prefix and the kept patches to the first block."""
         if kept is None:
             yield
             return
@@ -128,7 +128,7 @@ def _hooked(modules: list[nn.Module], see: Callable[[Tensor], None]) -> Iterator
 
 
 def _of_map(found: Tensor) -> Layer:
-    """A map [b, c, rows, columns] as a layer."""
+    """Return a map [b, c, rows, columns] as a layer."""
     rows, columns = found.shape[2:]
     tokens = found.flatten(2).mT
     return Layer(tokens=tokens, prefix=tokens[:, :0], grid=(rows, columns))

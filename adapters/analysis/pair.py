@@ -1,10 +1,9 @@
-"""How alike the layers of two backbones are, from the records of their `analysis/similarity`.
+"""CKA between the layers of two backbones, from their records of `analysis/similarity`.
 
     python -m adapters.analysis.pair RECORD_OF_A.json RECORD_OF_B.json [--out PICTURE.png]
 
-CKA needs of each backbone no more than its Gram matrices on the same images, which lie beside its record.
-Equal digests and seeds say that the images were the same; everything else is refused. What is printed
-is a row a layer of A, a column a layer of B.
+CKA needs only each backbone's Gram matrices for the same images, which are next to its record. Records must have equal
+digests and seeds, which implies equal images. The output has a row per layer of A and a column per layer of B.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from bench.records import Result, Store, sidecar
 
 
 def between(one: Path, two: Path) -> Any:
-    """CKA [layers of one, layers of two], a numpy array; raises UserError for records that cannot be compared."""
+    """Return CKA [layers of one, layers of two] as an array; raises UserError for records that cannot be compared."""
     first, second = (Store(path.parent).read(path) for path in (one, two))
     if (first.digest, first.seed) != (second.digest, second.seed) or not _is_similarity(first):
         raise UserError(
@@ -46,14 +45,14 @@ def _grams(record: Path) -> Any:
     path = sidecar(record, GRAMS)
     if not path.is_file():
         raise UserError(
-            f"The Gram matrices {path} are not there. They are written beside every record of analysis/similarity: "
-            f"copy them with it, or delete the record and run again."
+            f"The Gram matrices {path} are not there. They are written next to every record of analysis/similarity: "
+            f"copy them together, or delete the record and run again."
         )
     return np.load(path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the matrix, and draw it."""
+    """Print the matrix, and plot it with --out."""
     parser = argparse.ArgumentParser(prog="python -m adapters.analysis.pair", description=__doc__)
     parser.add_argument("records", nargs=2, type=Path, metavar="RECORD")
     parser.add_argument("--out", type=Path, metavar="PICTURE.png")
@@ -64,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"adapters.analysis.pair: {error}\n")
         return 2
     names = [Store(path.parent).read(path).backbone["name"] for path in given.records]
-    sys.stdout.write(f"CKA: a row a layer of {names[0]}, a column a layer of {names[1]}\n")
+    sys.stdout.write(f"CKA: a row per layer of {names[0]}, a column per layer of {names[1]}\n")
     sys.stdout.write("".join(" ".join(f"{v:5.2f}" for v in row) + "\n" for row in matrix))
     if given.out:
         pictures.heat_map(matrix, names[1], names[0], "CKA between layers", given.out)

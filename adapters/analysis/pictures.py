@@ -1,4 +1,4 @@
-"""An analysis' pictures: drawn into the run's folder, from where they go beside its record."""
+"""Pictures of the analyses, drawn into the run's folder, from which they are copied next to its record."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,22 +28,22 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def place(job: Job, name: str) -> Path:
-    """Where a run leaves a file that is to lie beside its record."""
+def sidecar_path(job: Job, name: str) -> Path:
+    """Return the path in the run's folder of a file that becomes a sidecar of its record."""
     folder = job.work_dir / SIDECARS
     folder.mkdir(parents=True, exist_ok=True)
     return folder / name
 
 
 def title(job: Job) -> str:
-    """What a picture is of."""
+    """Return the backbone's name, method and hash of its weights."""
     backbone = job.backbone
-    told = dict.fromkeys((backbone.method, backbone.weights8))  # a backbone from scratch is both
-    return f"{backbone.name} ({', '.join(told)})"
+    about = dict.fromkeys((backbone.method, backbone.weights8))  # both are "scratch" without weights
+    return f"{backbone.name} ({', '.join(about)})"
 
 
 def heads(found: Mapping[str, Sequence[Sequence[float]]], job: Job) -> None:
-    """One dot a head, blocks on x, as in Dark Secrets; the line is a block's mean."""
+    """Plot a dot per head over blocks, as in Dark Secrets (arXiv 2205.13543); the line is a block's mean."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.1), layout="constrained")
         for axes, (what, blocks) in zip(figure.subplots(1, 3), found.items(), strict=True):
@@ -54,16 +54,16 @@ def heads(found: Mapping[str, Sequence[Sequence[float]]], job: Job) -> None:
             axes.set(xlabel="block", ylabel=UNITS[what], ylim=(0, None))
             axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         figure.suptitle(title(job), fontsize=10)
-        figure.savefig(place(job, "heads.png"), dpi=150)
+        figure.savefig(sidecar_path(job, "heads.png"), dpi=150)
 
 
 def similarity(matrix: Any, job: Job) -> None:
-    """The heat map of CKA between all layers."""
-    heat_map(matrix, "layer", "layer", title(job), place(job, "similarity.png"))
+    """Plot the heat map of CKA between all layers of a backbone."""
+    heat_map(matrix, "layer", "layer", title(job), sidecar_path(job, "similarity.png"))
 
 
 def heat_map(matrix: Any, x: str, y: str, name: str, path: Path) -> None:
-    """CKA between layers, the first at the lower left; colours from 0 to 1."""
+    """Plot CKA [rows, columns] between layers, the first at the lower left; colours from 0 to 1."""
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(4.4, 3.7), layout="constrained")
         axes = figure.subplots()
@@ -82,7 +82,7 @@ def occlusion(
     accuracy: tuple[Sequence[float], Sequence[float], Sequence[float]] | None,
     job: Job,
 ) -> None:
-    """Curves over the ratio, a colour a layer, with their bootstrap intervals; and k-NN's accuracy."""
+    """Plot curves over the hidden ratio, a colour per layer, with bootstrap intervals; and k-NN's accuracy."""
     panels = len(curves) + (accuracy is not None)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.6 * panels + 0.6, 3.2), layout="constrained")
@@ -103,11 +103,11 @@ def occlusion(
             grid[-1].fill_between(ratios, low, high, color=BLUE, alpha=0.18, linewidth=0)
             grid[-1].set(xlabel="hidden", ylabel="k-NN top-1 (%)", ylim=(0, None))
         figure.suptitle(title(job), fontsize=10)
-        figure.savefig(place(job, "occlusion.png"), dpi=150)
+        figure.savefig(sidecar_path(job, "occlusion.png"), dpi=150)
 
 
 def receptive_fields(fields: Sequence[Any], sizes: Sequence[float], job: Job) -> None:
-    """The mean gradient at every pixel, a panel a stage."""
+    """Plot the mean gradient at every pixel, a panel per stage."""
     with mpl.rc_context({"font.size": 9}):
         figure = Figure(figsize=(2.4 * len(fields), 2.8), layout="constrained")
         grid = np.atleast_1d(figure.subplots(1, len(fields)))
@@ -115,10 +115,8 @@ def receptive_fields(fields: Sequence[Any], sizes: Sequence[float], job: Job) ->
             axes.imshow(np.sqrt(field / field.max()), cmap="magma", vmin=0, vmax=1)
             axes.set(xticks=[], yticks=[], title=f"stage {stage}: {size:.0f} px")
         figure.suptitle(title(job), fontsize=10)
-        figure.savefig(place(job, "receptive-field.png"), dpi=100)  # noise compresses badly
+        figure.savefig(sidecar_path(job, "receptive-field.png"), dpi=100)  # noise compresses badly
 
-
-# Shape bias class by class, as Geirhos et al. draw it: texture at the left, shape at the right.
 
 RED, GREY = "#c53030", "#a0aec0"
 PEOPLE = {"marker": "o", "color": RED}
@@ -126,15 +124,15 @@ NETWORKS = {"marker": "|", "color": GREY}
 
 
 def shape_bias(found: Scores, references: Mapping[str, Scores], job: Job) -> None:
-    """A line a class of shape: the backbone with its interval, people, each other network; below, over all."""
+    """Plot shape bias by class as Geirhos et al. do: the backbone with its interval, people, other networks."""
     lines = [*found.by_class, "all"]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.2, 1.5 + 0.27 * len(lines)), layout="constrained")
         axes = figure.subplots()
         for name, other in references.items():
             style = PEOPLE if name == HUMANS else NETWORKS
-            told = [*(other.by_class[c].value for c in found.by_class), other.bias.value]
-            axes.scatter(told, lines, s=26, zorder=3 if name == HUMANS else 2, **style)  # type: ignore[arg-type]
+            others = [*(other.by_class[c].value for c in found.by_class), other.bias.value]
+            axes.scatter(others, lines, s=26, zorder=3 if name == HUMANS else 2, **style)  # type: ignore[arg-type]
         biases = [*found.by_class.values(), found.bias]
         values = [bias.value for bias in biases]
         reach = [[b.value - b.low for b in biases], [b.high - b.value for b in biases]]
@@ -145,7 +143,7 @@ def shape_bias(found: Scores, references: Mapping[str, Scores], job: Job) -> Non
         shown = _legend(references, job)
         figure.legend(handles=shown, loc="outside lower center", ncols=len(shown), frameon=False)
         figure.suptitle(f"{title(job)}: shape bias {found.bias.value:.3f}", fontsize=10)
-        figure.savefig(place(job, "shape-bias.png"), dpi=150)
+        figure.savefig(sidecar_path(job, "shape-bias.png"), dpi=150)
 
 
 def _legend(references: Mapping[str, Scores], job: Job) -> list[mpl.lines.Line2D]:

@@ -1,11 +1,10 @@
-"""How far a feature looks: the effective receptive field, by the gradient (Luo et al., arXiv 1701.04128).
+"""Effective receptive field of every stage, by the gradient (Luo et al., arXiv 1701.04128).
 
     python -m bench.run --backbone resnet50.a1_in1k --task analysis/receptive-field
 
-For every stage (block of a plain ViT), the gradient of the central feature with respect to the pixels, in
-absolute value, averaged over images and colours. Its size is the root of the number of pixels above a
-4.55 % of the largest; its distance, comparable to attention's, is the gradient's mean distance from the
-centre. Any backbone has one, with attention or without.
+The field of a stage (block of a plain ViT) is |d central feature / d pixel|, averaged over images and colours.
+`ERF`, in pixels, is the square root of the number of pixels above 4.55 % of the largest value; `ERF_distance`,
+comparable to attention's distance, is the field's mean distance from the centre. It is defined for every backbone.
 """
 
 import time
@@ -22,7 +21,7 @@ from bench.tasks import Job, Outcome, Selection
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Measure the job's backbone."""
+    """Measure the receptive fields of the job's backbone."""
     from adapters.analysis import pictures
 
     started = time.perf_counter()
@@ -49,7 +48,7 @@ def evaluate(job: Job, layout: Layout) -> Outcome:
 
 
 def gradients(model: Any, images: Tensor) -> Tensor:
-    """Of every stage, |d central feature / d pixel| [stages, h, w], summed over images, float64."""
+    """Return |d central feature / d pixel|, float64 [stages, h, w], for images [b, 3, h, w], summed over b."""
     pixels = images.detach().clone().requires_grad_(True)
     maps = model.forward_intermediates(pixels, intermediates_only=True)
     found = []
@@ -61,11 +60,11 @@ def gradients(model: Any, images: Tensor) -> Tensor:
 
 
 def measure(field: Tensor, threshold: float) -> tuple[float, float]:
-    """The size and the mean distance, in pixels, of a field [h, w]; raises UserError where it is 0."""
+    """Return the size and the mean distance, in pixels, of a field [h, w]; raises UserError where it is 0."""
     if not field.max() > 0:
         raise UserError(
-            "No pixel changes the central feature of a stage: its gradient is 0 everywhere, and its receptive field "
-            "0 / 0. The weights are damaged, or a layer is zero; load and check them."
+            "No pixel changes the central feature of a stage: its gradient is 0 everywhere, so its receptive field is "
+            "undefined. The weights are damaged, or a layer is zero. Check the weights."
         )
     rows, columns = field.shape
     places = grid(rows, columns, (rows, columns)).double()
@@ -75,7 +74,7 @@ def measure(field: Tensor, threshold: float) -> tuple[float, float]:
 
 
 def metrics(measured: list[tuple[float, float]]) -> dict[str, float]:
-    """The last stage's size and distance, and every stage's."""
+    """Return the last stage's size and distance, and those of every stage."""
     found = {"ERF": measured[-1][0], "ERF_distance": measured[-1][1]}
     for stage, (size, distance) in enumerate(measured):
         found |= {f"ERF/{stage}": size, f"ERF_distance/{stage}": distance}

@@ -1,4 +1,4 @@
-"""The backbone of a job, and the images that it is analysed on: a sample drawn by the seed."""
+"""A job's backbone, and the sample of images, drawn by the seed, that it is analysed on."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ from bench.tasks import Job
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Images (as (image [3, h, w], label) pairs) in the order drawn; k-NN's gallery, of other images."""
+    """Pairs (image [3, h, w], label) in the order drawn, and the gallery of k-NN; None without a gallery."""
 
     images: Any
     gallery: Any
@@ -36,10 +36,10 @@ class Sample:
 
 
 def load(job: Job) -> tuple[nn.Module, LoadReport]:
-    """The job's backbone without its classifier, in evaluation mode on the job's device."""
+    """Build the job's backbone without its classifier, in evaluation mode on the job's device."""
     protocol, backbone = job.protocol, job.backbone
     if job.world_size > 1:
-        raise UserError(f"{job.task.name} is measured by one GPU. Leave --gpus away.")
+        raise UserError(f"{job.task.name} runs on one GPU, and {job.world_size} are requested. Omit --gpus.")
     keep_memory()
     torch.manual_seed(job.seed)
     model, report = build(
@@ -55,7 +55,7 @@ def load(job: Job) -> tuple[nn.Module, LoadReport]:
 
 
 def draw(job: Job, layout: Layout, gallery: int = 0) -> Sample:
-    """Draw the protocol's number of images, and `gallery` others where the data set has classes.
+    """Draw `limit` images of the protocol, and `gallery` others where the data set has classes.
 
     Raises UserError for fewer images than debiased CKA needs.
     """
@@ -66,8 +66,8 @@ def draw(job: Job, layout: Layout, gallery: int = 0) -> Sample:
     if len(chosen) < FEWEST:
         raise UserError(
             f"There are {len(chosen)} images to analyse in {job.data / layout.folder / layout.images}, and debiased "
-            f"CKA needs at least {FEWEST} (attention is analysed on no fewer, to be comparable). Add images, or "
-            f"define a protocol with a higher limit."
+            f"CKA needs at least {FEWEST}, as do all analyses, to be comparable. Add images, or define a protocol "
+            f"with a higher limit."
         )
     if others is not split:
         rest = np.random.default_rng(job.seed).permutation(len(others.paths))
@@ -81,7 +81,7 @@ def draw(job: Job, layout: Layout, gallery: int = 0) -> Sample:
 
 
 def _splits(job: Job, layout: Layout) -> tuple[data.Split, data.Split]:
-    """The split that is analysed, and that of the gallery."""
+    """Return the split that is analysed, and that of the gallery."""
     folder = job.data / layout.folder
     if not layout.gallery:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in data.SUFFIXES)
@@ -93,7 +93,7 @@ def _splits(job: Job, layout: Layout) -> tuple[data.Split, data.Split]:
 
 
 def batches(found: Any, job: Job, what: str) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images [b, 3, h, w] on the job's device with labels [b]; a last batch of fewer than four is left out."""
+    """Yield images [b, 3, h, w] on the job's device and labels [b]; a last batch of fewer than four is omitted."""
     loader = DataLoader(
         found, batch_size=job.protocol.batch_size, num_workers=job.num_workers, worker_init_fn=worker_ends_with_run
     )
@@ -105,18 +105,15 @@ def batches(found: Any, job: Job, what: str) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _unwrapped(loader: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """A loader's process wraps a user's mistake in its traceback: give the paragraph alone."""
+    """Reraise a loader process's UserError without the traceback that the loader puts into its message."""
     try:
         yield from loader
     except UserError as error:
         raise UserError(str(error).strip().rpartition("UserError: ")[2]) from None
 
 
-# The images that analyses look at, for `python -m bench.datasets`.
-
-
 def pictures(folder: Path, split: str, dataset: Dataset) -> Items:
-    """Every image below the folders of a split, at any depth; of the embedded world, those of one subject."""
+    """Return all images below a split's folders for `bench.datasets`; of the embedded world, its `species`."""
     scenes = isinstance(dataset, EmbeddedWorld)
     roots = [f"species/{split}"] if scenes else dataset.splits[split]
     found = (path for root in roots for path in (folder / root).rglob("*"))
@@ -129,7 +126,7 @@ def pictures(folder: Path, split: str, dataset: Dataset) -> Items:
 
 
 def cue_conflicts(folder: Path) -> Items:
-    """The stimuli whose shape and texture are of two classes; raises UserError where some are missing."""
+    """Return the stimuli whose shape and texture differ, for `bench.datasets`; raises UserError for missing ones."""
     found = stimuli(folder)
 
     def example(index: int) -> Example:

@@ -1,12 +1,10 @@
-"""What attention and similarity need of a backbone, in one pass over whole images that both share.
+"""`analysis/attention` and `analysis/similarity`, measured in one pass over whole images.
 
-Whichever of `analysis/attention` and `analysis/similarity` runs first measures both, and leaves what it
-found in the cache of the runs; the other reads it there. Memory does not grow with the number of images,
-but for the small Gram matrices that compare two backbones.
+The task that runs first measures both, and caches the results for the other. Memory does not grow with the
+number of images, except for the small Gram matrices with which `pair` compares two backbones.
 """
 
 import dataclasses
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -23,21 +21,21 @@ from adapters.analysis.protocol import AttentionProtocol, Layout, SimilarityProt
 from adapters.analysis.similarity import CKA, centred_grams
 from bench.backbones.backbone import LoadReport
 from bench.errors import UserError
-from bench.files import digest
+from bench.files import digest, replacing
 from bench.tasks import Job, Outcome, Selection
 
-VERSION = 1  # raised whenever the same key would give other numbers
+VERSION = 1  # of the cached results; increase it when their numbers change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WholeImages:
-    """What a pass found.
+    """The results of a pass.
 
     Args:
         heads: every head's "distance", "entropy" and "KL", by block; None without attention.
         cka: between all layers [l, l].
-        grams: of every minibatch, `centred_grams` [l, n * n] in float32.
-        seconds: of the pass, whenever that was.
+        grams: `centred_grams` of every minibatch, float32 [l, n * n].
+        seconds: duration of the pass, also when the results are from the cache.
     """
 
     heads: dict[str, list[list[float]]] | None
@@ -49,63 +47,62 @@ class WholeImages:
 
 
 def evaluate_attention(job: Job, layout: Layout) -> Outcome:
-    """Measure the job's backbone; raises UserError for one without attention."""
+    """Measure the attention of the job's backbone; raises UserError for one without attention."""
     started = time.perf_counter()
-    found = analysed(job, layout, attention=True)
+    found = measured(job, layout, needs_attention=True)
     assert found.heads is not None
     pictures.heads(found.heads, job)
-    return Outcome(
-        metrics=attention.metrics(found.heads),
-        load_report=found.load_report,
-        selection=Selection(selected_on=None, reported_on=layout.images),
-        train_seconds=0.0,
-        eval_seconds=time.perf_counter() - started,
-        images_per_second=found.images / found.seconds,
-        curves={f"{what}/{block}": heads for what, blocks in found.heads.items() for block, heads in enumerate(blocks)},
-    )
+    curves = {f"{what}/{block}": heads for what, blocks in found.heads.items() for block, heads in enumerate(blocks)}
+    return _outcome(found, attention.metrics(found.heads), curves, layout, started)
 
 
 def evaluate_similarity(job: Job, layout: Layout) -> Outcome:
-    """Measure the job's backbone; raises UserError for features that are the same for all images."""
+    """Compare the layers of the job's backbone; raises UserError for features that are equal for all images."""
     started = time.perf_counter()
-    found = analysed(job, layout, attention=False)
+    found = measured(job, layout, needs_attention=False)
     matrix = found.cka.numpy()
     pictures.similarity(matrix, job)
     grams = {f"batch{index}": batch.numpy() for index, batch in enumerate(found.grams)}
-    np.savez_compressed(pictures.place(job, similarity.GRAMS), **grams)
+    np.savez_compressed(pictures.sidecar_path(job, similarity.GRAMS), **grams)
+    curves = {f"CKA/{layer}": row.tolist() for layer, row in enumerate(matrix)}
+    return _outcome(found, similarity.metrics(matrix), curves, layout, started)
+
+
+def _outcome(
+    found: WholeImages, metrics: dict[str, float], curves: dict[str, list[float]], layout: Layout, started: float
+) -> Outcome:
     return Outcome(
-        metrics=similarity.metrics(matrix),
+        metrics=metrics,
         load_report=found.load_report,
         selection=Selection(selected_on=None, reported_on=layout.images),
         train_seconds=0.0,
         eval_seconds=time.perf_counter() - started,
         images_per_second=found.images / found.seconds,
-        curves={f"CKA/{layer}": row.tolist() for layer, row in enumerate(matrix)},
+        curves=curves,
     )
 
 
-def analysed(job: Job, layout: Layout, *, attention: bool) -> WholeImages:
-    """What a pass over the job's images finds, from the cache where it is.
+def measured(job: Job, layout: Layout, *, needs_attention: bool) -> WholeImages:
+    """Return the results of a pass over the job's images, from the cache where they are.
 
-    Args:
-        attention: whether the backbone must have some; raises UserError if not.
+    Raises UserError for a backbone without attention that `needs_attention`.
     """
     path = job.cache / "analysis" / f"{_key(job, layout)}.pt"
     if path.is_file():
-        kept = torch.load(path, weights_only=True)
-        found = WholeImages(**kept | {"load_report": LoadReport(**kept["load_report"])})
-        if found.heads is not None or not attention:
+        cached = torch.load(path, weights_only=True)
+        found = WholeImages(**cached | {"load_report": LoadReport(**cached["load_report"])})
+        if found.heads is not None or not needs_attention:
             return found
     model, report = sample.load(job)
-    if attention:
+    if needs_attention:
         check(model, job.backbone.arch)
     found = _pass(job, layout, model, report)
-    _keep(path, found)
+    _save(path, found)
     return found
 
 
 def _key(job: Job, layout: Layout) -> str:
-    """The hash of everything that decides what is found."""
+    """Return the hash of everything that the results depend on."""
     backbone, protocol = job.backbone, job.protocol
     shared = ("img_size", "crop_pct", "limit", "batch_size", "drop_blocks")
     return digest(
@@ -122,7 +119,7 @@ def _key(job: Job, layout: Layout) -> str:
 
 
 def _attention(protocol: Any) -> AttentionProtocol:
-    """The job's own choices, or the default ones."""
+    """Return the job's protocol; for one of similarity, the default of attention."""
     if isinstance(protocol, AttentionProtocol):
         return protocol
     return AttentionProtocol(name="", source="")
@@ -138,7 +135,7 @@ def _pass(job: Job, layout: Layout, model: Any, report: LoadReport) -> WholeImag
     reader, grams = LayerReader(model), []
     try:
         watch = AttentionReader(model, job.backbone.arch, statistics.see)
-    except UserError:  # said where attention is what was asked for
+    except UserError:  # no attention, which only evaluate_attention needs
         watch = None
     started = time.perf_counter()
     for batch, _ in sample.batches(drawn.images, job, "whole images"):
@@ -157,22 +154,20 @@ def _pass(job: Job, layout: Layout, model: Any, report: LoadReport) -> WholeImag
 
 
 def _vectors(layer: Layer, features: str) -> Tensor:
-    """What a protocol calls a layer's features, an image each [b, d]."""
+    """Return a layer's features by the protocol's choice, [b, d]."""
     if features == "class":
         if layer.class_token is None:
             raise UserError(
-                "The features of frozen-class are a layer's class token, and this architecture has none. Use "
-                "--protocol frozen, which takes the mean of all patches."
+                "frozen-class compares class tokens, and this architecture has none. Use --protocol frozen, which "
+                "compares the mean of all patches."
             )
         return layer.class_token
     return layer.pooled if features == "pooled" else layer.tokens.flatten(1)
 
 
-def _keep(path: Path, found: WholeImages) -> None:
-    """Write whole or not at all."""
+def _save(path: Path, found: WholeImages) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
     values["load_report"] = dataclasses.asdict(found.load_report)
-    torch.save(values, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        torch.save(values, temporary)
