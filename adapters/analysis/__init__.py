@@ -131,19 +131,19 @@ def task(analysis: str, dataset: Dataset, layout: Layout) -> Task:
 
 
 def items(folder: Path, split: str, dataset: Dataset) -> Items:
-    """What a split holds, image by image."""
+    """Return the images of a split, for `bench.datasets`."""
     from adapters.analysis.sample import pictures
 
     return pictures(folder, split, dataset)
 
 
 def _fits(protocol: Analysis, dataset: Dataset) -> bool:
-    """Only of the embedded world is it known what hides what."""
+    """Return whether a protocol applies: only in the embedded world is it known what occludes what."""
     return getattr(protocol, "by", "") != "occluders" or isinstance(dataset, EmbeddedWorld)
 
 
 def _fitted(protocol: Analysis, dataset: Dataset) -> Analysis:
-    """Photographs are cropped as in evaluation; the embedded world's crops are seen whole."""
+    """Return the protocol with the crop of the data: photographs are cropped, the embedded world's images are not."""
     scenes = isinstance(dataset, EmbeddedWorld)
     return protocol if scenes else dataclasses.replace(protocol, crop_pct=0.875)
 
@@ -156,7 +156,7 @@ def evaluate(job: Job, *, module: str, function: str, layout: Layout) -> Outcome
 
 
 def evaluate_shape_bias(job: Job) -> Outcome:
-    """Let the backbone decide; raises UserError where it has no classifier, or none of the classes is known to it."""
+    """Measure the backbone's shape bias; raises UserError where it cannot decide among the classes."""
     from adapters.analysis import shape_bias
 
     if isinstance(job.protocol, GeirhosProtocol):
@@ -165,7 +165,7 @@ def evaluate_shape_bias(job: Job) -> Outcome:
 
 
 def shape_bias_items(folder: Path, split: str) -> Items:
-    """What the list of stimuli names."""
+    """Return the listed stimuli, for `bench.datasets`."""
     from adapters.analysis.sample import cue_conflicts
 
     return cue_conflicts(folder)

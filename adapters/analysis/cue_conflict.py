@@ -1,7 +1,7 @@
-"""Stimuli whose shape is of one class and whose texture of another, and what observers made of them.
+"""Shape bias of an observer's decisions on stimuli whose shape and texture belong to different classes.
 
-Shape bias is shape / (shape + texture): of the decisions for one of a stimulus's two classes, the part
-that goes by shape (Geirhos et al., arXiv 1811.12231). Decisions for a third class count as neither.
+Shape bias = shape / (shape + texture), 0 to 1: the share of decisions for the class of the shape among those for either
+class of a stimulus (Geirhos et al., arXiv 1811.12231). Decisions for a third class do not count.
 """
 
 import csv
@@ -17,7 +17,7 @@ from bench.errors import UserError
 
 LIST = "cue_conflict.csv"
 COLUMNS = ("path", "shape", "texture")
-RESPONSES = "responses"  # beside the stimuli, where they are: what people and networks said
+RESPONSES = "responses"  # folder next to the stimuli, optional: decisions of people and networks
 HUMANS = "humans"
 REPLICATES = 2000
 CONFIDENCE = 0.95
@@ -25,7 +25,7 @@ CONFIDENCE = 0.95
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stimulus:
-    """An image, the class that its shape is of, and that of its texture."""
+    """An image, and the classes of its shape and of its texture."""
 
     path: Path
     shape: str
@@ -34,7 +34,7 @@ class Stimulus:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bias:
-    """Shape bias, 0 to 1, with its interval; NaN where no decision was for shape or texture."""
+    """Shape bias, 0 to 1, with its 95 % interval; NaN where no decision was for shape or texture."""
 
     value: float
     low: float
@@ -43,11 +43,12 @@ class Bias:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What an observer decided.
+    """Scores of an observer.
 
     Args:
-        bias: over all stimuli; by_class: over those of each shape.
-        shape, texture: percent of all decisions.
+        bias: over all stimuli.
+        by_class: over the stimuli of each shape.
+        shape, texture: decisions for the class of the shape or the texture, in percent of all decisions.
     """
 
     bias: Bias
@@ -57,13 +58,16 @@ class Scores:
 
 
 def stimuli(folder: Path, limit: int | None = None) -> list[Stimulus]:
-    """The stimuli of a folder's list whose two classes differ, `limit` of them evenly spaced; raises UserError."""
+    """Return the listed stimuli whose two classes differ, at most `limit`, evenly spaced.
+
+    Raises UserError for a malformed list and for missing images.
+    """
     with (folder / LIST).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows or not set(COLUMNS) <= rows[0].keys():
         raise UserError(
-            f"{folder / LIST} is no list of stimuli: expected is a line {','.join(COLUMNS)}, then one line for each "
-            f"image, its path from {folder}. Restore it."
+            f"{folder / LIST} is not a list of stimuli: expected is a line {','.join(COLUMNS)}, then one line per "
+            f"image, with its path below {folder}. Restore it."
         )
     found = [
         Stimulus(path=folder / row["path"], shape=row["shape"], texture=row["texture"])
@@ -80,7 +84,7 @@ def stimuli(folder: Path, limit: int | None = None) -> list[Stimulus]:
 
 
 def scores(shown: Sequence[Stimulus], decisions: Sequence[Iterable[str]]) -> Scores:
-    """Count every stimulus's decisions (one, or one for each observer); raises UserError where all are for others."""
+    """Score the decisions for every stimulus; raises UserError where none is for a shape or texture."""
     answers = [list(given) for given in decisions]
     shape, texture = (
         np.array([answer.count(getattr(s, cue)) for s, answer in zip(shown, answers, strict=True)])
@@ -89,7 +93,7 @@ def scores(shown: Sequence[Stimulus], decisions: Sequence[Iterable[str]]) -> Sco
     if not (shape + texture).any():
         raise UserError(
             f"Of {len(shown)} stimuli not one was decided for the class of its shape or of its texture, so shape bias "
-            f"is 0 / 0. The backbone does not know these classes; nothing can be told."
+            f"is 0 / 0: the backbone does not know these classes. Use weights whose classifier does."
         )
     asked = sum(map(len, answers))
     of = np.array([s.shape for s in shown])
@@ -102,31 +106,31 @@ def scores(shown: Sequence[Stimulus], decisions: Sequence[Iterable[str]]) -> Sco
 
 
 def _bias(shape: np.ndarray, texture: np.ndarray) -> Bias:
-    """From decisions by stimulus, with the percentile bootstrap's interval over stimuli (Efron 1979)."""
+    """Return the bias for decisions per stimulus [n], with the percentile bootstrap over stimuli (Efron 1979)."""
     if not (shape + texture).any():
         return Bias(value=np.nan, low=np.nan, high=np.nan)
     drawn = _resamples(len(shape))
     by_shape, by_texture = drawn @ shape, drawn @ texture
-    told = by_shape + by_texture > 0
-    biases = by_shape[told] / (by_shape + by_texture)[told]
+    defined = by_shape + by_texture > 0
+    biases = by_shape[defined] / (by_shape + by_texture)[defined]
     low, high = np.quantile(biases, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     whole = float(shape.sum() / (shape.sum() + texture.sum()))
     return Bias(value=whole, low=float(low), high=float(high))
 
 
-@functools.lru_cache(maxsize=2)  # every observer's are the same
+@functools.lru_cache(maxsize=2)  # the same for every observer
 def _resamples(n: int) -> np.ndarray:
-    """How often each of n stimuli is drawn, [REPLICATES, n]."""
+    """Return how often each replicate draws each of n stimuli, float32 [REPLICATES, n]."""
     drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=REPLICATES)
-    return drawn.astype(np.float32)  # counts, in which a product with counts is exact
+    return drawn.astype(np.float32)  # products of counts are exact in float32
 
 
 def references(shown: Sequence[Stimulus], folder: Path) -> dict[str, Scores]:
-    """What the response files beside the stimuli give: all people together, and each network.
+    """Return the scores in the response files next to the stimuli: of all people together, and of each network.
 
-    None where there are no such files; who did not answer to all that is shown is left out. Networks' files
-    that end in `_session_1` are of Caffe's models (AlexNet, VGG-16, GoogLeNet), those in `_session-1` of
-    torchvision's, as the authors' README has it.
+    Empty without such files; observers without a response to all of `shown` are omitted. Networks' files that end
+    in `_session_1` are of Caffe models (AlexNet, VGG-16, GoogLeNet), those in `_session-1` of torchvision's, by the
+    authors' README.
     """
     given: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted((folder / RESPONSES).glob("*/*.csv")):
@@ -147,5 +151,5 @@ def _observer(path: Path, subject: str) -> str:
 
 
 def _stem(name: str) -> str:
-    """`0001_s5n_dnn_0_airplane_00_airplane1-bicycle2.png` is of airplane1-bicycle2."""
+    """Return airplane1-bicycle2 for `0001_s5n_dnn_0_airplane_00_airplane1-bicycle2.png`."""
     return Path(name).stem.rpartition("_")[2]

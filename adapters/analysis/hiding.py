@@ -1,4 +1,4 @@
-"""What of an image is hidden: cells drawn at random, the same for every backbone; and how it is hidden."""
+"""Ways to hide a part of an image: random cells, the same for every backbone, or other things of a scene."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,12 +28,12 @@ from bench.tasks import Job
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Occluded:
-    """A batch with something hidden.
+    """A batch of occluded images.
 
     Args:
         images: [b, 3, h, w], as the model gets them.
-        visible: [b, h, w], 1 where the whole image shows and 0 where it is hidden.
-        kept: patches [b, m] that the model gets; None: all.
+        visible: [b, h, w], 1 where the image is visible and 0 where it is hidden.
+        kept: indices [b, m] of the patches that the model gets; None: all.
     """
 
     images: Tensor
@@ -42,12 +42,12 @@ class Occluded:
 
 
 def share(visible: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How much of every token of a grid is visible [b, t], 0 to 1."""
+    """Return the visible fraction [b, t], 0 to 1, of every token of a grid, for `visible` [b, h, w]."""
     return F.adaptive_avg_pool2d(visible[:, None], grid).flatten(1)
 
 
 def visible_cells(ratio: float, images: Tensor, cells: tuple[int, int], seeds: Tensor) -> Tensor:
-    """Which cells [b, rows, columns] show: int(n (1 - ratio)) of n, as MAE counts, by each image's seed.
+    """Draw the visible cells [b, rows, columns], 0 or 1: int(n (1 - ratio)) of n, as MAE, by each image's seed.
 
     A cell that is hidden at one ratio is hidden at every higher one.
     """
@@ -59,14 +59,14 @@ def visible_cells(ratio: float, images: Tensor, cells: tuple[int, int], seeds: T
 
 
 def cells_of(job: Job, model: Any) -> tuple[int, int]:
-    """How many cells an image has; raises UserError where the highest ratio leaves none to see."""
+    """Return the rows and columns of cells; raises UserError where the highest ratio leaves none visible."""
     protocol, side = job.protocol, job.protocol.cell
     height, width = (side, side) if side else model.patch_embed.patch_size
     rows, columns = protocol.img_size // height, protocol.img_size // width
     ratio = max(protocol.ratios)
     if int(rows * columns * (1 - ratio) + 1e-9) < 1:
         raise UserError(
-            f"A mask ratio of {ratio:g} leaves no token of the {rows} x {columns} cells of an image to see. Define a "
+            f"A mask ratio of {ratio:g} leaves no token of the {rows} x {columns} cells of an image visible. Define a "
             f"protocol with lower ratios, smaller cells than {height} pixels or larger images than "
             f"{protocol.img_size}."
         )
@@ -74,7 +74,7 @@ def cells_of(job: Job, model: Any) -> tuple[int, int]:
 
 
 class Hiding:
-    """A way to hide cells of images, by the name that `OcclusionProtocol.by` has."""
+    """Hides cells of images in the way of `OcclusionProtocol.by`."""
 
     def __init__(self, job: Job, model: Any) -> None:
         """Check that the backbone can be shown such images; raises UserError."""
@@ -97,23 +97,23 @@ class Hiding:
             return Occluded(images=images, visible=visible, kept=kept)
         if self.by == "mask-token":
             return Occluded(images=images, visible=visible)
-        # Normalised images have their weights' mean colour at 0.
+        # In normalised images, 0 is the mean colour.
         return Occluded(images=images * visible[:, None], visible=visible)
 
     def masking(self, occluded: Occluded) -> "TokenMasking | None":
-        """What puts the mask token in, while the model runs."""
+        """Return the context in which the model sees the mask token; None for other ways to hide."""
         return TokenMasking(self.model, self.token, occluded.visible) if self.token is not None else None
 
 
 class TokenMasking:
-    """`with`: the model's patches under hidden cells are the mask token, before their positions are added."""
+    """Context in which a model's hidden patches are the mask token, before positions are added."""
 
     def __init__(self, model: Any, token: Tensor, visible: Tensor) -> None:
-        """Replace by the token [c] wherever most of a patch is hidden."""
+        """Use `token` [c] for patches of which more than half is hidden in `visible` [b, h, w]."""
         self.model, self.token, self.visible = model, token, visible
 
     def __enter__(self) -> None:
-        """Start to replace."""
+        """Register the hook."""
 
         def replace(_: nn.Module, __: Any, patches: Tensor) -> Tensor:
             height, width = self.model.patch_embed.patch_size
@@ -124,25 +124,25 @@ class TokenMasking:
         self.handle = self.model.patch_embed.register_forward_hook(replace)
 
     def __exit__(self, *_: Any) -> None:
-        """Leave the model as it was."""
+        """Remove the hook."""
         self.handle.remove()
 
 
 def _check_droppable(model: Any, arch: str) -> None:
-    """Only where all that tokens know of their places is added before the first block."""
+    """Raise UserError unless positions are added before the first block, and nowhere else."""
     from timm.models.vision_transformer import VisionTransformer
 
     positions = getattr(model, "pos_embed", None) is not None
     if not (isinstance(model, VisionTransformer) and is_plain(model) and positions):
         raise UserError(
             f"Patches of {arch} cannot be dropped: token dropping needs a plain ViT that adds its position embedding "
-            f"before the first block. Here places are in the attention itself (relative positions or rotations of "
-            f"all tokens, windows), or there are no tokens. Use --protocol frozen, which fills with the mean colour."
+            f"before the first block, without relative or rotary positions or windows in its attention. Use "
+            f"--protocol frozen, which fills with the mean colour."
         )
 
 
 def mask_token(job: Job, model: Any) -> Tensor:
-    """The mask token [c] of the job's weights; raises UserError where there is none that fits the encoder."""
+    """Return the mask token [c] of the job's weights; raises UserError where none fits the encoder."""
     from bench.backbones import checkpoints
 
     backbone = job.backbone
@@ -153,29 +153,29 @@ def mask_token(job: Job, model: Any) -> Tensor:
     found = {k: v for k, v in state.items() if k.endswith("mask_token")}
     fitting = [v for v in found.values() if v.shape[-1] == width and v.numel() == width]
     if not fitting:
-        said = {k: tuple(v.shape) for k, v in found.items()}
-        why = f"only {said}, which is a decoder's" if found else "no mask token"
+        shapes = {k: tuple(v.shape) for k, v in found.items()}
+        why = f"only {shapes}, which is a decoder's" if found else "no mask token"
         raise UserError(
-            f"{backbone.name} holds {why}. Mask tokens enter the encoder in SimMIM, BEiT, iBOT and DINOv2, and their "
-            f"weights keep it; MAE's encoder sees none. Use --protocol frozen-token-drop or frozen (mean colour)."
+            f"{backbone.name} holds {why}. Weights of SimMIM, BEiT, iBOT and DINOv2 contain the encoder's mask token; "
+            f"MAE's encoder has none. Use --protocol frozen-token-drop or frozen (mean colour)."
         )
     return fitting[0].flatten().float()
 
 
-# Things of the embedded world that others hide, beside the same without those others.
+# Things of the embedded world that others hide, and the same things uncovered.
 #
-# A world is a function of its recipe, so every scene can be rendered once more without what stands in a
-# thing's way: same camera, light and pose, and a known visible fraction. Both images are cropped to where
-# the thing would show if nothing hid it. (Shadows of what was taken away go with it.)
+# A world is a function of its recipe, so a scene can be rendered again without what covers a thing: with the same
+# camera, light and pose, and a known visible fraction. Both images are cropped to the thing's full extent. Shadows of
+# the removed things disappear, too.
 
 SPLIT = "val"
 AT_ONCE = 8  # scenes rendered together
-LEAST = 16  # pixels of side that a thing must have to be looked at
+LEAST = 16  # pixels: the shorter side of the smallest thing that is used
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Crops [s, s, 3] of a thing hidden and whole, what of it is visible [s, s], and the fraction of it."""
+    """Crops [s, s, 3] of a thing, occluded and whole; its visible pixels [s, s]; and its visible fraction."""
 
     occluded: NDArray[np.uint8]
     whole: NDArray[np.uint8]
@@ -184,10 +184,10 @@ class Pair:
 
 
 def batches(job: Job) -> Iterator[tuple[float, Tensor, Occluded]]:
-    """Minibatches of pairs that are hidden about as much: the ratio, whole images, and occluded ones.
+    """Yield minibatches of equally hidden pairs: the ratio, whole images [b, 3, h, w], and occluded ones.
 
-    Pairs go to the nearest of the protocol's ratios; 0 is all whole images with themselves. A batch
-    counts from four images on.
+    Pairs go to the protocol's nearest ratio; ratio 0 pairs whole images with themselves. Batches of fewer than four
+    images are omitted.
     """
     protocol = job.protocol
     transform = data.eval_transform(job.backbone, img_size=protocol.img_size, crop_pct=protocol.crop_pct)
@@ -230,7 +230,7 @@ def _pairs(job: Job) -> Iterator[Pair]:
 
 
 def pairs(scenes: Sequence[Scene], size: int, device: str = "cpu") -> list[Pair]:
-    """Every thing of `scenes` that others hide in part, in images of `size` pixels."""
+    """Return a pair for every thing of `scenes` that others partly hide, in images of `size` pixels."""
     found = []
     for scene, picture in zip(scenes, render(scenes, size, device), strict=True):
         hidden = (k for k in range(len(scene.things)) if _is_hidden(scene, picture, k))
@@ -239,7 +239,7 @@ def pairs(scenes: Sequence[Scene], size: int, device: str = "cpu") -> list[Pair]
 
 
 def _is_hidden(scene: Scene, picture: Picture, index: int) -> bool:
-    """Whether others hide a part, and not all, of a thing that is large enough."""
+    """Return whether a thing is large enough, and others hide a part of it, but not all."""
     visible, alone = picture.thing == index, picture.alone[index]
     _, _, width, height = tight_box(alone)
     large = min(width, height) >= LEAST and int(visible.sum()) >= SMALLEST
@@ -248,7 +248,7 @@ def _is_hidden(scene: Scene, picture: Picture, index: int) -> bool:
 
 
 def _uncovered(scene: Scene, picture: Picture, index: int, device: str) -> Picture:
-    """The scene without whatever stands in front of a thing: what that uncovers may do so, too."""
+    """Render the scene without what covers a thing, repeatedly, since what that uncovers may cover it, too."""
     here, things = picture.alone[index], list(range(len(scene.things)))
     while covering := set(picture.thing[here].tolist()) - {-1, things.index(index)}:
         things = [thing for place, thing in enumerate(things) if place not in covering]

@@ -1,13 +1,15 @@
-"""How much of what a backbone says of a whole image it still says when a part is hidden.
+"""How much the features of an image change when a part of it is hidden.
 
     python -m bench.run --backbone A B --task analysis/occlusion                                 # mean colour
     python -m bench.run --backbone A B --task analysis/occlusion --protocol frozen-occluders     # by real things
 
-Of every layer, by how much is hidden: CKA and cosine between features of the occluded and the whole image.
-Features are the mean of the patches that the model gets (`CKA`, `cosine`), the same of what is visible
-alone, weighted by how much of each patch is (`CKA_visible`; `cosine_visible` is that of one patch with
-itself), and the class token where there is one (`CKA_class`, `cosine_class`). k-NN says how many images
-are still recognised. Intervals are 95 % of a bootstrap over minibatches (CKA) and images.
+For every layer and hidden ratio: CKA and cosine between the features of the occluded and of the whole image.
+- `CKA`, `cosine`: the mean of all patches that the model gets;
+- `CKA_visible`: their mean weighted by each patch's visible fraction; `cosine_visible`: the same weighted mean of the
+  cosine of each patch with itself;
+- `CKA_class`, `cosine_class`: the class token, where there is one.
+`knn` is the top1 of k-NN on occluded images. Intervals are 95 % bootstrap intervals, over minibatches for CKA and over
+images otherwise.
 """
 
 import dataclasses
@@ -29,16 +31,16 @@ from adapters.analysis.similarity import FEWEST, centred_grams, constant, own
 from bench.errors import UserError
 from bench.tasks import Job, Outcome, Selection
 
-Curve: TypeAlias = tuple[list[float], list[float], list[float]]  # with the ends of its interval
+Curve: TypeAlias = tuple[list[float], list[float], list[float]]  # values, and the ends of their intervals
 Array: TypeAlias = NDArray[np.float64]
-KINDS = ("", "_visible", "_class")  # of features: what the model gets, what is visible, the class token
+KINDS = ("", "_visible", "_class")  # of features: all patches, visible patches, class token
 ENDS = ("", "_low", "_high")  # a number, and its interval
-FEW = 2  # minibatches: of one, a bootstrap says nothing
+FEW = 2  # minibatches: a bootstrap of one is meaningless
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What goes into the record, and what is drawn: of CKA and cosine, every layer's curve."""
+    """The record's metrics and curves, and the curves of every layer that are plotted, by "CKA" and "cosine"."""
 
     ratios: list[float]
     metrics: dict[str, float]
@@ -47,17 +49,17 @@ class Finished:
 
 
 class Curves:
-    """Sums by ratio, layer and kind of features: of a minibatch's HSIC, and of its images' cosines."""
+    """HSIC of every minibatch and cosine of every image, by ratio, layer and kind of features."""
 
     def __init__(self, ratios: Sequence[float]) -> None:
-        """Start from nothing."""
+        """Start without minibatches."""
         self.ratios = tuple(ratios)
         self.hsic: dict[float, list[Array]] = {ratio: [] for ratio in ratios}
         self.cosines: dict[float, list[Array]] = {ratio: [] for ratio in ratios}
         self.images = self.shown = 0
 
     def starts(self, whole: Sequence[Layer]) -> None:
-        """A minibatch: its whole images [b, ...] are what is compared with until the next."""
+        """Start a minibatch: following occluded images are compared with `whole`, the layers of b whole images."""
         self.whole = whole
         self.grams = centred_grams([layer.pooled for layer in whole])
         self.classes = self._of_classes(whole)
@@ -69,7 +71,7 @@ class Curves:
         return centred_grams(tokens) if tokens else None
 
     def add(self, ratio: float, layers: Sequence[Layer], visible: Tensor, kept: Tensor | None) -> None:
-        """The same images, occluded: [b, h, w] `visible`, and the patches [b, m] `kept` if not all."""
+        """Add the minibatch's images, occluded: `visible` [b, h, w], 0 to 1, and `kept` [b, m] patches (None: all)."""
         self.shown += len(visible) if ratio else 0
         pairs = [_visible(*pair, visible, kept) for pair in zip(self.whole, layers, strict=True)]
         one, two = (centred_grams([pair[side] for pair in pairs]) for side in (0, 1))
@@ -88,9 +90,9 @@ class Curves:
         self.cosines[ratio].append(torch.stack([torch.stack(c) for c in cosines]).cpu().numpy())
 
     def finished(self, replicates: int) -> Finished:
-        """CKA and cosine at the ratios that have two minibatches, of which a bootstrap is a statement.
+        """Return CKA and cosine at the ratios that have at least two minibatches, as a bootstrap needs.
 
-        Raises UserError where none has, and for features that are the same for all images.
+        Raises UserError where none has, and for features that are equal for all images.
         """
         ratios = [ratio for ratio in self.ratios if len(self.hsic[ratio]) >= FEW]
         if not any(ratios):
@@ -105,20 +107,20 @@ class Curves:
 
 
 def _sums(one: Tensor, two: Tensor) -> Array:
-    """HSIC1 of every layer's two sides, and of each with itself [3, layers]."""
+    """Return HSIC1 of every layer's two sides, and of each with itself, [3, layers]."""
     across = (one @ two.T).diagonal()
     found: Array = torch.stack((across, own(one), own(two))).cpu().numpy()
     return found
 
 
 def _cosine(one: Tensor, two: Tensor) -> Tensor:
-    """Of every image [b]; features [b, c]. Exactly 1 where both are the same."""
+    """Return the cosine [b] of features [b, c]; exactly 1 where both are equal."""
     found = cosine_similarity(one.double(), two.double(), dim=-1)
     return found.where((one != two).any(-1), 1.0)
 
 
 def _visible(whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of visible tokens of both [b, c], and how alike (cosine) a token is to itself [b]."""
+    """Return the mean visible token of both images [b, c], and the mean cosine [b] of a token with itself."""
     one = whole.tokens
     if kept is not None:
         one = one.gather(1, kept[..., None].expand(-1, -1, one.shape[2]))
@@ -126,7 +128,7 @@ def _visible(whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None
     else:
         assert occluded.grid is not None
         weights = share(visible, occluded.grid)
-    weights = weights.double().clamp(min=1e-6)  # a thing of which nothing is seen at this layer
+    weights = weights.double().clamp(min=1e-6)  # for things with no visible token at this layer's resolution
     total = weights.sum(1, keepdim=True)
     alike = cosine_similarity(one, occluded.tokens, dim=-1)
     alike = alike.where((one != occluded.tokens).any(-1), 1.0)
@@ -136,9 +138,9 @@ def _visible(whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None
 
 
 def _cka_draws(batches: Array, replicates: int) -> Array:
-    """CKA, then its bootstrap replicates [1 + r, kind, layer], of sums [batch, kind, 3, layer].
+    """Return CKA and its r bootstrap replicates [1 + r, kind, layer] for sums [batch, kind, 3, layer].
 
-    Ratios with as many minibatches are drawn alike, since these are of the same images.
+    Ratios with equally many minibatches share the draws, since they contain the same images.
     """
     count, total = len(batches), batches.sum(0)
     if (bad := (total[:, 1:] == 0).any((0, 1))).any():
@@ -154,7 +156,7 @@ def _ratio(sums: Array) -> Array:
 
 
 def _mean_draws(values: Array, replicates: int) -> Array:
-    """The mean, then its bootstrap replicates [1 + r, kind, layer], of values [kind, layer, image]."""
+    """Return the mean and its r bootstrap replicates [1 + r, kind, layer] for values [kind, layer, image]."""
     images = values.shape[2]
     rng = np.random.default_rng(images)
     counts = rng.multinomial(images, np.full(images, 1 / images), replicates) / images
@@ -162,14 +164,14 @@ def _mean_draws(values: Array, replicates: int) -> Array:
 
 
 def _with_ends(draws: Array, axis: int) -> Array:
-    """A number and the ends of its 95 % interval, in place of the number and its replicates."""
+    """Replace, along `axis`, a number and its replicates by the number and the ends of its 95 % interval."""
     number, replicates = np.split(draws, [1], axis)
     ends = np.percentile(replicates, (2.5, 97.5), axis, keepdims=True)
     return np.concatenate((number, *ends), axis)
 
 
 def _finished(ratios: list[float], draws: Mapping[str, Array]) -> Finished:
-    """From draws [ratio, 1 + r, kind, layer] of CKA and cosine."""
+    """Return the results for draws [ratio, 1 + r, kind, layer] of CKA and cosine."""
     metrics: dict[str, float] = {}
     curves: dict[str, list[float]] = {"hidden": ratios}
     hidden = [place for place, ratio in enumerate(ratios) if ratio > 0]
@@ -187,7 +189,7 @@ def _finished(ratios: list[float], draws: Mapping[str, Array]) -> Finished:
 
 
 def _lines(name: str, values: Array) -> dict[str, list[float]]:
-    """Values [ratio, 3, layer] as the record keeps them, a line a layer."""
+    """Return values [ratio, 3, layer] as a record's curves, by layer."""
     return {
         f"{name}{end}/{layer}": values[:, place, layer].tolist()
         for layer in range(values.shape[2])
@@ -201,7 +203,7 @@ def _curves(values: Array) -> dict[int, Any]:
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Measure the job's backbone; raises UserError for one to which nothing can be hidden this way."""
+    """Measure the job's backbone; raises UserError for one that cannot be shown such images."""
     from adapters.analysis import pictures
 
     started = time.perf_counter()
@@ -231,11 +233,11 @@ def _accuracies(accuracy: tuple[Any, Any, Any]) -> dict[str, Any]:
     return {f"knn{end}": list(v) for end, v in zip(("", "_low", "_high"), accuracy, strict=True)}
 
 
-def _by_cells(job: Job, layout: Layout, model: Any) -> tuple[Curves, "Recognition | None"]:
+def _by_cells(job: Job, layout: Layout, model: Any) -> tuple[Curves, "KnnAccuracy | None"]:
     """Hide cells of every image, at every ratio."""
     hide, reader, protocol = Hiding(job, model), LayerReader(model), job.protocol
     drawn = sample.draw(job, layout, protocol.gallery if protocol.neighbours else 0)
-    knn = Recognition(job, drawn, reader) if drawn.gallery is not None else None
+    knn = KnnAccuracy(job, drawn, reader) if drawn.gallery is not None else None
     curves, seen = Curves(protocol.ratios), 0
     for whole, labels in sample.batches(drawn.images, job, "occluded images"):
         seeds = torch.arange(seen, seen + len(whole)) + job.seed * 1_000_003
@@ -261,7 +263,7 @@ def _see(reader: LayerReader, hide: Hiding, occluded: Occluded, ratio: float, cu
 
 
 def _by_things(job: Job, model: Any) -> Curves:
-    """Compare things that others hide with the same without those others, by how much is hidden."""
+    """Compare partly hidden things with the same things uncovered, by hidden ratio."""
     reader, curves = LayerReader(model), Curves(job.protocol.ratios)
     for ratio, whole, occluded in hiding.batches(job):
         layers, _ = reader(whole)
@@ -271,8 +273,8 @@ def _by_things(job: Job, model: Any) -> Curves:
     return curves
 
 
-class Recognition:
-    """k-NN's accuracy on occluded images, voted by whole ones (DINO's weighted neighbours)."""
+class KnnAccuracy:
+    """Accuracy of DINO's weighted k-NN on occluded images, with whole images as neighbours."""
 
     def __init__(self, job: Job, drawn: sample.Sample, reader: LayerReader) -> None:
         """Extract the gallery's features; raises UserError for fewer images than neighbours."""
@@ -289,7 +291,7 @@ class Recognition:
         self.right: dict[float, list[Tensor]] = {}
 
     def add(self, ratio: float, features: Tensor, labels: Tensor) -> None:
-        """Let the gallery vote on a batch."""
+        """Classify a batch by the gallery: features [b, d], labels [b]."""
         from adapters.classification.probe import votes
 
         given = votes(
@@ -303,7 +305,7 @@ class Recognition:
         self.right.setdefault(ratio, []).append(given.argmax(1).cpu() == labels)
 
     def metrics(self) -> dict[str, float]:
-        """Top-1 in percent: of whole images, the mean over the ratios above 0, and of each ratio."""
+        """Return top1 in percent: of whole images, the mean over the ratios above 0, and of each ratio."""
         top1 = {ratio: 100 * float(torch.cat(r).float().mean()) for ratio, r in self.right.items()}
         hidden = [value for ratio, value in top1.items() if ratio > 0]
         found = {f"knn/{ratio:g}": value for ratio, value in top1.items()}
@@ -311,7 +313,7 @@ class Recognition:
         return found | ({"knn_whole": top1[0.0]} if 0.0 in top1 else {})
 
     def curve(self, replicates: int) -> tuple[list[float], list[float], list[float]]:
-        """Top-1 in percent by ratio, and the ends of its interval."""
+        """Return top1 in percent by ratio, and the ends of its interval."""
         points = list(self._points(replicates))
         return tuple(list(column) for column in zip(*points, strict=True))  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""How backbones are analysed, in named values; and on which images."""
+"""The protocols of the analyses and the data sets they run on, as plain values."""
 
 import dataclasses
 from typing import Any, Literal
@@ -21,10 +21,10 @@ DEBIASED = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Analysis(Protocol):
-    """What every analysis has.
+    """The values of every analysis.
 
     Args:
-        crop_pct: what of the resized image's side the crop keeps.
+        crop_pct: side of the centre crop as a fraction of the resized image's short side.
     """
 
     frozen: bool = True
@@ -40,8 +40,8 @@ class AttentionProtocol(Analysis):
     """Attention's distance, entropy and diversity.
 
     Args:
-        prefix_queries: whether class, distillation and register tokens count as queries, for entropy and
-            KL divergence (they are at no place, so never for the distance).
+        prefix_queries: whether class, distillation and register tokens count as queries for entropy and KL
+            divergence; for the distance they never do, as they have no place in the image.
         eps: added to weights before the logarithm.
     """
 
@@ -54,7 +54,7 @@ class ReceptiveFieldProtocol(Analysis):
     """The effective receptive field.
 
     Args:
-        threshold: pixels count whose gradient is above this part of the largest.
+        threshold: fraction of the largest gradient above which a pixel counts.
     """
 
     batch_size: int = 8  # gradients need every activation
@@ -67,7 +67,7 @@ class SimilarityProtocol(Analysis):
     """Similarity between layers.
 
     Args:
-        features: of a layer: its mean patch, all its patches side by side, or its class token.
+        features: of a layer: its mean patch, all its patches concatenated, or its class token.
     """
 
     features: Literal["pooled", "tokens", "class"] = "pooled"
@@ -75,17 +75,17 @@ class SimilarityProtocol(Analysis):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OcclusionProtocol(Analysis):
-    """What hiding a part of an image changes.
+    """The change of features when a part of an image is hidden.
 
     Args:
-        by: hidden cells are filled with the mean colour (of the images that the weights were made with),
-            their patches are dropped before the first block, or replaced by the mask token that the weights
-            hold; or an object is hidden by others, and once more seen without them.
-        ratios: of cells that are hidden; of an object that is hidden.
-        cell: the side of a cell in pixels; 0: a patch of the backbone's.
-        neighbours: how many vote in k-NN; 0: no k-NN.
+        by: hidden cells are filled with the mean colour of the pretraining images, their patches are dropped before
+            the first block, or replaced by the mask token of the weights; "occluders": an object is hidden by others,
+            and compared with the same object uncovered.
+        ratios: hidden fractions of the cells, or of an object.
+        cell: side of a cell in pixels; 0: a patch of the backbone.
+        neighbours: number of images that vote in k-NN; 0: no k-NN.
         temperature: of their votes.
-        gallery: how many images may vote.
+        gallery: number of images that can vote.
         replicates: of the bootstrap.
     """
 
@@ -98,7 +98,7 @@ class OcclusionProtocol(Analysis):
     replicates: int = 500
 
     def smoke(self) -> "OcclusionProtocol":
-        """On a few images, with as few to vote."""
+        """Return the protocol on a few images, with a gallery of as few."""
         return dataclasses.replace(super().smoke(), gallery=4 * self.batch_size)
 
 
@@ -107,9 +107,10 @@ class Layout:
     """Where a data set's images are.
 
     Args:
-        folder: below the data set's own, with class folders in splits.
-        images, gallery: the split that is analysed, and that of k-NN's voters (other images of it, if the
-            same); a gallery of "" says that the images lie flat, without classes.
+        folder: below the data set's folder; contains `<split>/<class>`.
+        images: the split that is analysed.
+        gallery: the split of k-NN's neighbours, other images where it is the same; "": a flat folder of images
+            without classes.
     """
 
     folder: str = "."
@@ -140,13 +141,13 @@ DATASETS = ((SCENES, SCENES_LAYOUT), (FOLDER, FOLDER_LAYOUT), (IMAGENET_SAMPLES,
 
 
 def name(analysis: str, dataset: Dataset) -> str:
-    """`analysis/attention` on the embedded world, `analysis/attention-folder` on folders."""
+    """Return the task's name: `analysis/attention` on the embedded world, `analysis/attention-folder` on folders."""
     scenes = isinstance(dataset, EmbeddedWorld)
     return f"analysis/{analysis}" if scenes else f"analysis/{analysis}-{dataset.name}"
 
 
 def upstream(task: Task, protocol: Analysis, *, layout: Layout) -> dict[str, Any]:
-    """What no field of the protocol says."""
+    """Return the settings that no field of the protocol names."""
     return {
         "images": {"interpolation": "bicubic", **dataclasses.asdict(layout)},
         "model": "timm num_classes=0",
@@ -162,7 +163,7 @@ class GeirhosProtocol(Analysis):
     """Decisions of an ImageNet-1k classifier among sixteen classes.
 
     Args:
-        aggregation: of the probabilities of the ImageNet classes that one of the sixteen stands for.
+        aggregation: how the probabilities of the ImageNet classes of one of the sixteen are combined.
     """
 
     batch_size: int = 64
@@ -213,7 +214,7 @@ SHAPE_BIAS_METRICS = ("shape_bias", "shape_top1", "texture_top1")
 
 
 def shape_bias_upstream(task: Task, protocol: GeirhosProtocol | Frozen) -> dict[str, Any]:
-    """What no field of the protocol says."""
+    """Return the settings that no field of the protocol names."""
     if isinstance(protocol, GeirhosProtocol):
         return {"model": "timm num_classes=1000", "mapping": 16, "interpolation": "bicubic"}
     return {"probe": classification_upstream(task, protocol), "stimuli": "cue_conflict"}

@@ -1,7 +1,12 @@
-"""Geirhos's sixteen classes as ImageNet-1k's: which of the 1,000 indices count as which (207 do).
+"""Whether a backbone decides by shape or by texture, where they belong to different classes (arXiv 1811.12231).
 
-The table is a fact of the published mapping: rgeirhos/texture-vs-shape@ccd0c01d42c0, human_categories.py
-(`get_imagenet_indices_for_category`; the classes of Geirhos et al., arXiv 1808.08750 and 1811.12231).
+    python -m bench.run --backbone test_vit --task analysis/shape-bias
+    python -m bench.run --backbone tf_efficientnet_lite0@FILE --task analysis/shape-bias-geirhos --data-root DIR
+
+`shape-bias`, for any backbone, trains a linear probe on the embedded world's six classes, each in its own texture, and
+tests it on the same classes with swapped textures. `shape-bias-geirhos` tests the ImageNet-1k classifier of the weights
+on the 1,200 stimuli of Geirhos et al. Shape bias is 0 to 1 (see `cue_conflict`). Neither end is better; people have
+0.959.
 """
 
 import dataclasses
@@ -23,7 +28,9 @@ from bench.backbones.build import build
 from bench.errors import UserError
 from bench.tasks import Job, Outcome, Selection
 
-# Indices of ILSVRC-2012 in the order of its WordNet ids, counted from 0; a-b is a to b inclusive.
+# Geirhos's sixteen classes in ImageNet-1k: 207 indices, from 0 in the order of WordNet ids; a-b includes b. From
+# rgeirhos/texture-vs-shape@ccd0c01d42c0, human_categories.py (`get_imagenet_indices_for_category`; the classes of
+# Geirhos et al., arXiv 1808.08750 and 1811.12231).
 SPANS = {
     "airplane": "404",
     "bear": "294-297",
@@ -45,21 +52,19 @@ SPANS = {
 
 
 def indices(name: str) -> list[int]:
-    """The indices among ImageNet-1k's 1,000 of one of the sixteen classes."""
+    """Return the ImageNet-1k indices of one of the sixteen classes."""
     ends = [span.partition("-") for span in SPANS[name].split()]
     return [i for first, _, last in ends for i in range(int(first), int(last or first) + 1)]
 
 
-# What a backbone takes cue-conflict stimuli for: by its own ImageNet-1k classifier, or by a linear probe.
-
 CLASSES = tuple(SPANS)
-SHOWN = "cue_conflict/images"  # names of splits in the cache, which classification's are beside
+SHOWN = "cue_conflict/images"  # names of splits in the feature cache, different from classification's
 SEEN = "cue_conflict/train"
-KEPT_APART = "cue_conflict/val"
+UNSWAPPED = "cue_conflict/val"
 
 
 def by_classifier(job: Job) -> Outcome:
-    """Geirhos's stimuli, decided by the classifier that the backbone's weights hold."""
+    """Test the ImageNet-1k classifier of the backbone's weights on Geirhos's stimuli."""
     model, report = _with_classifier(job)
     shown = cue_conflict.stimuli(job.data, job.protocol.limit)
     frozen = FrozenBackbone(job=job, model=model, load_report=report, splits={"test": _split(shown, CLASSES)})
@@ -79,9 +84,9 @@ def by_classifier(job: Job) -> Outcome:
 
 
 def decide(logits: Tensor, aggregation: str) -> Tensor:
-    """The class [n], of the sixteen in their order, that ImageNet-1k's logits [n, 1000] are highest for.
+    """Return the index [n], among the sixteen classes, of the highest probability for logits [n, 1000].
 
-    `aggregation` ("mean" or "sum") is of the probabilities of the classes that one of the sixteen stands for.
+    `aggregation` ("mean" or "sum") combines the probabilities of the ImageNet classes of one of the sixteen.
     """
     probabilities = logits.double().softmax(1)
     columns = [probabilities[:, indices(name)] for name in CLASSES]
@@ -89,10 +94,10 @@ def decide(logits: Tensor, aggregation: str) -> Tensor:
 
 
 def _with_classifier(job: Job) -> tuple[nn.Module, LoadReport]:
-    """The backbone with its 1,000 outputs; raises UserError where they are not the weights'."""
+    """Build the backbone with its 1,000 outputs; raises UserError where the weights do not contain them."""
     protocol, backbone = job.protocol, job.backbone
     if job.world_size > 1:
-        raise UserError(f"{job.task.name} is measured by one GPU. Leave --gpus away.")
+        raise UserError(f"{job.task.name} runs on one GPU, and {job.world_size} are requested. Omit --gpus.")
     model, report = build(
         backbone.arch,
         weights=backbone.weights,
@@ -108,32 +113,32 @@ def _with_classifier(job: Job) -> tuple[nn.Module, LoadReport]:
         without = f"its weights have none ({drawn[0]})" if drawn else "it has none trained"
         raise UserError(
             f"{backbone.name} cannot decide among Geirhos's classes: that takes an ImageNet-1k classifier of 1,000 "
-            f"outputs, and {without}. Give weights that still have their classifier, or --task "
+            f"outputs, and {without}. Use weights that contain their classifier, or --task "
             f"analysis/shape-bias, which trains a linear probe on the embedded world."
         )
     return model, report
 
 
 def by_probe(job: Job) -> Outcome:
-    """The embedded world's swapped stimuli, decided by a linear probe that saw unswapped ones."""
+    """Test a linear probe, trained on the embedded world's unswapped images, on those with swapped textures."""
     folder = job.data / "cue_conflict"
     frozen = frozen_backbone(job, folder)
     splits, shown = frozen.splits, cue_conflict.stimuli(folder, job.protocol.limit)
     classes = splits["train"].classes
-    named = {SEEN: splits["train"], KEPT_APART: splits["val"], SHOWN: _split(shown, classes)}
+    named = {SEEN: splits["train"], UNSWAPPED: splits["val"], SHOWN: _split(shown, classes)}
     frozen = dataclasses.replace(frozen, splits=named)
     seen = frozen.features(SEEN)
     started = time.perf_counter()
     trials, heads = probe.search_and_train(job, seen)
     trained = time.perf_counter()
-    swapped, apart = frozen.features(SHOWN), frozen.features(KEPT_APART)
+    swapped, apart = frozen.features(SHOWN), frozen.features(UNSWAPPED)
     chosen = heads.logits(swapped.features)[:, 0].argmax(1)
-    told = accuracies(heads.logits(apart.features)[:, 0].cpu(), apart.labels)
+    unswapped = accuracies(heads.logits(apart.features)[:, 0].cpu(), apart.labels)
     return _outcome(
         job,
         cue_conflict.scores(shown, [[classes[i]] for i in chosen.tolist()]),
         {},
-        also={"unswapped_top1": told["top1"]},
+        also={"unswapped_top1": unswapped["top1"]},
         load_report=frozen.load_report,
         selection=Selection(
             selected_on=f"train ({100 / job.protocol.held_out_one_in:.0f} % held out)",
@@ -147,7 +152,7 @@ def by_probe(job: Job) -> Outcome:
 
 
 def _split(shown: Sequence[Stimulus], classes: Sequence[str]) -> data.Split:
-    """Stimuli as a split, labelled by shape; raises UserError for a class that is none of `classes`."""
+    """Return stimuli as a split, labelled by shape; raises UserError for a class that is not in `classes`."""
     if strange := {name for s in shown for name in (s.shape, s.texture)} - set(classes):
         raise UserError(
             f"The list of stimuli names the classes {', '.join(sorted(strange))}. Known are {', '.join(classes)}. "
@@ -158,14 +163,14 @@ def _split(shown: Sequence[Stimulus], classes: Sequence[str]) -> data.Split:
 
 
 def _outcome(
-    job: Job, found: Scores, references: Mapping[str, Scores], also: Mapping[str, float] | None = None, **told: Any
+    job: Job, found: Scores, references: Mapping[str, Scores], also: Mapping[str, float] | None = None, **fields: Any
 ) -> Outcome:
     shape_bias(found, references, job)
-    return Outcome(metrics={**metrics(found, references), **(also or {})}, **told)
+    return Outcome(metrics={**metrics(found, references), **(also or {})}, **fields)
 
 
 def metrics(found: Scores, references: Mapping[str, Scores]) -> dict[str, float]:
-    """A record's numbers: shape bias with its interval, over all and by class; others' for reference."""
+    """Return a record's metrics: shape bias with its interval, overall and by class, and that of the references."""
     biases = {"": found.bias} | {f"/{name}": bias for name, bias in found.by_class.items()}
     numbers = {"shape_top1": found.shape, "texture_top1": found.texture}
     for suffix, bias in biases.items():
