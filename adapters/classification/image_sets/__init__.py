@@ -1,1 +1,1 @@
-"""The labelled images of classification: an entry for every data set, and how each layout is read."""
+"""The real data sets of classification: an entry for each, its protocols, and the readers of their layouts."""

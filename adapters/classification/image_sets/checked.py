@@ -1,4 +1,4 @@
-"""A split of labelled images as its lists have it: found good, and put into one order."""
+"""Reads a split of labelled images, checks it, and sorts it by path."""
 
 import dataclasses
 import pickle
@@ -15,7 +15,7 @@ from bench.datasets.dataset import nearest
 from bench.datasets.tar_files import Packed
 from bench.errors import UserError
 
-MALFORMED = (  # what the readers raise at files that are not as they should be
+MALFORMED = (  # what the readers raise for malformed files
     OSError,
     EOFError,
     ValueError,
@@ -29,7 +29,7 @@ MALFORMED = (  # what the readers raise at files that are not as they should be
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Listed:
-    """One split, found good: as `Lists`, in the order of the paths; labels are int64."""
+    """A checked split: as `Lists`, sorted by path."""
 
     images: "Paths | Packed | NDArray[np.uint8]"
     labels: NDArray[np.int64]
@@ -55,45 +55,46 @@ def _from_lists(entry: LabelledImages, folder: Path, split: str) -> Listed:
     _check_labels(entry, split, found, labels)
     if isinstance(found.images, np.ndarray):
         return Listed(images=found.images, labels=labels, classes=found.classes)
-    names = np.array([name.encode() for name in found.images])  # no object each: forks share it
+    names = np.array(
+        [name.encode() for name in found.images]
+    )  # an array, not objects, so that forked processes share its memory
     order = np.argsort(names, kind="stable")
     _check_images(entry, folder, names[order])
     return Listed(images=Paths(folder, names[order]), labels=labels[order], classes=found.classes)
 
 
 def _from_tars(entry: LabelledImages, folder: Path, split: str) -> Listed:
-    told = tar_files.manifest(entry, folder, split)
-    images, paths = tar_files.index(folder / split, sorted(told["tars"]))
+    manifest = tar_files.manifest(entry, folder, split)
+    images, paths = tar_files.index(folder / split, sorted(manifest["tars"]))
     names = paths.tolist()  # <number of the class>-<its name>/<number of the image>.jpg
     labels = np.array([name.partition("-")[0] for name in names]).astype(np.int64)
-    if len(labels) != told["images"]:
+    if len(labels) != manifest["images"]:
         raise UserError(
-            f"The tar files of {folder / split} hold {len(labels):,} images, and their manifest says "
-            f"{told['images']:,}. Delete that folder, and prepare {entry.name} anew."
+            f"The tar files of {folder / split} hold {len(labels):,} images, and their manifest lists "
+            f"{manifest['images']:,}. Delete that folder, and prepare {entry.name} again."
         )
-    found = Lists(images=names, labels=labels.tolist(), classes=told["classes"])
+    found = Lists(images=names, labels=labels.tolist(), classes=manifest["classes"])
     _check_labels(entry, split, found, labels)
-    return Listed(images=images, labels=labels, classes=told["classes"])
+    return Listed(images=images, labels=labels, classes=manifest["classes"])
 
 
 def _malformed(entry: LabelledImages, folder: Path, split: str, error: Exception) -> UserError:
     files = [p for p in entry.splits[split] if not (folder / p).is_dir()] or [*entry.splits[split]]
     named = ", ".join(str(folder / path) for path in files[:4]) + ", ..." * (len(files) > 4)
-    said = str(error).splitlines()[0] if str(error) else "nothing more"
+    message = str(error).splitlines()[0] if str(error) else "no message"
     return UserError(
-        f"The {split} split of {entry.name} cannot be read from {named} ({type(error).__name__}: {said}). One "
-        f"of them is not as its authors publish it: restore it from {entry.source}."
+        f"The {split} split of {entry.name} cannot be read from {named} ({type(error).__name__}: {message}). "
+        f"One of them differs from the published file: restore it from {entry.source}."
     )
 
 
 def _check_labels(entry: LabelledImages, split: str, found: Lists, labels: NDArray[np.int64]) -> None:
-
     count, known = len(found.classes), entry.facts.classes
     if known and count > known:
         extra = f"; the last are {', '.join(map(str, found.classes[-3:]))}"
         raise UserError(
             f"{entry.name} has {known} classes, and {count} are listed here{extra}. Remove those that "
-            f"are not of it, or restore its lists from {entry.source}."
+            f"do not belong to it, or restore its lists from {entry.source}."
         )
     if len(labels) == 0 or len(labels) != len(found.images):
         raise UserError(
@@ -110,7 +111,7 @@ def _check_labels(entry: LabelledImages, split: str, found: Lists, labels: NDArr
 
 
 def _check_images(entry: LabelledImages, folder: Path, paths: NDArray[Any]) -> None:
-    """All of few images must be there; of many, the first and the last."""
+    """Raise UserError for missing images; of more than MANY, only the first and the last are checked."""
     looked_at = paths if len(paths) <= dataset.MANY else paths[[0, -1]]
     for path in (folder / name.decode() for name in looked_at):
         if not path.is_file():
@@ -123,17 +124,17 @@ def _check_images(entry: LabelledImages, folder: Path, paths: NDArray[Any]) -> N
 
 
 class Paths(Sequence[Path]):
-    """Paths below a folder, in the memory of their names alone."""
+    """Paths below a folder, stored as an array of names, which takes the least memory."""
 
     def __init__(self, folder: Path, names: NDArray[np.bytes_]) -> None:
-        """Keep the names, UTF-8, [n]."""
+        """Store the names, UTF-8, [n]."""
         self.folder, self.names = folder, names
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of paths."""
         return len(self.names)
 
     def __getitem__(self, index: Any) -> Any:
-        """Give one path; of an array of indices or a slice, the paths."""
+        """Return one path; for an array of indices or a slice, `Paths`."""
         names = self.names[index]
         return self.folder / names.decode() if isinstance(names, bytes) else Paths(self.folder, names)

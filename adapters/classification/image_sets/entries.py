@@ -1,4 +1,4 @@
-"""The data sets of a hundred thousand images and more: where their files lie, what their authors say that they hold."""
+"""Every real data set of classification: its files and published facts, its metrics and protocols; named groups."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -80,7 +80,7 @@ COG_TRAIN = {1: 1_118_804, 2: 1_115_788, 3: 1_095_203, 4: 1_107_128, 5: 1_091_65
 
 
 def cog(level: int) -> LabelledImages:
-    """A level of ImageNet-CoG: 1,000 concepts of ImageNet-21k, further from ImageNet-1k's the higher it is."""
+    """Return a level of ImageNet-CoG: 1,000 concepts of ImageNet-21k, farther from ImageNet-1k at higher levels."""
     files = ("cog_levels_mapping_file.pkl", "cog_concepts_split_file.pkl")
     return LabelledImages(
         name=f"cog-{level}",
@@ -100,10 +100,8 @@ def cog(level: int) -> LabelledImages:
     )
 
 
-# The data sets of transfer to few thousand images: where their files lie, what their authors say that they hold.
-#
-# Official validation splits choose hyper-parameters and are then trained on with train, as Kornblith et al.
-# (arXiv 1805.08974) have it; where there is none, a part of train is held out.
+# Transfer to smaller data sets, after Kornblith et al. (arXiv 1805.08974): official validation splits choose
+# hyper-parameters and are then trained on together with train; where there is none, a part of train is held out.
 
 TRAIN_TEST: Mapping[str, Mapping[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
 TRAIN_VAL_TEST = {**TRAIN_TEST, "val": {"split": "val"}}
@@ -206,7 +204,7 @@ FOOD = LabelledImages(
 
 
 def dtd(split: int) -> LabelledImages:
-    """DTD by one of its ten official splits; Kornblith et al. take the first."""
+    """Return DTD with one of its ten official splits; Kornblith et al. use the first."""
     return LabelledImages(
         name="dtd" if split == 1 else f"dtd-{split}",
         source="Describable Textures r1.0.1, robots.ox.ac.uk/~vgg/data/dtd",
@@ -329,7 +327,7 @@ CIFAR100 = LabelledImages(
 )
 
 
-# Every real data set of classification with its metrics and protocols, and the groups that have a name.
+# Each data set with its metrics and protocols, and the named groups.
 
 TOP1 = (Metric(name="top1"), Metric(name="top5"), Metric(name="mean_class_accuracy"))
 PER_CLASS = (Metric(name="mean_class_accuracy"), Metric(name="top1"), Metric(name="top5"))

@@ -19,13 +19,13 @@ RESEARCH = "non-commercial research; the photographs are their owners'"
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Lists:
-    """One split as its lists have it.
+    """A split as its lists give it, unchecked.
 
     Args:
         images: paths below the data set's folder, or pixels, uint8 [n, h, w, 3].
-        labels: indices into `classes`, [n]; or of images of many classes [n, k]: 1 there, -1 not there,
-            0 there but hard to see, which counts neither way.
-        classes: all names, whether they occur in this split or not.
+        labels: indices into `classes`, [n]; for images of several classes [n, k]: 1 (present), -1 (absent) or 0
+            (difficult; not counted).
+        classes: all names, also those that do not occur in this split.
     """
 
     images: "Sequence[str] | NDArray[np.uint8]"
@@ -38,10 +38,10 @@ class LabelledImages(Dataset):
     """A data set with its official splits.
 
     Args:
-        read: gives a split, by the data set's folder and the split's name.
-        validation: an official split that hyper-parameters are chosen on, and that the final model is
-            trained on with "train"; "": there is none, and a part of "train" is held out.
-        reported_on: the split that the numbers are of.
+        read: reads a split, given the data set's folder and the split's name.
+        validation: the official split on which hyper-parameters are chosen, and which the final model is trained on
+            together with "train"; "": there is none, and a part of "train" is held out.
+        reported_on: the split on which the metrics are computed.
     """
 
     read: Callable[[Path, str], Lists]
@@ -49,9 +49,9 @@ class LabelledImages(Dataset):
     reported_on: str = "test"
 
     def locate(self, data_root: Path | None) -> Path:
-        """Return the folder of the original or, where that is not there, of what `prepare` made of it.
+        """Return the folder of the tar files that `prepare` wrote, where they are used, or of the original.
 
-        Raises UserError that names the file expected.
+        Raises UserError that names the expected file.
         """
         from bench.datasets import tar_files  # here, since it imports numpy, which `--list` must not
 
@@ -59,7 +59,7 @@ class LabelledImages(Dataset):
         return copy or super().locate(data_root)
 
     def fingerprint(self, folder: Path) -> str:
-        """As every data set's; of tar files, the hash of their recipe and contents."""
+        """Return the hash of the data set's files; for tar files, of their recipe and contents."""
         from bench.datasets import tar_files
 
         if tar_files.is_copy(self, folder):

@@ -1,4 +1,4 @@
-"""How the real data sets of labelled images are evaluated at full scale, and what is published of it."""
+"""The protocols of the real data sets, with published results and the command that reproduces each."""
 
 import dataclasses
 from typing import Any, TypeVar
@@ -86,7 +86,7 @@ FULL_FINETUNE = Finetune(
 
 
 def _published(task: str, protocol: P, backbone: str, expected: str) -> P:
-    """The protocol with what is published of it on a task, and the command for that number."""
+    """Return the protocol with a published result on a task, and the command that reproduces it."""
     which = " --gpus 8" if protocol.name == "finetune" else f" --protocol {protocol.name}"
     if isinstance(protocol, LinearProbe):
         which += " --gpus 8"
@@ -176,9 +176,9 @@ DINO_FINETUNED = {"cifar10": 99.1, "cifar100": 91.7, "flowers": 98.8, "cars": 93
 
 
 def transferred(task: str, metric: str, protocols: tuple[Protocol, ...]) -> tuple[Protocol, ...]:
-    """The protocols of one of Kornblith et al.'s data sets, with what is published of them on it."""
+    """Return the protocols of one of Kornblith et al.'s data sets, with the published results on it."""
 
-    def told(protocol: Protocol) -> Protocol:
+    def with_published(protocol: Protocol) -> Protocol:
         if protocol.name == "frozen":
             number = f"{metric} {DINOV2_FROZEN[task]} (arXiv 2304.07193, Table 8)"
             return _published(task, protocol, DINOV2, f"DINOv2 ViT-B/14, distilled: {number}")
@@ -187,7 +187,7 @@ def transferred(task: str, metric: str, protocols: tuple[Protocol, ...]) -> tupl
             return _published(task, protocol, DINO, f"DINO ViT-B/16: {number}")
         return protocol
 
-    return tuple(map(told, protocols))
+    return tuple(map(with_published, protocols))
 
 
 CUB = (
@@ -197,19 +197,19 @@ CUB = (
     FROZEN,
     KNN,
 )
-_WHOLE: dict[str, Any] = {"crop_pct": 1.0}  # short side 224 px, as naver/cog has it
+_WHOLE: dict[str, Any] = {"crop_pct": 1.0}  # short side 224 px, as in naver/cog
 
 
 def cog(level: int) -> tuple[Protocol, ...]:
-    """The protocols of a level of ImageNet-CoG."""
+    """Return the protocols of a level of ImageNet-CoG."""
     frozen = dataclasses.replace(FROZEN, source=COG_SOURCE, **_WHOLE)
-    told = (
+    expected = (
         "UNIC ViT-B/16: on concept generalization 3.5 % above the best of its four teachers (naver/unic@02269db: a "
         "relative number, not by level); top1 by level is in arXiv 2012.05649, of which no numbers could be read"
     )
     return (
         LARGE_FINETUNE,
-        _published(f"cog-{level}", frozen, DINO, told),
+        _published(f"cog-{level}", frozen, DINO, expected),
         dataclasses.replace(KNN, **_WHOLE),
         *(dataclasses.replace(few, **_WHOLE) for few in FEW_SHOT),
     )

@@ -1,4 +1,7 @@
-"""Names of classes that no list of the data set itself gives, in the order of its labels."""
+"""Readers of the data sets' layouts: folders of classes, torchvision's classes, text lists, JSON and pickles.
+
+Each reader returns a split as `labelled.Lists` without opening an image. Nothing is ever downloaded.
+"""
 
 import collections
 import hashlib
@@ -12,6 +15,7 @@ from typing import Any
 from adapters.classification.image_sets.labelled import Lists
 from bench.errors import UserError
 
+# Class names that no file of the data set contains, in the order of its labels.
 VOC_CLASSES = (
     "aeroplane",
     "bicycle",
@@ -76,9 +80,9 @@ PET_CLASSES = (
 
 
 def rows(path: Path, columns: int) -> list[list[str]]:
-    """The lines of a list, split at spaces into so many columns, the last of which may have spaces.
+    """Read a list of `columns` separated by spaces, which the last one may contain.
 
-    Empty lines are left out; lines may end as on Windows. Raises UserError for a line of fewer columns.
+    Empty lines are skipped; Windows line ends are accepted. Raises UserError for a line with fewer columns.
     """
     found = []
     for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
@@ -88,41 +92,39 @@ def rows(path: Path, columns: int) -> list[list[str]]:
         if len(found[-1]) != columns:
             raise UserError(
                 f"Line {number} of {path}, {line[:60]!r}, has {len(found[-1])} column(s) where {columns} are "
-                f"expected. Restore the list from where the data set comes."
+                f"expected. Restore the list from the data set's source."
             )
     return found
 
 
 def by_id(path: Path) -> dict[str, str]:
-    """A list of lines "id value"; raises UserError for an id that occurs twice."""
+    """Read lines "id value" as a dict; raises UserError for an id that occurs twice."""
     pairs = rows(path, 2)
     found = {key: value for key, value in pairs}  # noqa: C416
     if len(found) != len(pairs):
         twice = collections.Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise UserError(f"{path} lists {twice} twice. Restore it from where the data set comes.")
+        raise UserError(f"{path} lists {twice} twice. Restore it from the data set's source.")
     return found
 
 
 def looked_up(table: Mapping[str, Any], key: str, path: Path) -> Any:
-    """What a list says of a key; raises UserError that names the list and the key it lacks."""
+    """Return the value of a key in a list; raises UserError that names the list and the missing key."""
     if key not in table:
         raise UserError(
-            f"{path} says nothing of {key}, which another list of the same data set names. Both must be of one "
-            f"edition: restore them from where the data set comes."
+            f"{path} has no entry for {key}, which another list of the same data set names. Both must be from the "
+            f"same edition: restore them from the data set's source."
         )
     return table[key]
 
 
-# Layouts in which a class is a folder of images.
-
 SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
-CALTECH_TRAIN = 30  # images a class
+CALTECH_TRAIN = 30  # images per class
 
 
 def imagenet(folder: Path, split: str) -> Lists:
-    """ImageNet-1k: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, as its users sort it.
+    """Read ImageNet-1k: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`.
 
-    In a third of the memory that torchvision's reader takes for 1.3 million images.
+    It takes a third of the memory of torchvision's reader for 1.3 million images.
     """
     root = folder / split
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
@@ -133,8 +135,8 @@ def imagenet(folder: Path, split: str) -> Lists:
             found = sorted(e.name for e in entries if e.name.lower().endswith(SUFFIXES))
         if not found:
             raise UserError(
-                f"The class folder {root / name} holds no image ({', '.join(SUFFIXES)}): expected are {split}/<class>/ "
-                f"with its images right in it. Restore them, or remove the folder."
+                f"The class folder {root / name} holds no image ({', '.join(SUFFIXES)}): expected is {split}/<class>/ "
+                f"with its images directly inside. Restore them, or remove the folder."
             )
         images += [f"{split}/{name}/{image}" for image in found]
         labels += [label] * len(found)
@@ -142,10 +144,10 @@ def imagenet(folder: Path, split: str) -> Lists:
 
 
 def caltech101(folder: Path, split: str) -> Lists:
-    """Caltech-101: 30 images a class to train on, and all others to test on.
+    """Read Caltech-101: 30 images per class to train on, all others to test on.
 
-    There are no official lists. The 30 are those whose names, hashed with their class's, come first:
-    a rule that needs no list, and that an image more or less hardly moves.
+    There are no official lists. The 30 are the first by the SHA-256 of their path, so that an added or missing image
+    hardly changes them.
     """
     root = folder / "101_ObjectCategories"
     classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -159,18 +161,14 @@ def caltech101(folder: Path, split: str) -> Lists:
     return Lists(images=images, labels=labels, classes=classes)
 
 
-# Layouts that torchvision reads, with their official splits; nothing is ever downloaded.
-#
-
-
 def from_torchvision(
     folder: Path, split: str, *, name: str, splits: Mapping[str, Mapping[str, Any]], above: int = 1
 ) -> Lists:
-    """Read a split by the class `name` of torchvision.datasets, and open no image.
+    """Read a split by the class `name` of torchvision.datasets.
 
     Args:
-        folder: the data set's own; torchvision's root is so many folders `above` it.
-        splits: what the class is given for each split.
+        folder: the data set's folder; torchvision's root is `above` levels above it.
+        splits: arguments of the class for each split.
     """
     import torchvision.datasets
 
@@ -184,20 +182,18 @@ def from_torchvision(
 
 
 def cifar(folder: Path, split: str, *, name: str) -> Lists:
-    """CIFAR's pixels; torchvision compares every file with its published MD5."""
+    """Read CIFAR's pixels; torchvision compares every file with its published MD5."""
     import torchvision.datasets
 
     found = getattr(torchvision.datasets, name)(folder.parent, train=split == "train")
     return Lists(images=found.data, labels=found.targets, classes=found.classes)
 
 
-# Layouts that torchvision does not read, or not with their official splits: text lists, JSON, pickles.
-#
-# Each function gives a split of the data set of its name: see `listed.Lists`.
+# Layouts that torchvision does not read, or not with their official splits.
 
 
 def cub(folder: Path, split: str) -> Lists:
-    """CUB-200-2011: four lists by image or class id, joined, so their order does not matter."""
+    """Read CUB-200-2011: four lists, joined by image or class id, so their order does not matter."""
     lists = {
         name: by_id(folder / f"{name}.txt") for name in ("images", "image_class_labels", "train_test_split", "classes")
     }
@@ -221,7 +217,7 @@ def cub(folder: Path, split: str) -> Lists:
 
 
 def pets(folder: Path, split: str) -> Lists:
-    """Oxford-IIIT Pet: `annotations/trainval.txt` and `test.txt`, lines "breed_number label species breed"."""
+    """Read Oxford-IIIT Pet: `annotations/trainval.txt` and `test.txt`, lines "breed_number label species breed"."""
     path = folder / "annotations" / {"train": "trainval.txt", "test": "test.txt"}[split]
     lines = [row for row in rows(path, 4) if not row[0].startswith("#")]
     for name, label, *_ in lines:
@@ -229,7 +225,7 @@ def pets(folder: Path, split: str) -> Lists:
         if 0 < int(label) <= len(PET_CLASSES) and breed != PET_CLASSES[int(label) - 1]:
             raise UserError(
                 f"{path} gives {name} the label {label}, which is {PET_CLASSES[int(label) - 1]}. Restore "
-                f"the list from where the data set comes."
+                f"the list from the data set's source."
             )
     return Lists(
         images=[f"images/{name}.jpg" for name, *_ in lines],
@@ -239,7 +235,7 @@ def pets(folder: Path, split: str) -> Lists:
 
 
 def sun397(folder: Path, split: str, partition: int = 1) -> Lists:
-    """SUN397: one of its ten partitions, of 50 images a class to train on and 50 to test on."""
+    """Read one of SUN397's ten partitions, of 50 images per class to train on and 50 to test on."""
     names = [row[0] for row in rows(folder / "ClassName.txt", 1)]
     index = {name: i for i, name in enumerate(names)}
     path = folder / f"{'Training' if split == 'train' else 'Testing'}_{partition:02d}.txt"
@@ -252,7 +248,7 @@ def sun397(folder: Path, split: str, partition: int = 1) -> Lists:
 
 
 def voc2007(folder: Path, split: str) -> Lists:
-    """VOC2007: for each class a list of "image label", of 1, -1, or 0 where it is hard to see."""
+    """Read VOC2007: for each class, a list of "image label" with labels 1, -1, or 0 (difficult)."""
     columns = [by_id(folder / "ImageSets/Main" / f"{name}_{split}.txt") for name in VOC_CLASSES]
     images = list(columns[0])
     return Lists(
@@ -269,7 +265,7 @@ def voc2007(folder: Path, split: str) -> Lists:
 
 
 def inaturalist2018(folder: Path, split: str) -> Lists:
-    """iNaturalist 2018: the competition's COCO-style JSON of each split."""
+    """Read iNaturalist 2018: the competition's COCO-style JSON of each split."""
     path = folder / f"{split}2018.json"
     found = json.loads(path.read_text("utf-8"))
     names = {image["id"]: image["file_name"] for image in found["images"]}
@@ -283,7 +279,7 @@ def inaturalist2018(folder: Path, split: str) -> Lists:
 
 
 def cog(folder: Path, split: str, level: int) -> Lists:
-    """ImageNet-CoG: the 1,000 concepts of a level, and the images of each, by the benchmark's two files."""
+    """Read ImageNet-CoG: the 1,000 concepts of a level and their images, from the benchmark's two files."""
     levels = _plain_pickle(folder / "cog_levels_mapping_file.pkl")
     images = _plain_pickle(folder / "cog_concepts_split_file.pkl")
     concepts = sorted(str(wnid) for wnid in levels[level - 1])
@@ -297,10 +293,10 @@ def cog(folder: Path, split: str, level: int) -> Lists:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads containers, texts and arrays alone: a pickle may otherwise run whatever it says."""
+    """Reads only containers, strings and arrays, since any other pickle could run arbitrary code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Find what numpy needs to make its arrays."""
+        """Allow only what numpy needs to build its arrays."""
         array = {"_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer"}
         numpy = module.partition(".")[0] == "numpy" and name in array
         if numpy or (module, name) == ("_codecs", "encode"):

@@ -115,12 +115,12 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a label too large": (
         "cub",
         edited("image_class_labels.txt", "2 1\n", "2 201\n"),
-        r"classes\.txt says nothing of 201, which another list",
+        r"classes\.txt has no entry for 201, which another list",
     ),
     "an image without a label": (
         "cub",
         edited("image_class_labels.txt", "2 1\n", ""),
-        r"image_class_labels\.txt says nothing of 2, which another list",
+        r"image_class_labels\.txt has no entry for 2, which another list",
     ),
     "an image listed twice": ("cub", appended("images.txt", "3 001.Ant_Bird/x.jpg\n"), r"images\.txt lists 3 twice"),
     "half a line": (
@@ -146,7 +146,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a scene of no class": (
         "sun397",
         appended("Training_01.txt", "/b/bar/sun_1.jpg\n"),
-        r"ClassName\.txt says nothing of /b/bar",
+        r"ClassName\.txt has no entry for /b/bar",
     ),
     "a class too many (lists)": (
         "sun397",
@@ -159,13 +159,13 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
         r"The train split of aircraft cannot be read from .*images_variant_train\.txt, .*variants\.txt "
         r"\(KeyError: 'Concorde'\)",
     ),
-    "a category too large": ("inaturalist2018", category, r"train2018\.json says nothing of 8142"),
+    "a category too large": ("inaturalist2018", category, r"train2018\.json has no entry for 8142"),
     "JSON cut short": (
         "inaturalist2018",
         edited("train2018.json", "]}", ""),
         r"cannot be read from .*train2018\.json \(JSONDecodeError: ",
     ),
-    "a concept without images": ("cog-2", concept, r"split_file\.pkl says nothing of n02"),
+    "a concept without images": ("cog-2", concept, r"split_file\.pkl has no entry for n02"),
     "a pickle that runs something": (
         "cog-2",
         evil,
@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "a list of another edition": (
         "voc2007",
         edited("ImageSets/Main/dog_val.txt", "100003", "100009"),
-        r"dog_val\.txt says nothing of 100003",
+        r"dog_val\.txt has no entry for 100003",
     ),
 }
 
