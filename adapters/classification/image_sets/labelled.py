@@ -49,7 +49,7 @@ class LabelledImages(Dataset):
     reported_on: str = "test"
 
     def locate(self, data_root: Path | None) -> Path:
-        """Return the folder of the tar files that `prepare` wrote, where they are used, or of the original.
+        """Return the folder of the original or, without one, of the tar files that `prepare` wrote.
 
         Raises UserError that names the expected file.
         """
