@@ -235,7 +235,7 @@ SUN = LabelledImages(
         counts={"train": 19_850, "test": 19_850},
         gigabytes=39.1,
         classes=397,
-        files={"a/abbey/": "images", "Training_01.txt": "of the partitions, put beside the images"},
+        files={"a/abbey/": "images", "Training_01.txt": "of the partitions, next to the images"},
         known_from="its partitions: 50 and 50 images a class; size from tensorflow/datasets, url_checksums/sun397.txt",
     ),
 )
