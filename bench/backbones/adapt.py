@@ -1,4 +1,4 @@
-"""An encoder's tensors at the sizes of the model that takes them."""
+"""Resample an encoder's tensors to the sizes of the model that takes them."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ def adapt(
 ) -> "Tensor":
     """Resample a tensor of a file to the size of `own`, which `model` has under the same key.
 
-    `grid` is (rows, columns) of the patches that the file's position embeddings are of, where it tells.
+    `grid` is (rows, columns) of the file's position embeddings, if the file states it.
 
     - The first convolution to another number of input channels, from three: one is their sum, more
       repeat them and are scaled by 3 / n, so that a constant image gives what it gave.
@@ -21,7 +21,7 @@ def adapt(
     - Tables of relative position bias to another window (`_window`), and the decomposed tables of SAM,
       linearly, as its code does.
 
-    What is none of these, fits, or cannot be resampled, is returned as it is: the very object.
+    Any other tensor, and one that fits or cannot be resampled, is returned as the same object.
     """
     name = key.rpartition(".")[2]
     if key in _first_convolutions(model) and own.ndim == tensor.ndim == 4:
@@ -80,11 +80,11 @@ def _patches(weight: "Tensor", own: "Tensor") -> "Tensor":
 
 
 def _positions(embedding: "Tensor", own: "Tensor", model: Any, grid: tuple[int, int] | None) -> "Tensor":
-    """[1, P + h w, D] or [1, h, w, D] to the model's grid: bicubic, antialiased, the P prefix tokens kept.
+    """[1, P + h w, D] or [1, h, w, D] to the model's grid: bicubic, antialiased, the P prefix tokens unchanged.
 
-    The length alone does not tell a grid's sides: unless the file does, a square number of patches is
-    taken as a square, also where the model's grid has as many and is none; any other number only as the
-    model's own grid.
+    The length alone does not determine a grid's sides. Unless the file states them, a square number of patches is taken
+    as a square, even if the model's grid has the same number and is not square; any other number must be the model's
+    own grid.
     """
     from timm.layers import resample_abs_pos_embed, resample_abs_pos_embed_nhwc
 
@@ -109,7 +109,7 @@ def _window(table: "Tensor", own: "Tensor", attention: Any) -> "Tensor":
     """[(2h - 1)(2w - 1) (+ 3), heads] of a square window to the window of `attention`.
 
     By BEiT's geometric progression, as timm and SimMIM do and not by Swin's bicubic stretch: the biases of
-    near neighbours stay those of near neighbours. The 3 entries of a class token are kept.
+    near neighbours stay those of near neighbours. The 3 entries of a class token are unchanged.
     """
     from timm.layers import resize_rel_pos_bias_table
 

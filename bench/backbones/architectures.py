@@ -1,9 +1,9 @@
-"""timm's architectures by the names and shapes of their weights: which one is a file of?
+"""Find timm's architecture from the names and shapes of its weights.
 
-    python -m bench.backbones.architectures --write    # architectures.json, docs/supported-models.md; minutes
+    python -m tools.supported_models --write    # architectures.json, docs/supported-models.md; minutes
 
-The table is generated, and read without importing torch or timm. Beside what tells architectures apart
-it holds which of them keep the feature contract (`tools.supported_models`).
+The table is generated, and read without importing torch or timm. It also states which
+architectures satisfy the feature contract.
 """
 
 import functools
@@ -45,7 +45,7 @@ def matching(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:
     """The architectures of this signature, likeliest first; none: ().
 
     First come those that position embeddings and bias tables fit as they are; then those that timm
-    publishes the most weights of, and then the shortest name. What shapes do not tell (the padding
+    publishes the most weights of, and then the shortest name. What shapes do not show (the padding
     of TensorFlow's EfficientNets, the activation of CLIP's) may differ between them.
     """
     sized, table = size_signature(shapes), _by_signature()

@@ -1,8 +1,8 @@
-"""A weights file into tensors by key, without executing anything in it.
+"""Read a weights file into tensors by key, without executing anything in it.
 
-Read are safetensors, what torch saved (`torch.load(weights_only=True)`, whatever the suffix), and numpy's
-archives (JAX's ViT). Beside their tensors, training scripts save settings and histories: what is known
-to be inert there is read as nothing (`INERT`); any other code is refused.
+Supported are safetensors, what torch saved (`torch.load(weights_only=True)`, whatever the suffix), and numpy's
+archives (JAX's ViT). Training scripts save settings and histories next to their tensors: known inert types are replaced
+by empty objects (`INERT`), anything else is refused.
 """
 
 import json
@@ -28,7 +28,7 @@ PARTS = (
     *("target_encoder", "encoder", "module", "params", "net", "weights"),
 )
 
-# Settings, histories and numbers beside the tensors; read as nothing, whatever is done to them.
+# Types of settings, histories and numbers next to the tensors; read as empty objects.
 INERT = (
     *("argparse.Namespace", "yacs.config.CfgNode", "collections.defaultdict", "pathlib.Path"),
     *("pathlib.PosixPath", "typing.Any", "builtins.dict", "builtins.list", "builtins.int"),
@@ -46,7 +46,7 @@ INERT = (
 
 
 class _Inert(dict[Any, Any]):
-    """Stands for a setting of a training script: takes whatever is said of it and does nothing."""
+    """Replaces a setting of a training script; accepts any call and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None:
         super().__init__()
@@ -59,11 +59,11 @@ class _Inert(dict[Any, Any]):
 
 
 class _History(_Inert):
-    """Stands for mmengine's HistoryBuffer."""
+    """Replaces mmengine's HistoryBuffer."""
 
 
 def _attribute(owner: object, name: str) -> object:
-    """Stands for `getattr`, by which a HistoryBuffer names its own methods; for all else it is code."""
+    """Replaces `getattr`, with which HistoryBuffer refers to its own methods; refuses any other owner."""
     import pickle
 
     if owner is not _History:
@@ -84,14 +84,14 @@ def header(path: Path) -> dict[str, str]:
 def read(path: Path, part: str | None = None) -> "tuple[dict[str, Tensor], str, tuple[str, ...]]":
     """Return a file's tensors by key, which of its sets of weights they are, and which sets it has.
 
-    Where tensors lie bare, these are "" and ().
+    For tensors without a set, these are "" and ().
 
     Args:
         path: the file.
         part: the set to take of a file that holds several (`teacher`, `student`, `state_dict_ema`);
             None takes the first of `PARTS` that is there.
 
-    Raises UserError for a file that is truncated, unsafe, or holds no tensors (there).
+    Raises UserError if the file is truncated or unsafe, or contains no tensors in that set.
     """
     import pickle
 
@@ -142,8 +142,8 @@ def _table(path: Path) -> tuple[dict[str, Any], int]:
 def _safetensors(path: Path) -> Iterator[tuple[str, "Tensor"]]:
     """Read tensor by tensor into memory of its own.
 
-    The library maps the file instead: its pages would count beside the copies that the model gets,
-    and a file that is replaced during a run would change the run's weights.
+    The library maps the file instead: its pages would count in addition to the model's copies, and replacing the file
+    during a run would change the run's weights.
     """
     import safetensors
     import torch
@@ -173,7 +173,7 @@ def _no_tensors(path: Path, content: object) -> UserError:
 
 
 def _sets(content: Mapping[Any, Any]) -> dict[str, dict[str, "Tensor"]]:
-    """The sets of weights in a file by name, best first; "" for tensors that lie bare."""
+    """The sets of weights in a file by name, best first; "" for tensors without a set."""
     from torch import Tensor
 
     def tensors(value: object) -> dict[str, Tensor]:
@@ -189,14 +189,14 @@ def _sets(content: Mapping[Any, Any]) -> dict[str, dict[str, "Tensor"]]:
 
 
 def _unsafe(path: Path, error: Exception) -> UserError:
-    """Name what the file would have called; torch's own words advise to load it all the same."""
+    """Name what the file would have called; torch's own message recommends loading it regardless."""
     called = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f"it calls {called[1]}" if called else "it is a pickle of something else"
     if "TorchScript" in str(error):
         what = "it is a TorchScript program (as OpenAI's CLIP: model = torch.jit.load(...))"
     return UserError(
-        f"The weights file {path} was refused and nothing in it was executed: it is no plain file of tensors, {what}. "
-        f"Where you trust it, save its tensors alone on another machine: "
+        f"The weights file {path} was refused and nothing in it was executed: it is not a plain file of tensors, "
+        f"{what}. If you trust it, save its tensors alone on another machine: "
         f"safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
     )
 

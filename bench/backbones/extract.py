@@ -1,10 +1,10 @@
-"""The feature contract: what every consumer of a backbone may rely on, whatever its architecture.
+"""The feature contract: what every consumer of a backbone may rely on, for any architecture.
 
     extractor = load_backbone(backbones.resolve("vit_small_patch14_reg4_dinov2@weights.pth"), frozen=True)
     maps = extractor(images)             # one (N, C, H / stride, W / stride) per chosen layer
     tokens = extractor.tokens(images)    # (N, num_prefix_tokens + L, C) of the last of them
 
-Nothing of OpenMMLab is needed; `adapters.openmmlab.backbone` makes the same thing an mmengine module.
+OpenMMLab is not needed; `adapters.openmmlab.backbone` wraps the extractor as an mmengine module.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from bench.errors import UserError
 # Taps of a plain ViT, as parts of its depth: blocks 3, 5, 7, 11 of 12 (MAE's UPerNet) and 7, 11,
 # 15, 23 of 24 (BEiT-L's).
 PLAIN_TAPS = (Fraction(1, 3), Fraction(1, 2), Fraction(2, 3), Fraction(1))
-OUTSIDE = "<everything behind the encoder>"  # a name that no matcher of timm's knows
+OUTSIDE = "<everything behind the encoder>"  # a name that no matcher of timm knows
 
 
 def load_backbone(
@@ -73,7 +73,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
 
     Each map is what timm's `forward_intermediates` gives, and measures ceil(size / stride). To get
     there the input is padded right and below, with zeros, to a multiple of the largest stride, and
-    the maps are cropped. The layers behind the last map and the classifier are pruned.
+    the maps are cropped. The layers after the last map and the classifier are pruned.
 
     Attributes:
         model: the timm model, with timm's names.
@@ -87,8 +87,8 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
             the maps leave out.
         mean, std: (RGB, of images in 0-1) of the images that the weights were made with; None
             where whoever built this normalises by itself.
-        load_report: what became of the weights file.
-        frozen: no gradients, and evaluation mode (batch statistics included) for good.
+        load_report: which weights were loaded.
+        frozen: no gradients, and always evaluation mode (fixed batch statistics).
     """
 
     channels: tuple[int, ...]
@@ -138,7 +138,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         self.requires_grad_(not frozen).train()
 
     def _choose_maps(self, out_indices: Sequence[int] | None) -> None:
-        """Settle which maps to give, and drop what comes behind the last one."""
+        """Choose the maps and prune the layers after the last one."""
         if not hasattr(self.model, "prune_intermediate_layers"):
             raise OutsideContractError(self.arch, "timm gives no intermediate maps of it")
         stages: list[dict[str, Any]] = list(self.model.feature_info)
@@ -156,15 +156,15 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         self.strides = tuple(stages[i]["reduction"] for i in self.out_indices)
 
     def _check_maps(self) -> None:
-        """Run a tiny image through, and refuse an architecture whose maps are not as stated."""
+        """Run a tiny image; raise OutsideContractError if the maps' shapes are not those stated by timm."""
         self.eval()
         size = self._padded_size(self.largest_stride, 2 * self.largest_stride)
         try:
             with torch.no_grad(), self._watched_norm():
                 layers = self._uncropped(torch.zeros(1, 3, *size))
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise OutsideContractError(self.arch, f"a {size} image raises {said}") from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise OutsideContractError(self.arch, f"a {size} image raises {reason}") from error
         found = [tuple(m.shape[1:]) for m, _ in layers]
         kinds = zip(self.channels, self.strides, strict=True)
         stated = [(c, size[0] // s, size[1] // s) for c, s in kinds]
@@ -174,7 +174,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
 
     @contextlib.contextmanager
     def _watched_norm(self) -> Iterator[None]:
-        """See whether the norm is passed, which not all of timm's models do when asked to."""
+        """Unset `normed` if the model does not apply its norm to maps, which not all timm models do on request."""
         if not self.normed:
             yield
             return
@@ -186,14 +186,14 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
             self.normed, self.model.norm = False, nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Give the maps (N, C, ceil(H / stride), ceil(W / stride)) of images (N, 3, H, W)."""
+        """Return the maps (N, C, ceil(H / stride), ceil(W / stride)) of images (N, 3, H, W)."""
         layers = self._layers(images)
         if not self.class_token:
             return tuple(m for m, _ in layers)
         return tuple(torch.cat((m, t[:, 0, :, None, None].expand_as(m)), 1) for m, t in layers)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """Give the tokens (N, num_prefix_tokens + L, C) of the last chosen layer.
+        """Return the tokens (N, num_prefix_tokens + L, C) of the last chosen layer.
 
         The prefix comes first, as the model has it: class, distillation, registers. The L others
         are the pixels of the layer's map, row by row, which is what they are for a hierarchical
@@ -203,7 +203,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         return torch.cat((prefix, last.flatten(2).mT), 1)
 
     def _layers(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The map and the prefix tokens (N, num_prefix_tokens, C) of every chosen layer."""
+        """Return the map and the prefix tokens (N, num_prefix_tokens, C) of every chosen layer."""
         height, width = images.shape[-2:]
         padded_height, padded_width = self._padded_size(height, width)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
@@ -249,7 +249,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         convolutions. Resampling loses what it must: on the way back, features are the same only
         where no table was resampled.
 
-        Raises UserError: the model is built for one size for good.
+        Raises UserError if the model cannot change its size.
         """
         resize = getattr(self.model, "set_input_size", None)
         if resize is None:
@@ -270,8 +270,8 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         """The layer of each of the timm model's parameters, and the number of layers.
 
         Layer 0 is the stem with the position embeddings; then it goes block by block, and the final
-        norm counts to the last one. What is behind the encoder, or what timm puts into no layer, is
-        in the layer of that number. Raises UserError where timm groups no layers.
+        norm counts to the last one. Parameters after the encoder, or in no layer of timm's, get
+        the number of layers as theirs. Raises UserError if timm groups no layers.
         """
         if not hasattr(self.model, "group_matcher"):
             raise OutsideContractError(self.arch, "timm groups no layers of it, which layer_decay needs")

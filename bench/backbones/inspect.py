@@ -1,4 +1,4 @@
-"""What a weights file is, told from the file alone: format, architecture, sizes, pretraining, hash."""
+"""Inspect a weights file: format, architecture, sizes, pretraining and hash, from the file alone."""
 
 import dataclasses
 import json
@@ -13,19 +13,18 @@ from bench.files import cache_dir, content_sha256, digest, file_sha256, write_at
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What a weights file is.
+    """Facts about a weights file.
 
     Attributes:
         path, sha256: the file.
-        part, parts: which set of weights was read, and all that are there; "" and () where they lie bare.
-        format: its name in `bench.backbones.formats`, or "timm"; "" where none fits.
-        method: of pretraining, as far as the format tells.
-        archs: timm's names of the architectures with these shapes, the canonical one alone where the
-            format tells it.
-        options: of `timm.create_model`, that the weights need beside.
-        img_size, patch_size: (height, width) in pixels that position embeddings and patch embedding tell.
+        part, parts: the set of weights that was read, and all sets; "" and () for tensors without a set.
+        format: its name in `bench.backbones.formats`, or "timm"; "" if none fits.
+        method: of pretraining, if the format determines it.
+        archs: timm's names of the architectures with these shapes; only one if the format determines it.
+        options: of `timm.create_model` that the weights need.
+        img_size, patch_size: (height, width) in pixels, from position and patch embeddings.
         parameters: of the encoder, its batch statistics included.
-        normalisation: (mean, std) of images in 0-1, where the format settles it.
+        normalisation: (mean, std) of images in 0-1, if the format determines it.
         leftover: how many tensors belong to the pretraining or task.
         keys: the first of the file's keys, for a file of no known format.
     """
@@ -48,27 +47,27 @@ class Inspection:
     def __str__(self) -> str:
         """A few lines for a person."""
         parts = f", {self.part} of {', '.join(self.parts)}" if self.part else ""
-        size = " x ".join(map(str, self.img_size)) if self.img_size else "not told"
-        patch = " x ".join(map(str, self.patch_size)) if self.patch_size else "not told"
+        size = " x ".join(map(str, self.img_size)) if self.img_size else "not stated"
+        patch = " x ".join(map(str, self.patch_size)) if self.patch_size else "not stated"
         archs = ", ".join(self.archs[:6]) + (", ..." if len(self.archs) > 6 else "")
         options = "".join(f" {k}={v}" for k, v in self.options.items())
         mean_std = "mean {}, std {}".format(*self.normalisation) if self.normalisation else ""
         rows = {
             "file": f"{self.path}{parts}",
             "format": self.format or f"not known; keys: {', '.join(self.keys)}, ...",
-            "architecture": f"{archs or 'of no timm model'}{options and f' with{options}'}",
+            "architecture": f"{archs or 'no timm model'}{options and f' with{options}'}",
             "input size": size,
             "patch size": patch,
             "parameters": f"{self.parameters:,} of the encoder; {self.leftover} other tensors",
-            "pretraining": self.method or "not told",
-            "normalisation": mean_std or "not told",
+            "pretraining": self.method or "not stated",
+            "normalisation": mean_std or "not stated",
             "sha256": self.sha256,
         }
         return "\n".join(f"{name:14} {value}" for name, value in rows.items())
 
 
 def inspect(path: Path, part: str | None = None) -> Inspection:
-    """Say what a weights file is; remembered by its hash. Raises UserError for one that cannot be read."""
+    """Return the facts about a weights file, cached by its hash. Raises UserError if it cannot be read."""
     sha256 = file_sha256(path)
     rules = sorted(Path(formats.__file__).parent.glob("*.py"))
     code = content_sha256(rules[0].parent, [*rules])
@@ -81,12 +80,12 @@ def inspect(path: Path, part: str | None = None) -> Inspection:
     return found
 
 
-def _parse(kept: dict[str, Any]) -> Inspection:
+def _parse(cached: dict[str, Any]) -> Inspection:
     for name in ("parts", "archs", "img_size", "patch_size", "keys"):
-        kept[name] = kept[name] and tuple(kept[name])
-    if kept["normalisation"]:
-        kept["normalisation"] = tuple(tuple(values) for values in kept["normalisation"])
-    return Inspection(**{**kept, "parts": kept["parts"] or (), "archs": kept["archs"] or ()})
+        cached[name] = cached[name] and tuple(cached[name])
+    if cached["normalisation"]:
+        cached["normalisation"] = tuple(tuple(values) for values in cached["normalisation"])
+    return Inspection(**{**cached, "parts": cached["parts"] or (), "archs": cached["archs"] or ()})
 
 
 def _inspect(path: Path, part: str | None, sha256: str) -> Inspection:
@@ -97,13 +96,13 @@ def _inspect(path: Path, part: str | None, sha256: str) -> Inspection:
     encoder = formats.recognise(state, lambda inside: bool(architectures.matching(_shapes(inside))))
     if encoder is None:
         return Inspection(**about, keys=tuple(list(state)[:5]))
-    told = (encoder.arch,) if encoder.arch else architectures.matching(_shapes(encoder.state))
+    archs = (encoder.arch,) if encoder.arch else architectures.matching(_shapes(encoder.state))
     patch = _patch_size(encoder.state)
     return Inspection(
         **about,
         format=encoder.format,
         method=encoder.method,
-        archs=tuple(told),
+        archs=tuple(archs),
         options=dict(encoder.options),
         patch_size=patch,
         img_size=patch and _img_size(encoder.state, patch),
@@ -120,7 +119,7 @@ def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _patch_size(state: Mapping[str, Any]) -> tuple[int, int] | None:
-    """That of the patch embedding; a kernel of odd size (Hiera's) overlaps, and cuts no patches."""
+    """Return the patch embedding's kernel; None if it is odd: it overlaps (Hiera's) and does not cut patches."""
     weight = state.get("patch_embed.proj.weight")
     if weight is None or weight.ndim != 4 or weight.shape[-1] % 2:
         return None
@@ -128,7 +127,7 @@ def _patch_size(state: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def _img_size(state: Mapping[str, Any], patch: tuple[int, int]) -> tuple[int, int] | None:
-    """The square that position embeddings cover, beside at most a few prefix tokens."""
+    """Return the square that position embeddings cover, with up to 5 prefix tokens."""
     length = state["pos_embed"].shape[1] if "pos_embed" in state else 0
     sides = [math.isqrt(length - prefix) for prefix in range(min(length, 6))]
     exact = [side for prefix, side in enumerate(sides) if side * side == length - prefix]

@@ -1,4 +1,4 @@
-"""An encoder's weights into a timm model: whole and right, or a refusal that names what does not fit."""
+"""Load an encoder's weights into a timm model completely, or refuse and name what does not fit."""
 
 import contextlib
 import dataclasses
@@ -26,12 +26,12 @@ def load(
     Args:
         arch: timm's name, without tag.
         encoder: the weights, by timm's names (`bench.backbones.formats.recognise`).
-        name: of the file, for messages.
+        name: the file's, for messages.
         allow_partial: patterns (`blocks.11.*`) of keys that may be missing, unexpected or of another
-            shape; what is missing keeps its random initialisation.
-        timm_kwargs: for `timm.create_model`; they go before the options that the format asks for.
+            shape; missing ones keep their random initialisation.
+        timm_kwargs: for `timm.create_model`; they override the options that the format needs.
 
-    Raises UserError unless every key of the encoder found its place, and every place its key.
+    Raises UserError unless the keys of the encoder and of the model match one to one.
     """
     options = {**trained_windows(arch), **encoder.options, **timm_kwargs}
     model = _draft(arch, encoder, options)
@@ -42,7 +42,7 @@ def load(
         fit = _fit(model, encoder, allow_partial)
     if any(fit.wrong.values()):
         raise _unfit(arch, encoder, name, fit)
-    if fit.report.missing:  # what the file does not fill has to be initialised
+    if fit.report.missing:  # parameters that the file does not fill need their initialisation
         model = _create(arch, encoder, options)
     own = model.state_dict()
     state = {k: v.to(own[k].dtype).contiguous() for k, v in fit.state.items()}
@@ -52,7 +52,7 @@ def load(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """The tensors that a model takes from a file, the report, and what stands against it."""
+    """The tensors that a model takes from a file, the report, and the keys that do not fit."""
 
     state: Mapping[str, "Tensor"]
     report: LoadReport
@@ -62,9 +62,9 @@ class _Fit:
 
 @contextlib.contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """Create parameters without numbers, which the file replaces; buffers get theirs.
+    """Create parameters on the meta device, since the file replaces them; buffers are real.
 
-    What would fill a parameter is skipped: to work out shapes of nothing takes a second for ViT-L.
+    Initialisers are skipped: even on meta tensors they take a second for ViT-L.
     """
     from torch import Tensor, nn
     from torch.overrides import TorchFunctionMode
@@ -94,9 +94,9 @@ def _parameters_on_meta() -> Iterator[None]:
 
 
 def _draft(arch: str, encoder: Encoder, options: Mapping[str, Any]) -> "nn.Module":
-    """A model to be filled: its buffers are right, its parameters may be without numbers.
+    """Create a model to be filled: its buffers are correct, its parameters may be on the meta device.
 
-    Swin makes masks and coordinates where its parameters are; it is created whole.
+    Swin creates masks and coordinates on the device of its parameters, so it is created normally.
     """
     with contextlib.suppress(NotImplementedError), _parameters_on_meta():
         model = _create(arch, encoder, options)
@@ -115,13 +115,13 @@ def _create(arch: str, encoder: Encoder, options: Mapping[str, Any]) -> "nn.Modu
             raise
         wanted = ", ".join(f"{name}={value}" for name, value in encoder.options.items())
         raise UserError(
-            f"These weights ({encoder.format}) need an architecture with {wanted}, which {arch} has not. Nothing was "
-            f"run. {f'Give them as {encoder.arch}@FILE.' if encoder.arch else ''}"
+            f"These weights ({encoder.format}) need an architecture with {wanted}, which {arch} does not have. "
+            f"Nothing was run. {f'Give them as {encoder.arch}@FILE.' if encoder.arch else ''}"
         ) from None
 
 
 def _fit(model: "nn.Module", encoder: Encoder, allowed: Sequence[str]) -> _Fit:
-    """Lay the file's tensors on the model's; where they are old names of timm's, through its filter."""
+    """Match the file's tensors with the model's; old names of timm's go through timm's own filter."""
     fit = _compare(model, encoder, encoder.state, allowed)
     resample = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if not any(fit.wrong.values()) or encoder.format != TIMM.name or resample is None:
@@ -131,7 +131,7 @@ def _fit(model: "nn.Module", encoder: Encoder, allowed: Sequence[str]) -> _Fit:
 
 
 def _compare(model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"], allowed: Sequence[str]) -> _Fit:
-    """Lay tensors on a model's; `state` is the encoder's, or what timm's filter made of it."""
+    """Match tensors with a model's; `state` is the encoder's, or the output of timm's filter."""
     own, classifier = model.state_dict(), _classifier(model)
     adapted = {k: adapt(k, v, own[k], model, encoder.grid) for k, v in state.items() if k in own}
     fits = {k: v for k, v in adapted.items() if v.shape == own[k].shape}
@@ -165,20 +165,20 @@ def _compare(model: "nn.Module", encoder: Encoder, state: Mapping[str, "Tensor"]
 
 
 def _is_classifiers(key: str, classifier: Collection[str], owners: Collection[str]) -> bool:
-    """Whether a key is the classifier's, or of a norm before it that the file has no part of (SAM 2)."""
-    beside = [f"{pattern.split('.')[0]}.*" for pattern in classifier]
-    return _is(key, classifier) or (_is(key, beside) and _owner(key) not in owners)
+    """Whether a key is the classifier's, or of a norm before it of which the file has no key (SAM 2)."""
+    siblings = [f"{pattern.split('.')[0]}.*" for pattern in classifier]
+    return _is(key, classifier) or (_is(key, siblings) and _owner(key) not in owners)
 
 
 def _resampled(state: Mapping[str, "Tensor"], fits: Mapping[str, "Tensor"]) -> tuple[str, ...]:
-    """What was adapted; by identity, as a grid of other sides can have as many tokens."""
+    """List adapted tensors, found by identity: a grid of other sides can have the same shape."""
     changed = [k for k, v in fits.items() if v is not state[k]]
     return tuple(f"{k} {_shape(state[k])} -> {_shape(fits[k])}" for k in changed)
 
 
 def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"]) -> dict[str, str]:
-    """What the model does not take, by timm's key: the file's key of it."""
-    # What timm's filter dropped was in the file all the same.
+    """Return the tensors that the model does not take: timm's key -> the file's key."""
+    # Tensors that timm's filter dropped count too.
     taken = {id(v) for v in state.values()}
     dropped = [k for k, v in encoder.state.items() if k not in state and id(v) not in taken]
     over = [*(k for k in state if k not in own), *dropped]
@@ -186,7 +186,7 @@ def _over(own: Collection[str], encoder: Encoder, state: Mapping[str, "Tensor"])
 
 
 def _owner(key: str) -> str:
-    """The module that a key belongs to."""
+    """Return the module that a key belongs to."""
     return key.rpartition(".")[0]
 
 
@@ -204,14 +204,14 @@ def _is(key: str, patterns: Collection[str]) -> bool:
 
 
 def _classifier(model: "nn.Module") -> tuple[str, ...]:
-    """Patterns of the classifier's keys, which a backbone does not need: timm names it for each model."""
+    """Return patterns of the classifier's keys, which a backbone does not need; timm names it for each model."""
     names = model.pretrained_cfg["classifier"]
     names = (names,) if isinstance(names, str) else names or ()
     return tuple(f"{name}.*" for name in names)
 
 
 def _norm_elsewhere(fit: _Fit) -> str:
-    """The pooling whose norm the file has, where the model was made with the other's.
+    """Return the pooling whose norm the file has, if the model was created with the other one; else "".
 
     A ViT that averages its tokens normalises their mean (`fc_norm`), one that reads its class token
     normalises every token (`norm`).
@@ -233,6 +233,6 @@ def _unfit(arch: str, encoder: Encoder, name: str, fit: _Fit) -> UserError:
     hint = f"The file looks like {encoder.arch}. " if encoder.arch not in (None, arch) else ""
     return UserError(
         f"The weights file {name} ({encoder.format}) does not fit {arch}: of its {fit.total} keys, {'; '.join(parts)}. "
-        f"Nothing was run. {hint}Give the architecture that the file was made with, as ARCH@{name}, or name "
-        f"what may be partial with --allow-partial PATTERN."
+        f"Nothing was run. {hint}Give the architecture of the file, as ARCH@{name}, or allow keys "
+        f"that do not fit with --allow-partial PATTERN."
     )

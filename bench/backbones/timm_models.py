@@ -31,7 +31,7 @@ def create(
 
     Args:
         arch: timm's name, without tag.
-        weights, part, allow_partial, drop_blocks: as `bench.backbones.build` has them.
+        weights, part, allow_partial, drop_blocks: see `bench.backbones.build.build`.
         img_size: (height, width) that position embeddings are made for; timm's own by default.
         drop_path_rate: stochastic depth at the last block.
         seed: of the initialisation; torch's global generator is left as it was.
@@ -44,7 +44,7 @@ def create(
     known = _parameters(arch)
     if options["drop_path_rate"] and "drop_path_rate" not in known:
         raise OutsideContractError(arch, "it has no drop path, and drop_path_rate is not 0")
-    # An image size is nothing to a convolution.
+    # Convolutions take no image size.
     unknown = {"img_size", "dynamic_img_size", "drop_path_rate"} - known
     accepted = {name: value for name, value in options.items() if name not in unknown}
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
@@ -58,19 +58,19 @@ def create(
 
 @functools.cache
 def _parameters(arch: str) -> frozenset[str]:
-    """The names that the architecture's class and its bases are built with."""
+    """Return the parameter names of the constructors of the architecture's class and its bases."""
     with torch.device("meta"):
         bases = type(timm.create_model(arch)).__mro__
     return frozenset(name for base in bases for name in inspect.signature(base).parameters)
 
 
 def fixed_size(model: nn.Module) -> tuple[int, int] | None:
-    """The only (height, width) of images for which a timm model is right; None: any."""
+    """Return the only (height, width) of images that a timm model handles correctly; None if it handles any."""
     if hasattr(model, "unroll"):  # Hiera reorders its tokens by a fixed schedule
         (rows, columns), stride = model.tokens_spatial_shape, model.patch_stride
         return rows * stride[0], columns * stride[1]
     if "mvitv2" in type(model).__module__:
-        # It takes smaller images, but reads its relative positions from the wrong end of the tables.
+        # It accepts smaller images, but reads its relative positions from the wrong end of the tables.
         attention, stride = model.stages[0].blocks[0].attn, model.feature_info[0]["reduction"]
         sides = [len(table) // 2 + 1 for table in (attention.rel_pos_h, attention.rel_pos_w)]
         return sides[0] * stride, sides[1] * stride
@@ -79,12 +79,12 @@ def fixed_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 class OutsideContractError(UserError):
-    """The contract cannot be kept for an architecture."""
+    """An architecture does not satisfy the feature contract."""
 
     def __init__(self, arch: str, reason: str) -> None:
-        """Say which, and why."""
+        """Name the architecture and the reason."""
         self.reason = reason
         super().__init__(
             f"The architecture {arch} cannot be used here: {reason}. Plain ViTs (DeiT, DINOv2), Swin, "
-            f"SwinV2, ConvNeXt, ResNet, EfficientNet and Hiera can; all: docs/supported-models.md."
+            f"SwinV2, ConvNeXt, ResNet, EfficientNet and Hiera are supported; full list: docs/supported-models.md."
         )

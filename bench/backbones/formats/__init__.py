@@ -1,8 +1,8 @@
 """The formats of published checkpoints: what each calls an encoder's weights, as a table of entries.
 
-A format is recognised from the names and shapes of its tensors alone. It says what timm calls them, which
-of them belong to the pretraining and not to the encoder, and what the names cannot say: the architecture,
-options of it that the weights need, the normalisation of the images that they were made with.
+A format is recognised from the names and shapes of its tensors alone. Its entry maps them to timm's names, lists those
+of the pretraining, and adds what names do not contain: the architecture, its options that the weights need, and the
+normalisation of the training images.
 """
 
 import dataclasses
@@ -23,8 +23,7 @@ CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711
 
 MODULES = (*("jax", "clip", "huggingface", "openmmlab", "torchvision", "beit", "swin", "convolutional"), "vit")
 
-# Wrappers that keep an encoder among other modules, best first: where two lie side by side, the first is
-# the one that its authors evaluate.
+# Wrappers around an encoder, preferred ones first: if a file has two, the first is the one its authors evaluate.
 PREFIXES = (
     *("module.", "_orig_mod.", "model.", "teacher.backbone.", "teacher.", "target_encoder."),
     *("base_encoder.", "encoder_q.", "backbone.", "trunk.", "vision_model.", "visual."),
@@ -33,7 +32,7 @@ PREFIXES = (
     *("image_encoder.", "vision_encoder.", "encoder.", "net.", "network."),
 )
 
-# What belongs to a pretraining or to a task, in whatever format; said only of keys that the model lacks.
+# Keys of a pretraining or task, in any format; applied only to keys that the model does not have.
 HEADS = (
     r"(decoder|decode_head|auxiliary_head|decoder_\w+|neck|head|heads|fc|classifier|cls_head)\.",
     r"(\w+_classifier|visual_projection|visual\.(head|proj)|input_resolution|context_length|vocab_size)($|\.)",
@@ -44,47 +43,46 @@ HEADS = (
     r"(transformer|token_embedding|ln_final|text_model|text_projection|positional_embedding|text)(\.|$)",
 )
 
-# Buffers that a model computes for itself, and old files hold all the same.
+# Buffers that a model computes, which old files contain nevertheless.
 DERIVED = r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked|k_bias)$"
 
 
 def belongs_elsewhere(key: str) -> bool:
-    """Whether a key that a model lacks is a head's or a decoder's, or a buffer that is computed."""
+    """Whether a key that the model does not have belongs to a head or decoder, or is a computed buffer."""
     bare = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", key)
     return any(re.match(rule, bare) for rule in (*HEADS, DERIVED))
 
 
 def unchanged(state: "State") -> "State":
-    """Leave the tensors as they are."""
+    """Return the tensors unchanged."""
     return state
 
 
 def nothing(_: "State") -> Mapping[str, Any]:
-    """No options beside the architecture's own."""
+    """Return no options."""
     return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """How one project writes an encoder.
+    """How one project names and stores an encoder.
 
     Attributes:
-        name: as a person knows it.
-        method: of pretraining, as records have it (`mae`, `simmim`, `dino`, ...); None where one format
-            serves several.
-        marks: expressions; each is found at the start of some key of the encoder, wrappers taken off.
-        unlike: expressions; none is.
-        around: expressions; each is found at the start of some key of the whole file, wrappers and all.
-        holds: what numbers tell where names do not, of the encoder as the file has it.
-        leftover: expressions of keys that no model has: buffers that timm computes for itself, tokens
-            that only the pretraining used.
+        name: for people.
+        method: of pretraining, as records have it (`mae`, `simmim`, `dino`, ...); None if several share the
+            format.
+        marks: expressions; each must match the start of some encoder key, without wrappers.
+        unlike: expressions; none may match.
+        around: expressions; each must match the start of some key of the whole file, with wrappers.
+        holds: a condition on the encoder's values, before renaming, where names do not decide.
+        leftover: expressions of keys that no model has: computed buffers, tokens of the pretraining only.
         rename: (expression, replacement), applied in this order to each key of the encoder.
-        convert: what renaming cannot say, on the renamed state. It leaves alone what it cannot convert
-            (a part that is missing, an odd shape), so that the load report names it.
-        arch: timm's name, from the converted state; None where shapes do not tell.
-        options: of `timm.create_model`, without which the architecture is not the one that was trained;
-            from the converted state and what conversion replaced in it.
-        normalisation: (mean, std) of images in 0-1; None where the format does not settle it.
+        convert: changes beyond renaming, on the renamed state. It leaves what it cannot convert (a missing part, an
+            unexpected shape) unchanged, so the load report names it.
+        arch: timm's name, from the converted state; None if shapes do not determine it.
+        options: of `timm.create_model` that make the architecture the trained one; from the converted state and the
+            tensors that conversion replaced.
+        normalisation: (mean, std) of images in 0-1; None if the format does not determine it.
         source: where the format is defined.
     """
 
@@ -119,14 +117,14 @@ def _some(expression: str, keys: Collection[str]) -> bool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Encoder:
-    """An encoder's weights by timm's names, and what their file tells beside.
+    """An encoder's weights by timm's names, and what else their file states.
 
     Attributes:
-        state: tensors by timm's key; the file's own where no rule named it.
-        sources: the file's own key of each tensor that was only renamed, for messages.
-        outside: the file's keys beside the encoder.
+        state: tensors by timm's key, or by the file's if no rule renames it.
+        sources: the file's key of each tensor that was only renamed, for messages.
+        outside: the file's keys outside the encoder.
         leftover: the encoder's keys that no model has.
-        grid: (rows, columns) of the patches that position embeddings are of, where the file tells.
+        grid: (rows, columns) of the position embeddings' patches, if the file states them.
     """
 
     format: str
@@ -145,16 +143,16 @@ TIMM = Format(name="timm", marks=(), source="timm's own names")
 
 
 def formats() -> Iterator[Format]:
-    """Every format, the most particular first."""
+    """Yield every format, the most specific first."""
     for module in MODULES:
         yield from importlib.import_module(f"{__name__}.{module}").FORMATS
 
 
 def recognise(state: "State", is_timm: Callable[["State"], bool]) -> Encoder | None:
-    """Find the encoder in a file's tensors; None where no format fits.
+    """Find the encoder in a file's tensors; None if no format fits.
 
-    Wrappers (`module.`, `backbone.`, ...) are taken off one by one until a format fits what is below, or
-    `is_timm` says that these are timm's own names.
+    Wrappers (`module.`, `backbone.`, ...) are removed one by one until a format fits, or `is_timm` recognises timm's
+    own names.
     """
     prefix, inside = "", state
     while inside:
@@ -173,7 +171,6 @@ def _encoder(found: Format, inside: "State", prefix: str, outside: tuple[str, ..
     sources = {_renamed(found, key): key for key in inside if key not in dropped}
     renamed = {new: inside[old] for new, old in sources.items()}
     state = found.convert(renamed)
-    normalisation = found.normalisation
     return Encoder(
         format=found.name,
         method=found.method,
@@ -183,7 +180,7 @@ def _encoder(found: Format, inside: "State", prefix: str, outside: tuple[str, ..
         leftover=tuple(prefix + key for key in dropped),
         arch=found.arch(state),
         options=found.options({**renamed, **state}),
-        normalisation=normalisation,
+        normalisation=found.normalisation,
     )
 
 
@@ -193,11 +190,7 @@ def _renamed(found: Format, key: str) -> str:
     return key
 
 
-# Query, key and value, gate and value: matrices of their own in some formats, one in timm's.
-
-if TYPE_CHECKING:
-    pass  # RELAYOUT
-
+# Query, key and value, or gate and value, are separate matrices in some formats and one in timm's.
 GATE = re.compile(r"(.*\bmlp\.)gate\.(weight|bias)")
 QUERY = re.compile(r"(.*\battn\.)q\.(weight|bias)")
 
@@ -206,7 +199,7 @@ def fuse(state: "State") -> "State":
     """Join `attn.q`, `attn.k` and `attn.v` (D x D, D) of every block to `attn.qkv` (3D x D, 3D).
 
     Where the key has no bias, those of query and value become `attn.q_bias` and `attn.v_bias`, as BEiT and
-    SwinV2 have them. What lacks a part, or is of unequal shapes, stays as it is.
+    SwinV2 have them. Incomplete or unequal shapes stay unchanged.
     """
     import torch
 

@@ -30,7 +30,7 @@ def options(state: "State") -> Mapping[str, Any]:
 
 
 def pretraining(state: "State") -> Mapping[str, Any]:
-    """What every pretraining has; a key that is absent is then missing, not thought away."""
+    """What every pretraining has; a key absent from the file is then reported as missing."""
     always = {"use_shared_rel_pos_bias": True, "use_rel_pos_bias": False, "init_values": 0.1}
     return {**options(state), **always, "global_pool": "token"}
 
@@ -92,7 +92,7 @@ FORMATS = (
         source="models/simmim.py and models/vision_transformer.py of SimMIM",
     ),
     Format(
-        # Nothing tells them apart: fine-tuned by BEiT or SimMIM, or timm's own.
+        # Fine-tuned by BEiT or SimMIM, or timm's own: the files do not differ.
         name="BEiT or SimMIM, fine-tuned ViT",
         marks=(*BEIT, r".*relative_position_bias_table$"),
         leftover=PRETRAINING,

@@ -1,7 +1,7 @@
 """CLIP's vision tower: OpenAI's names, which open_clip took over, and those of Hugging Face's transformers.
 
-Whether an MLP has GELU (open_clip's own weights) or QuickGELU (OpenAI's) no tensor tells: where nothing
-beside the tower does, the architecture must be named, as `vit_base_patch16_clip_224` or
+The tensors do not show whether an MLP has GELU (open_clip's own weights) or QuickGELU (OpenAI's): unless other keys
+of the file do, the architecture must be given, as `vit_base_patch16_clip_224` or
 `vit_base_patch16_clip_quickgelu_224`. Under any other name the weights do not fit.
 """
 

@@ -1,7 +1,8 @@
 """OpenMMLab's spellings: Swin, SwinV2, ViT (also of MAE, MoCo v3, DeiT), BEiT, ConvNeXt, ResNet with a deep stem.
 
 mmpretrain, mmdetection, mmsegmentation and mmpose save them under `backbone.`. Their ResNets and ViTDet's
-ViT have the names that timm has. A `caffe` ResNet, whose stride sits elsewhere, cannot be told from its weights.
+ViT have the names that timm has. A `caffe` ResNet has its stride in another convolution, which weights do not
+show.
 """
 
 import math

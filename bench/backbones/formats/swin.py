@@ -1,8 +1,7 @@
 """Swin and SwinV2: the official files, those of SimMIM and Hugging Face.
 
 timm merges patches at the start of a stage, the official models at the end of the one before. SwinV2's bias
-is a function of coordinates that are divided by the window of the pretraining; a file's own table of
-coordinates tells it.
+is a function of coordinates divided by the window of the pretraining, which a file's table of coordinates shows.
 """
 
 from collections.abc import Mapping
@@ -56,13 +55,13 @@ def _trained_window(table: "Tensor") -> int:
     """Solve the largest coordinate, log2(1 + 8 (w - 1) / (p - 1)) / 3, for p.
 
     After equation 4 of SwinV2 (arXiv 2111.09883) and its code. 0 for a window of one token, whose only
-    coordinate says nothing.
+    coordinate is 0.
     """
     window, largest = (table.shape[1] + 1) // 2, float(table.float().nan_to_num().max())
     return round(1 + 8 * (window - 1) / (2 ** (3 * largest) - 1)) if largest > 0 else 0
 
 
-# Each mark holds where any one key is absent: the load report then names that key.
+# Each mark matches even if any one key is absent: the load report then names that key.
 V1 = (r"layers\.\d\.blocks\.\d+\.attn\.relative_position_bias_table$",)
 V2 = (r"layers\.\d\.blocks\.\d+\.attn\.(cpb_mlp|logit_scale)",)
 OFFICIAL = (r"layers\.0\.downsample\.(reduction|norm)\.", r"layers\.\d\.blocks\.\d+\.attn\.qkv\.weight$")

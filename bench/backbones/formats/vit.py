@@ -1,6 +1,6 @@
 """Plain ViTs under timm's own names, which DeiT, DINO, MoCo v3, MAE, iBOT and DINOv2 took over.
 
-They differ in what lies around the encoder, in a few tokens, and in what shapes do not show.
+They differ in the keys around the encoder, in a few tokens, and in options that shapes do not show.
 """
 
 import math
@@ -14,7 +14,7 @@ from bench.backbones.formats import IMAGENET, Format
 if TYPE_CHECKING:
     from bench.backbones.formats import State
 
-# Each holds where any one key of the encoder is absent: the load report then names that key.
+# Each matches even if any one encoder key is absent: the load report then names that key.
 VIT = (r"blocks\.\d+\.(\d+\.)?attn\.qkv\.weight$", r"patch_embed\.proj\.(weight|bias)$", r"(pos_embed|cls_token)$")
 
 # Attention of other families that share these names.

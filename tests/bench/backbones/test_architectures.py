@@ -14,7 +14,7 @@ from bench.backbones.timm_models import create
 from tools import supported_models
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-REGENERATE = "run python -m bench.backbones.architectures --write"
+REGENERATE = "run python -m tools.supported_models --write"
 
 # One at least of each verdict: inside, each mark, each kind of reason to be outside.
 SAMPLE = (
