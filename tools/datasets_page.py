@@ -28,9 +28,9 @@ INTRODUCTION = f"""# Data sets
 Made by `python -m tools.datasets_page --write` from the tasks' entries; do not edit.
 
 Nothing is downloaded: put a data set below `--data-root` as `python -m bench.datasets layout NAME` shows it, and
-`python -m bench.datasets check NAME` says whether it is all there, in seconds (`--full`: every file). `sample NAME`
-draws a few items with their labels, `prepare NAME --out FAST/NAME` makes tar files of 256-pixel images, `list` says
-what there is. Classification's tasks, but for `tiny-imagenet` and `folder`, read those tars with `--data-root FAST`,
+`python -m bench.datasets check NAME` reports whether it is complete, in seconds (`--full`: every file). `sample NAME`
+draws a few items with their labels, `prepare NAME --out FAST/NAME` makes tar files of 256-pixel images, `list` shows
+all data sets. Classification's tasks, but for `tiny-imagenet` and `folder`, read those tars with `--data-root FAST`,
 unless the original lies below it too; the recipe and every tar's hash are in the fingerprint (`check --full` compares
 them with the files), which ends in `-prepared`, so no number of theirs shares a digest with one of the original.
 Pretraining reads them with `--data FAST/NAME/train`.
