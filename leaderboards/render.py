@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,11 +18,10 @@ from bench.files import write_atomic
 from bench.processes import keep_memory
 from bench.records import Result
 from leaderboards import analyses, claims_page, export, published, web_page
-from leaderboards.overview import extract, overview
-from leaderboards.pages import FEW_IMAGES, cards, few_images_page, task_pages
+from leaderboards.pages import FEW_IMAGES, cards, few_images_page, overview, task_pages
 from leaderboards.published import Published
-from leaderboards.standings import MANY, Section, read
-from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW
+from leaderboards.standings import MANY, Row, Section, read
+from leaderboards.tables import ANALYSES, CLAIMS, MARK, OVERVIEW, Table, arrow, decimals, escape_cell, number
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -162,6 +162,8 @@ def _parser() -> argparse.ArgumentParser:
 
 # A small table and the claims' verdicts between marks in another file, such as a README.
 
+MAX_WIDTH = 120  # characters in a line; intervals are dropped from wider tables
+MAX_ROWS = 8
 TABLES, VERDICTS = "tables", "claims"  # the text between <!-- tables --> and <!-- /tables --> is replaced
 
 
@@ -195,6 +197,44 @@ def _replaced(path: Path, text: str, name: str, by: str) -> str:
         )
     before, _, rest = text.partition(start)
     return f"{before}{start}{by}{end}{rest.partition(end)[2]}"
+
+
+def extract(standings: Sequence[Section], link: str) -> str:
+    """Return a small table of the backbones that have every family's `finetune` result on the embedded world.
+
+    Only backbones that have a card are in it, the best mean place first. `link` leads to the overview.
+    """
+    found = [s for s in standings if s.is_current and s.ranked and s.protocol["name"] == "finetune"]
+    found = [s for s in found if s.task.endswith("/scenes")]
+    by_name = [{row.key: row for row in s.rows if row.has_card} for s in found]
+    complete = set.intersection(*map(set, by_name)) if by_name else set()
+    if not complete:
+        return f"No backbone has been fine-tuned in every family of the embedded world yet. All results: {link}.\n"
+    places = {name: sum([*rows].index(name) for rows in by_name) for name in complete}
+    names = sorted(complete, key=lambda name: (places[name], name))[:MAX_ROWS]
+    rows = [[by_key[name] for by_key in by_name] for name in names]
+    table = _short_table(found, rows, intervals=True)
+    if len(table.partition("\n")[0]) > MAX_WIDTH:
+        table = _short_table(found, rows, intervals=False)
+    return (
+        f"{table}\nFine-tuned on the embedded world; the columns are {', '.join(map(arrow, found))}.\n"
+        "**Bold** is the best mean of the column; ± is the 95 % interval over seeds (none for a single seed).\n"
+        f"All results: {link}.\n"
+    )
+
+
+def _short_table(sections: Sequence[Section], rows: Sequence[Sequence[Row]], *, intervals: bool) -> str:
+    """Return a table of backbones by sections."""
+    columns = []
+    for section, column in zip(sections, zip(*rows, strict=True), strict=True):
+        best, digits = min(map(section.rows.index, column)), decimals(section, section.primary)
+        shown = [row.metrics[section.primary] for row in column]
+        shown = shown if intervals else [replace(interval, half_width=None) for interval in shown]
+        texts = [number(interval, digits) for interval in shown]
+        columns.append([f"**{t}**" if row is section.rows[best] else t for row, t in zip(column, texts, strict=True)])
+    head = ["backbone", *(section.task.partition("/")[0] for section in sections)]
+    names = [escape_cell(row.backbone) for row, *_ in rows]
+    return Table(head=head, rows=list(zip(names, *columns, strict=True)), left=1).markdown()
 
 
 if __name__ == "__main__":

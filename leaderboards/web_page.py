@@ -21,10 +21,8 @@ from urllib.parse import quote
 from bench.errors import UserError
 from bench.files import write_atomic
 from bench.records import Result
-from leaderboards import analyses
+from leaderboards import analyses, pages
 from leaderboards.analyses import Correlations
-from leaderboards.overview import EMPTY, REPRODUCE, Block, blocks, columns, matrix, mean_ranks
-from leaderboards.pages import diverged, failure, provenance, task_table
 from leaderboards.published import NOTE, TITLE, Published, by_task, published_table
 from leaderboards.standings import Row, Section, mode
 from leaderboards.tables import LEGEND, MARK, MISSING, exact, inline, metric_cell
@@ -116,16 +114,16 @@ def overview_chapter(standings: Sequence[Section]) -> str:
     """Return backbones by tasks, current digests only, a table for each mode and kind of data."""
     parts = [
         f'<section class="filtered" data-mode="{block.mode}">\n<h3>{block.title}</h3>\n{_matrix(block)}</section>\n'
-        for block in blocks(standings)
+        for block in pages.blocks(standings)
     ]
-    return "".join(parts) or f"<p>{inline(EMPTY.strip())}</p>\n"
+    return "".join(parts) or f"<p>{inline(pages.EMPTY.strip())}</p>\n"
 
 
-def _matrix(block: Block) -> str:
-    ranks = mean_ranks(block.sections)
-    provenances = bullets(inline(line.removeprefix("- ")) for line in columns(block.sections).splitlines())
+def _matrix(block: pages.Block) -> str:
+    ranks = pages.mean_ranks(block.sections)
+    provenances = bullets(inline(line.removeprefix("- ")) for line in pages.columns(block.sections).splitlines())
     return (
-        matrix(block, ranks).html(slug(block.title), f"{block.title} by task", "overview")
+        pages.matrix(block, ranks).html(slug(block.title), f"{block.title} by task", "overview")
         + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
         + f"<details><summary>Digests and data of the columns</summary>\n{provenances}</details>\n"
     )
@@ -174,8 +172,8 @@ def _section(section: Section) -> str:
     """Return one protocol and digest: the table, failures and provenance."""
     kind, old = mode(section.protocol), " (superseded)" if section.superseded_by else ""
     title = f"{escape(section.protocol['name'])}: {kind} backbone, digest <code>{section.digest[:8]}</code>{old}"
-    facts = [line.removeprefix("- ") for line in provenance(section).splitlines()]
-    remarks = [*map(failure, section.failed), *diverged(section)]
+    facts = [line.removeprefix("- ") for line in pages.provenance(section).splitlines()]
+    remarks = [*map(pages.failure, section.failed), *pages.diverged(section)]
     return (
         f'<section class="filtered" data-task="{escape(section.task)}" data-mode="{kind}">\n'
         f'<h4 id="{_ident(section)}">{title}</h4>\n'
@@ -194,7 +192,7 @@ def _ident(section: Section) -> str:
 
 def _section_table(section: Section) -> str:
     first = "best" if section.ranked else "highest"
-    return task_table(section).html(_ident(section), escape(f"{_name(section)}, {first} first"))
+    return pages.task_table(section).html(_ident(section), escape(f"{_name(section)}, {first} first"))
 
 
 def published_chapter(numbers: Sequence[Published]) -> str:
@@ -305,7 +303,7 @@ def html(
         contents=_contents(links) + _contents((slug("task", task), task) for task in tasks),
         tasks=_options({*tasks, *(number.task for number in published)}),
         main="".join(_chapter(ident, title, body) for (ident, title), body in parts.items()),
-        reproduce=inline(REPRODUCE),
+        reproduce=inline(pages.REPRODUCE),
         data=_embedded(data),
     )
 

@@ -8,7 +8,7 @@ import pytest
 from claimed_world import AGAINST, SPECIES, record, world
 
 from bench.runs import suite
-from leaderboards import claims_page, replicates
+from leaderboards import claims_page
 from leaderboards.claims import Claim, Comparison, Score, Term, claims
 from leaderboards.claims_page import FAILS, HOLDS, OPEN, verdict
 from leaderboards.standings import sections
@@ -18,8 +18,8 @@ NUMBERS = sorted(AGAINST)
 
 def judged(records):
     standings = sections(records)
-    (scale,) = replicates.scales(standings)
-    found = replicates.Replicates(scale, standings, lambda result: result.curves)
+    (scale,) = claims_page.scales(standings)
+    found = claims_page.Replicates(scale, standings, lambda result: result.curves)
     return {claim.number: verdict(claim, found) for claim in claims(SPECIES, found.blocks)}
 
 
@@ -108,8 +108,8 @@ def by_hand(result, differences, roles=("mae", "simmim")):
     comparisons = tuple(Comparison(label="", terms=terms) for terms in ends)
     claim = Claim(number=0, paper="", sentence="", measure="", comparisons=comparisons)
     standings = sections(records)
-    (scale,) = replicates.scales(standings)
-    return verdict(claim, replicates.Replicates(scale, standings, lambda result: {}))
+    (scale,) = claims_page.scales(standings)
+    return verdict(claim, claims_page.Replicates(scale, standings, lambda result: {}))
 
 
 def test_the_interval_is_students_over_paired_replicates(result):
@@ -155,9 +155,9 @@ def test_a_replicate_is_the_mean_over_its_evaluation_seeds(result):
         if r.task == SPECIES and r.protocol["name"] == "frozen" and r.backbone["name"] == "mae-0"
     ]
     standings = sections([*records, *twice])
-    (scale,) = replicates.scales(standings)
-    values = replicates.Replicates(scale, standings, lambda _: {}).values("mae", SCORE).by_replicate
-    once = replicates.Replicates(scale, sections(records), lambda _: {}).values("mae", SCORE)
+    (scale,) = claims_page.scales(standings)
+    values = claims_page.Replicates(scale, standings, lambda _: {}).values("mae", SCORE).by_replicate
+    once = claims_page.Replicates(scale, sections(records), lambda _: {}).values("mae", SCORE)
     assert values[0] == pytest.approx(once.by_replicate[0] + 1)
     assert values.keys() == {0, 1, 2}
 
@@ -169,8 +169,8 @@ def test_a_backbone_pretrained_twice_is_one_replicate_and_other_settings_are_not
     other = {**one.backbone, "name": "mae-again", "weights_sha256": "ab" * 32}
     again = dataclasses.replace(one, backbone=other, metrics={"top1": one.metrics["top1"] + 1})
     standings = sections([*records, again])
-    (scale,) = replicates.scales(standings)
-    values = replicates.Replicates(scale, standings, lambda _: {}).values("mae", SCORE).by_replicate
+    (scale,) = claims_page.scales(standings)
+    values = claims_page.Replicates(scale, standings, lambda _: {}).values("mae", SCORE).by_replicate
     assert values[0] == pytest.approx(one.metrics["top1"] + 0.5)
     assert len(values) == 3
 

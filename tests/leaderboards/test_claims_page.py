@@ -6,7 +6,7 @@ import json
 import pytest
 from claimed_world import AGAINST, SPECIES, world
 
-from leaderboards import claims_page, render, replicates
+from leaderboards import claims_page, render
 from leaderboards.claims_page import FAILS, HOLDS, OPEN
 from leaderboards.standings import sections
 from leaderboards.statistics import mean_interval
@@ -33,7 +33,7 @@ def summary(page, number):
 def test_another_scale_is_judged_separately_and_smoke_runs_are_ignored(result):
     records = world(result)
     again = [elsewhere(r) for r in world(result, changes=AGAINST.values()) if r.backbone["weights_sha256"]]
-    found = replicates.scales(sections([*records, *again]))
+    found = claims_page.scales(sections([*records, *again]))
     assert [scale.data for scale in found] == ["species", "unlabelled"]
     page = claims_page.page(sections([*records, *again]))
     counts = ("2 of 2 as claimed, 0 against", "1 of 2 as claimed, 1 against")
@@ -42,7 +42,7 @@ def test_another_scale_is_judged_separately_and_smoke_runs_are_ignored(result):
     tiny = dataclasses.replace(found[0], data="tiny-imagenet-200")
     assert claims_page.covered(tiny) == "classification/tiny-imagenet"
     smoke = [dataclasses.replace(r, protocol={**r.protocol, "name": "x-smoke"}) for r in records]
-    assert replicates.scales(sections(smoke)) == []
+    assert claims_page.scales(sections(smoke)) == []
 
 
 def test_the_page_has_the_rule_the_scores_and_what_is_missing(result):
