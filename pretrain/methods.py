@@ -67,9 +67,7 @@ class Method:
 
     name: str
     views: str = dataclasses.field(metadata={"help": f"The pair of views: {', '.join(COMBINATIONS)}."})
-    similarity: str = dataclasses.field(
-        metadata={"help": f"What compares their encodings: {', '.join(SIMILARITIES)}."},
-    )
+    similarity: str = dataclasses.field(metadata={"help": f"What compares their encodings: {', '.join(SIMILARITIES)}."})
     target: Literal["shared", "ema"] = _field(
         "shared", "The encoder of the second view: the encoder itself (shared) or its moving average (ema)."
     )
