@@ -20,8 +20,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.training.hooks import FiniteLossHook, ProgressHook, newest_checkpoint, write_checkpoint
 from pretrain.data import Batch
-from pretrain.export import export
-from pretrain.training import CHECKPOINTS, trained
+from pretrain.training import CHECKPOINTS, export, trained
 
 GAP = 2  # pixels between the images of a picture
 SNAPSHOTS = "snapshots"  # folder

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pretrain.training import BatchStream, Schedule
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as in all the papers
-NAME, LOCK = "run.json", ".lock"  # in an output folder
+NAME, LOCK, BACKBONE = "run.json", ".lock", "backbone.safetensors"  # in an output folder
 RESULTS = ("checkpoint-*.pth", "*.safetensors")  # files that make it belong to its run
 AUGMENTATION_OF = {
     "visible-pixels": "mae",
@@ -73,7 +73,6 @@ class Request:
 def pretrain(request: Request) -> None:
     """Train and export, resuming from the output folder's last checkpoint. Raises UserError."""
     from pretrain import training
-    from pretrain.export import NAME, export
 
     device = training.join_processes()
     rank, world_size = training.ranks()
@@ -81,7 +80,7 @@ def pretrain(request: Request) -> None:
     siamese = _siamese(request, images)
     schedule = _schedule(request, images, world_size)
     chosen = _augmentation(request, world_size)
-    target = request.out / NAME
+    target = request.out / BACKBONE
     # Claim the folder only now, when the request is known to be valid.
     lock: Any = claim(request.out, request.identity) if rank == 0 else contextlib.nullcontext()
     with lock:
@@ -99,7 +98,7 @@ def pretrain(request: Request) -> None:
             wandb=request.wandb,
         )
         if rank == 0:
-            export(encoder, target, _header(request, images), siamese.mask_token)
+            training.export(encoder, target, _header(request, images), siamese.mask_token)
     skipped = f"; {len(images.skipped)} images were skipped" if images.skipped else ""
     _print(rank, f"Wrote {target}{skipped}. Try: python -m bench.run --backbone {target} --task all")
 

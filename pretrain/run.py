@@ -21,7 +21,7 @@ from bench.backbones.architectures import architectures
 from bench.errors import UserError, unknown
 from bench.slurm.request import Resources, resources
 from pretrain import recipes
-from pretrain.job import Request, pretrain
+from pretrain.job import BACKBONE, Request, pretrain
 from pretrain.methods import METHODS, Method, method
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
@@ -256,7 +256,6 @@ def submit(request: Request, asked: Resources) -> str:
     from bench.runs.state import Watch
     from bench.slurm import submit as runs
     from bench.slurm.jobs import Call
-    from pretrain.export import NAME
 
     request = dataclasses.replace(
         request,
@@ -264,7 +263,7 @@ def submit(request: Request, asked: Resources) -> str:
         data=str(Path(request.data).resolve()) if Path(request.data).is_dir() else request.data,
         data_root=request.data_root and request.data_root.resolve(),
     )
-    target = request.out / NAME
+    target = request.out / BACKBONE
     if target.is_file():
         return f"{target} exists already.\n"
     title = f"pretraining {request.method.name} {request.arch} {request.recipe.name} {request.out.name}"

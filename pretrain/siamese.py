@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from bench.errors import UserError
 from pretrain import encoder as encoders
 from pretrain.decoder import Decoder, Embedding, Perceptron, PixelHead
-from pretrain.masking import Masking
 from pretrain.methods import Method
 from pretrain.similarity import PixelTarget, Relaxed, num_processes, similarity
-from pretrain.views import VIEWS, Labels, Pair, Pixels, View, patchify, take, unpatchify
+from pretrain.views import VIEWS, Labels, Masking, Pair, Pixels, View, patchify, take, unpatchify
 
 if TYPE_CHECKING:
     from pretrain.data import Batch

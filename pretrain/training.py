@@ -1,13 +1,15 @@
 """Training of a siamese network by mmengine's Runner; a killed run resumes bit for bit.
 
 A step depends on the weights and its position only: the images and masks on (seed, iteration), the learning rate on
-the iteration. So a checkpoint needs no generator's state, and nothing is replayed on resuming.
+the iteration. So a checkpoint needs no generator's state, and nothing is replayed on resuming. The result is
+the encoder's weights file: safetensors with timm's keys and a header of the architecture and the normalisation of
+images, so `python -m bench.run --backbone OUT/backbone.safetensors` needs no further options.
 """
 
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS
 from mmengine.runner.base_loop import BaseLoop
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.training.hooks import newest_checkpoint
+from bench.errors import UserError
+from bench.training.hooks import newest_checkpoint, replace_durably
 from bench.training.runner import DeviceRunner
 from bench.training.seeding import MODEL, seed_everything
 from pretrain.data import Batch
@@ -31,6 +36,8 @@ from pretrain.encoder import choose_attention
 from pretrain.recipes import Recipe
 from pretrain.siamese import Siamese
 
+# Keys of a weights file's header.
+REQUIRED = ("arch", "method", "recipe", "data", "epochs", "mean", "std", "img_size", "commit")
 CHECKPOINTS = "checkpoint-*.pth"  # * is the number of iterations done, in nine digits
 # mmengine's default hooks, which are turned off: the loop and `pretrain.hooks` do their work.
 UNUSED_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint")
@@ -280,3 +287,37 @@ def ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token: Tensor | None = None) -> None:
+    """Write the encoder's weights in fp32, atomically.
+
+    Args:
+        encoder: a timm model; its state_dict's keys are the file's.
+        header: strings by name; `bench` reads `arch`, `method`, `mean` and `std` (JSON lists, RGB of images
+            in 0-1) and `img_size` ("[height, width]").
+        mask_token: replaces hidden patches, [1, 1, D]; `mask_token` in the file, as in SimMIM's own files, for
+            `analysis/occlusion`. It is the one of the last update, also if the encoder is a moving average.
+
+    Raises UserError when the file cannot be written.
+    """
+    missing = [name for name in REQUIRED if name not in header]
+    assert not missing, f"the header lacks {missing}"
+    weights = encoder.state_dict()
+    if mask_token is not None:
+        weights["mask_token"] = mask_token
+    state = {
+        key: value.detach().float().cpu().contiguous()
+        if value.is_floating_point()
+        else value.detach().cpu().contiguous()
+        for key, value in weights.items()
+    }
+    temporary = path.with_name(f".{path.name}")
+    try:
+        save_file(state, temporary, metadata=dict(header))
+        replace_durably(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"The backbone {path} cannot be written ({error}). Training is done and its last checkpoint is in the same "
+            f"folder: free disk space or fix the folder's permissions, and run the same command again."
+        ) from None

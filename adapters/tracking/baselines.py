@@ -12,7 +12,7 @@ import numpy as np
 
 from adapters.tracking.datasets import SceneVideos, Videos
 from adapters.tracking.evaluation import Box, Frame, Tracker, default_processes, evaluate
-from adapters.tracking.report import PREDICTIONS, summarise, with_remarks
+from adapters.tracking.metric import PREDICTIONS, summarise, with_remarks
 from adapters.tracking.sequences import load
 from bench.backbones.backbone import LoadReport
 from bench.tasks import Job, Outcome, Selection

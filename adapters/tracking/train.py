@@ -18,7 +18,7 @@ from torch import nn
 from adapters.openmmlab import backbone
 from adapters.openmmlab.layer_decay import parameter_groups
 from adapters.tracking import evaluation, model, pairs, tracker  # noqa: F401  registered by import
-from adapters.tracking.report import PREDICTIONS, summarise, with_remarks
+from adapters.tracking.metric import PREDICTIONS, summarise, with_remarks
 from adapters.tracking.sequences import load
 from bench.tasks import Job, Outcome
 

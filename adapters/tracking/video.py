@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from adapters.tracking.evaluation import Box, Track, read_track
-from adapters.tracking.report import NOTES, PREDICTIONS
+from adapters.tracking.metric import NOTES, PREDICTIONS
 from adapters.tracking.sequences import Sequence as Video
 from adapters.tracking.sequences import load, read_frame
 from bench.datasets.drawing import draw_boxes

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from bench.errors import UserError
 from bench.runs.ranks import call
 from pretrain.data import Batch
-from pretrain.masking import Masking
 from pretrain.methods import COMBINATIONS, METHODS, method
 from pretrain.siamese import Siamese, build
+from pretrain.views import Masking
 
 # What every method is.
 

@@ -9,7 +9,7 @@ from moving_squares import Constant, read_lasot, write_lasot
 from PIL import Image
 
 from adapters.tracking.evaluation import evaluate
-from adapters.tracking.report import PREDICTIONS, summarise
+from adapters.tracking.metric import PREDICTIONS, summarise
 from adapters.tracking.sequences import load
 from adapters.tracking.video import COLOURS, main, pictures
 

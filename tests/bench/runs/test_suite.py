@@ -140,7 +140,7 @@ def test_a_replicate_is_a_pretraining_at_its_own_seed(replicated, tmp_path):
 
 def test_what_is_made_is_evaluated_under_its_own_weights(replicated, tmp_path):
     from bench.backbones.build import build
-    from pretrain.export import REQUIRED, export
+    from pretrain.training import REQUIRED, export
 
     (first, *_) = replicated.pretrainings
     weights = first.weights(tmp_path)
