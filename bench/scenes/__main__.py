@@ -47,8 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--device", choices=("cpu", "cuda"), default="cpu", help="Where to render (default: %(default)s)."
     )
     parser.add_argument("--workers", type=int, metavar="N", help="Processes that render (default: one per core).")
-    parser.add_argument("--check", action="store_true",
-                        help="Hash every file of the world in --out; generate nothing.")  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="Hash every file of the world in --out; generate nothing.")
     parser.add_argument("--picture", type=Path, metavar="FILE.png",
                         help="Draw scenes with every label, and FILE-tasks.png, instead of a world.")  # fmt: skip
     return parser

@@ -142,9 +142,9 @@ def coco_files(records: list[dict[str, Any]], seed: int) -> dict[str, str]:
     puppet = {**categories[0], "keypoints": list(KEYPOINTS), "skeleton": [*map(list, SKELETON)]}
     info = {"description": "embedded world: scenes", "seed": seed}
     return {
-        name: json.dumps({"info": info, "licenses": [], "images": images, "annotations": found,
-                          "categories": kinds}, separators=(",", ":"))
-        for name, found, kinds in (
-            ("instances", bare, categories), ("person_keypoints", people, [puppet]),
+        name: json.dumps(
+            {"info": info, "licenses": [], "images": images, "annotations": found, "categories": kinds},
+            separators=(",", ":"),
         )
-    }  # fmt: skip
+        for name, found, kinds in (("instances", bare, categories), ("person_keypoints", people, [puppet]))
+    }

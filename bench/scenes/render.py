@@ -92,8 +92,7 @@ def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: torch.Tensor, t: torch
     return pictures
 
 
-def _smooth(stage: Stage, rays: Rays, rgb: torch.Tensor, primitive: torch.Tensor
-            ) -> torch.Tensor:  # fmt: skip
+def _smooth(stage: Stage, rays: Rays, rgb: torch.Tensor, primitive: torch.Tensor) -> torch.Tensor:
     """Shade pixels whose neighbours show another primitive again, with four rays each."""
     size, count = stage.size, stage.scenes
     grid = primitive.view(count, size, size)
@@ -181,8 +180,7 @@ def sum_of(normal: list[torch.Tensor], rays: Rays) -> torch.Tensor:
     return a * rays.x + b * rays.y + c
 
 
-def pair_hits(stage: Stage, rays: Rays, primitive: torch.Tensor, ray: torch.Tensor, kind: int
-              ) -> torch.Tensor:  # fmt: skip
+def pair_hits(stage: Stage, rays: Rays, primitive: torch.Tensor, ray: torch.Tensor, kind: int) -> torch.Tensor:
     """Return t of each (primitive, ray) pair of one kind, INFINITY on a miss."""
     x, y = take(rays.x, ray), take(rays.y, ray)
     f = stage.part(FRAME, primitive)
@@ -375,8 +373,7 @@ def _sky(stage: Stage, rays: Rays, table: torch.Tensor) -> torch.Tensor:
     return torch.stack([colour + (0.9 - colour) * veil for colour in blend])
 
 
-def _hazy(stage: Stage, scene: torch.Tensor, depth: torch.Tensor, channel: int, colour: torch.Tensor
-          ) -> torch.Tensor:  # fmt: skip
+def _hazy(stage: Stage, scene: torch.Tensor, depth: torch.Tensor, channel: int, colour: torch.Tensor) -> torch.Tensor:
     """Blend one channel of a colour into the horizon's with the distance, outdoors only."""
     strength = torch.where(stage.sky[0] > 0.0, 1.0, 0.0)
     amount = take(strength, scene) * (depth * depth)

@@ -109,8 +109,7 @@ def _disc(solid: Solid, frame: Array) -> Array:
 def _placed(scene: Scene, size: int) -> _Placed:
     camera, lamp, around = scene.camera, scene.light, scene.surroundings
     eye = np.array(camera.eye)
-    parts = [to_camera(s, camera.rotation, eye) for s in
-             (around.planes, *(t.solid for t in scene.things))]  # fmt: skip
+    parts = [to_camera(s, camera.rotation, eye) for s in (around.planes, *(t.solid for t in scene.things))]
     solid = joined(parts)
     frame = rotate(camera.rotation, np.array(light_frame(lamp.towards)))
     up = rotate(camera.rotation, np.array((0.0, 1.0, 0.0)))

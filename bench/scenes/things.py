@@ -27,10 +27,7 @@ from bench.scenes.textures import Material, material
 CATEGORIES = ("puppet", "box", "ball", "pillar", "table", "tree")  # COCO ids 1 to 6
 SEMANTIC = ("sky", "ground", "wall", *CATEGORIES)  # pixel values 0 to 8
 SKY, GROUND, WALL = range(3)
-SPECIES = (
-    "antenna", "beaked", "bear", "booted", "crested",
-    "hare", "hatted", "horned", "mittened", "winged",
-)  # fmt: skip
+SPECIES = ("antenna", "beaked", "bear", "booted", "crested", "hare", "hatted", "horned", "mittened", "winged")
 KEYPOINTS = (
     "nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder",
     "left_elbow", "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip",
@@ -240,8 +237,7 @@ class _Body:
         a, o = self.assembly, self.outfit
         chest = add(self.neck, turn(self.trunk, (0.0, -0.08, 0.0)))
         a.capsule(add(self.hips, turn(self.trunk, (0.0, 0.04, 0.0))), chest, 0.105, o.shirt)
-        a.capsule(add(self.hips, (-0.06, 0.0, 0.0)), add(self.hips, (0.06, 0.0, 0.0)), 0.075,
-                  o.trousers)  # fmt: skip
+        a.capsule(add(self.hips, (-0.06, 0.0, 0.0)), add(self.hips, (0.06, 0.0, 0.0)), 0.075, o.trousers)
         if o.backpack:
             place = add(chest, turn(self.trunk, (0.0, -0.04, 0.14)))
             a.box(place, (0.1, 0.12, 0.05), o.shoes, _axes(self.trunk))
@@ -281,8 +277,7 @@ class _Body:
         if self.species == "booted":
             a.box(add(ankle, (0.0, 0.03, -0.03)), (0.072, 0.085, 0.115), o.part)
         else:
-            a.capsule(add(ankle, (0.0, -0.015, 0.01)), add(ankle, (0.0, -0.015, -0.07)), 0.036,
-                      o.shoes)  # fmt: skip
+            a.capsule(add(ankle, (0.0, -0.015, 0.01)), add(ankle, (0.0, -0.015, -0.07)), 0.036, o.shoes)
         self.points[name + "_hip"] = (hip, 0.1)
         self.points[name + "_knee"] = (knee, o.limb * 1.3)
         self.points[name + "_ankle"] = (ankle, 0.08 if self.species == "booted" else o.limb)

@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bench.scenes.layout import (
-    Light,
-    Scene,
-    Surroundings,
-    drawn_light,
-    drawn_surroundings,
-    free_wall,
-    look_at,
-    posters,
-)  # fmt: skip
+from bench.scenes.layout import Light, Scene, Surroundings, drawn_light, drawn_surroundings, free_wall, look_at, posters
 from bench.scenes.rng import Draw, cos_sin
 from bench.scenes.solids import Assembly
 from bench.scenes.textures import material

@@ -112,9 +112,7 @@ def check(root: Path, world: World | None = None, *, contents: bool = False) -> 
         UserError: it is another world, or a file is missing, added or changed.
     """
     manifest = read_manifest(root)
-    if world is not None and (manifest["recipe"], manifest["generator"]) != (
-        asdict(world), GENERATOR_VERSION,
-    ):  # fmt: skip
+    if world is not None and (manifest["recipe"], manifest["generator"]) != (asdict(world), GENERATOR_VERSION):
         raise UserError(
             f"{root} holds another world (recipe {manifest['recipe']}, generator "
             f"{manifest['generator']}) than the one asked for ({asdict(world)}, generator "

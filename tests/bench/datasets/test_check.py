@@ -117,7 +117,7 @@ def cut_off(folder: Path) -> None:
         (other_size, "munster_000011_000019_gtFine_labelTrainIds.png measures 20x20"),
         (cut_off, "munster_000000_000019_leftImg8bit.png"),
     ],
-)  # fmt: skip
+)
 def test_problems_are_reported_and_the_other_items_checked(
     datasets: Datasets, tmp_path: Path, harm: Callable[[Path], None], expected: str
 ) -> None:

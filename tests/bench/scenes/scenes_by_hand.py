@@ -21,9 +21,8 @@ def scene_of(*things: Thing, ground: float = 0.0) -> Scene:
     a = Assembly()
     a.plane((0.0, ground, 0.0), ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, 1.0, 0.0)), PLAIN)
     surroundings = Surroundings(
-        kind="outdoors", planes=a.solid(), semantic=(GROUND,), zenith=(0.2, 0.4, 0.8),
-        horizon=(0.8, 0.8, 0.9),
-    )  # fmt: skip
+        kind="outdoors", planes=a.solid(), semantic=(GROUND,), zenith=(0.2, 0.4, 0.8), horizon=(0.8, 0.8, 0.9)
+    )
     light = Light(towards=(0.0, 1.0, 0.0), sun=(1.0, 1.0, 1.0), ambient=(0.3, 0.3, 0.3))
     camera = look_at((0.0, 1.0, 0.0), (0.0, 1.0, 5.0), 0.0, 1.0)
     return Scene(things=things, surroundings=surroundings, light=light, camera=camera)
