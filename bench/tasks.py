@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.backbones.backbone import Backbone, LoadReport
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.errors import UserError, unknown
 from bench.files import digest
 

@@ -37,8 +37,7 @@ from adapters.analysis.protocol import (
     shape_bias_upstream,
     upstream,
 )
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.tasks import Job, Metric, Outcome, Task
 
 ATTENTION = AttentionProtocol(

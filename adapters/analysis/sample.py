@@ -17,9 +17,8 @@ from adapters.classification import data
 from adapters.classification.data import SUFFIXES
 from bench.backbones.backbone import LoadReport
 from bench.backbones.build import build
-from bench.datasets.dataset import Dataset, EmbeddedWorld
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Example, Items
 from bench.datasets.images import read
-from bench.datasets.items import Example, Items
 from bench.errors import UserError
 from bench.processes import keep_memory, worker_ends_with_run
 from bench.runs.progress import ProgressFile

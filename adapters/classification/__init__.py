@@ -28,8 +28,7 @@ from adapters.classification.image_sets.protocols import (
     KNN_SOURCE,
 )
 from adapters.classification.protocol import FewShot, Finetune, Frozen, Knn, LinearProbe
-from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts, Items
 from bench.tasks import UNPUBLISHED, Job, Outcome, Task
 
 SHORT = " Shortened for two CPU cores: {epochs} epochs of batches of {batch_size} at {img_size} px, {also}."

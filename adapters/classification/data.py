@@ -19,9 +19,8 @@ from adapters.classification.image_sets.checked import Listed, Paths, read_split
 from adapters.classification.image_sets.labelled import LabelledImages
 from bench.backbones.backbone import Backbone
 from bench.backbones.normalise import normalisation
-from bench.datasets.dataset import Dataset, EmbeddedWorld
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Example, Items
 from bench.datasets.images import read
-from bench.datasets.items import Example, Items
 from bench.datasets.tar_files import Packed
 from bench.errors import UserError
 

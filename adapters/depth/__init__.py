@@ -41,8 +41,7 @@ from adapters.depth.protocol import (  # noqa: F401  re-exported for users' entr
     linear,
     transfer,
 )
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.tasks import Job, Metric, Outcome, Task
 
 

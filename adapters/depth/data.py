@@ -17,8 +17,8 @@ from PIL import Image
 
 from adapters.depth.config import MIN_DEPTH
 from adapters.depth.protocol import Layout
+from bench.datasets.dataset import Example, Items
 from bench.datasets.images import checked_once, open_whole, read
-from bench.datasets.items import Example, Items
 from bench.errors import UserError, unknown
 
 Pair = tuple[Path, Path]

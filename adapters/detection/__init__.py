@@ -28,8 +28,7 @@ from adapters.detection.protocol import (
     DetectionProtocol,
     Layout,
 )
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.tasks import Job, Metric, Outcome, Task
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench.datasets.dataset import Example, Items
 from bench.datasets.images import checked_once, open_whole, read, unreadable
-from bench.datasets.items import Example, Items
 from bench.errors import UserError
 
 # COCO's own train2017 has two boxes of height 0 (cocodataset/cocoapi issue 355); every loader drops them.

@@ -43,8 +43,7 @@ from adapters.pose.protocol import (  # noqa: F401  re-exported for users' entri
     from_coco,
     with_detector,
 )
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.tasks import Job, Metric, Outcome, Task
 
 

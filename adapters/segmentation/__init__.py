@@ -33,8 +33,7 @@ from adapters.segmentation.protocol import (
     Layout,
     SegmentationProtocol,
 )
-from bench.datasets.dataset import Dataset, EmbeddedWorld
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
 from bench.tasks import Job, Metric, Outcome, Task
 
 

@@ -12,8 +12,8 @@ from mmseg.registry import DATASETS
 
 from adapters.segmentation.config import IGNORED
 from adapters.segmentation.protocol import Layout
+from bench.datasets.dataset import Example, Items
 from bench.datasets.images import checked_once, open_whole, read
-from bench.datasets.items import Example, Items
 from bench.errors import UserError
 
 Pair = tuple[Path, Path]

@@ -28,8 +28,7 @@ from adapters.tracking.datasets import (
     joint,
 )
 from adapters.tracking.protocol import TrackingProtocol
-from bench.datasets.dataset import Dataset
-from bench.datasets.items import Items
+from bench.datasets.dataset import Dataset, Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
 
 BASELINES = ("constant-position", "cross-correlation")

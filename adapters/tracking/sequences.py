@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from adapters.tracking.datasets import Listed, listed
-from bench.datasets.items import Box, Example, Items
+from bench.datasets.dataset import Box, Example, Items
 from bench.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -118,10 +118,10 @@ def _check(given: argparse.Namespace) -> int:
 
 
 def _sample(given: argparse.Namespace) -> int:
-    from bench.datasets import sample
+    from bench.datasets import drawing
 
     path = given.out or Path(f"{given.name.replace('/', '-')}.png")
-    sample.sample(catalogue.find(given.name), _data_root(given), path)
+    drawing.sample(catalogue.find(given.name), _data_root(given), path)
     sys.stdout.write(f"{path}\n")
     return DONE
 

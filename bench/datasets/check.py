@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bench.datasets import tar_files
 from bench.datasets.catalogue import Entry, first_sentence, missing
-from bench.datasets.dataset import Dataset
-from bench.datasets.items import Example, Items
+from bench.datasets.dataset import Dataset, Example, Items
 from bench.datasets.tar_files import MANIFEST
 from bench.errors import UserError
 from bench.processes import spread

@@ -1,4 +1,4 @@
-"""Draw labels on images (boxes, regions, poses, depth) and lay tiles out as a page.
+"""Draw labels on images (boxes, regions, poses, depth), lay tiles out as a page, and draw a sample of a data set.
 
 Boxes and masks are drawn by torchvision. Names are not: torchvision's are cut off at the image's edge. Neither are
 poses: its keypoints have one colour, without an outline that shows on any background.
@@ -17,8 +17,13 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from bench.datasets.catalogue import Entry, missing
+from bench.datasets.check import places
+from bench.datasets.dataset import Box, Example
+from bench.errors import UserError
+from bench.tasks import Task
+
 Colour: TypeAlias = tuple[int, int, int]
-Box: TypeAlias = tuple[float, float, float, float]  # left, top, width and height in pixels
 
 INK, FAINT, PAPER = (28, 30, 38), (105, 110, 122), (255, 255, 255)
 NEAR, FAR = (122, 4, 3), (48, 18, 59)  # the two ends of matplotlib's turbo
@@ -185,3 +190,64 @@ def page(rows: Sequence[Row]) -> Image.Image:
             x += tile.width + GAP
         y += max(tile.height for tile in tiles) + GAP
     return sheet
+
+
+# A few items of every split with their labels, as one PNG: python -m bench.datasets sample NAME
+
+COLUMNS = 4
+TILE = 300  # pixels, height of an image in the picture
+WIDEST = 2 * TILE
+BACKGROUND = "background"  # a class of Pascal VOC; painted, it would hide most of the image
+
+
+def sample(entries: Sequence[Entry], data_root: Path | None, path: Path) -> None:
+    """Write the picture; raises UserError if no split is at the data root or an item cannot be read."""
+    rows: list[Row] = []
+    problem: UserError | None = None
+    for entry in entries:
+        for split in entry.dataset.splits:
+            if absent := missing(entry.dataset, split, data_root):
+                problem = problem or absent
+                continue
+            folder = entry.dataset.only([split]).locate(data_root)
+            tiles = {task.name: _tiles(task, folder, split) for task in entry.readers}
+            rows += [(f"{name}: {split}", "", found) for name, found in tiles.items() if found]
+    if not rows:
+        raise problem or UserError(f"{entries[0].names} has no images that can be drawn.")
+    page(rows).save(path)
+
+
+def _tiles(task: Task, folder: Path, split: str) -> list[Image.Image]:
+    items = task.items(folder, split) if task.items else None
+    return [tile(items.read(k)) for k in places(items.count, COLUMNS)] if items else []
+
+
+def tile(example: Example) -> Image.Image:
+    """Return an example at the size of the picture's tiles, with its labels and its caption."""
+    width, height = example.image.size
+    scale = min(TILE / height, WIDEST / width)
+    image = example.image.resize((max(1, round(width * scale)), max(1, round(height * scale))))
+    if example.regions is not None:
+        names = {value: name for value, name in example.names.items() if name != BACKGROUND}
+        image = draw_regions(image, example.regions, names)
+    pen = ImageDraw.Draw(image)
+    for number, corners in example.outlines:
+        pen.polygon([scale * value for value in corners], outline=colour(number))
+    boxes = [(scale * x, scale * y, scale * w, scale * h) for _, (x, y, w, h) in example.boxes]
+    colours = [colour(number) for number in range(len(boxes))]
+    image = draw_boxes(image, boxes, colours, [name for name, _ in example.boxes])
+    for number, pose in enumerate(example.poses):
+        draw_pose(image, pose * (scale, scale, 1), example.bones, colour(number))
+    if example.depth is not None:
+        image = _joined(image, depth_map(example.depth, image.size))
+    return captioned(image, example.caption)
+
+
+def _joined(image: Image.Image, other: Image.Image) -> Image.Image:
+    """Return two images of one size next to each other; wide ones (of a street) below each other."""
+    width, height = image.size
+    flat = width > 2 * height
+    whole = Image.new("RGB", (width, 2 * height) if flat else (2 * width, height))
+    whole.paste(image)
+    whole.paste(other, (0, height) if flat else (width, 0))
+    return whole

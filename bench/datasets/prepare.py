@@ -24,9 +24,8 @@ from PIL import Image
 
 from bench.datasets import tar_files
 from bench.datasets.catalogue import Entry, missing
-from bench.datasets.dataset import Dataset
+from bench.datasets.dataset import Dataset, Items
 from bench.datasets.images import DAMAGED, Member, as_rgb, read
-from bench.datasets.items import Items
 from bench.errors import UserError
 from bench.files import digest, locked_folder
 from bench.processes import spread

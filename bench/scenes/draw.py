@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from bench.datasets import drawing
+from bench.datasets.dataset import Box
 from bench.datasets.drawing import Colour, colour
 from bench.scenes import layout, videos
 from bench.scenes.labels import crop_window, keypoint_triplets, tight_box, visible_fraction
@@ -98,7 +99,7 @@ def _objects(scene: Scene, picture: Picture) -> list[int]:
     ]
 
 
-def _zoomed_box(mask: np.ndarray) -> drawing.Box:
+def _zoomed_box(mask: np.ndarray) -> Box:
     x, y, width, height = (ZOOM * value for value in tight_box(mask))
     return x, y, width - 1, height - 1
 

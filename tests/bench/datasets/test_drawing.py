@@ -3,8 +3,8 @@
 import numpy as np
 from PIL import Image
 
-from bench.datasets.items import Example
-from bench.datasets.sample import tile
+from bench.datasets.dataset import Example
+from bench.datasets.drawing import tile
 
 
 def test_labels_are_drawn_where_they_are() -> None:
