@@ -115,6 +115,7 @@ RANDOM: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_resumed_run_ends_as_the_undisturbed(scenes: Path, family: str) -> None:
     arch, settings = RANDOM[family]

@@ -85,6 +85,7 @@ def test_a_job_that_starts_again_does_not_wait_for_itself(tmp_path: Path, monkey
         assert time.monotonic() - began < 1
 
 
+@pytest.mark.long
 def test_sixteen_writers_lose_nothing_and_show_no_half_record(tmp_path: Path) -> None:
     """Each writes records of its own and one that all want; a reader looks on all the time."""
     code = textwrap.dedent("""
@@ -110,6 +111,7 @@ def test_sixteen_writers_lose_nothing_and_show_no_half_record(tmp_path: Path) ->
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
 
 
+@pytest.mark.long
 def test_the_same_run_started_twice_runs_once(desk: Desk) -> None:
     (desk.data / "wait").touch()
     commands = [desk.start(*TOY) for _ in range(2)]

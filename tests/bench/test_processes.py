@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN = """
 import os, sys, time
@@ -41,6 +43,7 @@ def start(code: str, folder: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_no_worker_behind_and_no_lock(tmp_path: Path) -> None:
     run = start(RUN, tmp_path)
     assert run.stdout is not None

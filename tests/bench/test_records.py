@@ -106,6 +106,7 @@ def test_the_digest_is_the_same_in_another_process_and_changes_with_the_value() 
     assert digest({**value, "b": [1, 2.5, 0]}) != digest(value)
 
 
+@pytest.mark.long
 def test_sigkill_at_any_moment_leaves_whole_records_only(tmp_path: Path) -> None:
     """A writer is killed in the middle of endless writing, twenty times."""
     code = textwrap.dedent(f"""

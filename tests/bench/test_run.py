@@ -106,6 +106,7 @@ def test_missing_data_names_the_file_expected_and_the_nearest(desk: Desk) -> Non
     assert f"nearest there: {desk.data / 'point.txt'}" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_failure_is_a_record_and_is_tried_again(desk: Desk) -> None:
     (desk.data / "bug").touch()
     ended = desk.run(*TOY)
@@ -124,6 +125,7 @@ def test_a_failure_is_a_record_and_is_tried_again(desk: Desk) -> None:
     assert [r["status"] for r in desk.records()] == ["done"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cluster", ["inline", "local"])
 def test_a_killed_run_is_said_and_the_next_command_completes(desk: Desk, cluster: str) -> None:
     (desk.data / "wait").touch()
@@ -139,6 +141,7 @@ def test_a_killed_run_is_said_and_the_next_command_completes(desk: Desk, cluster
     assert [r["status"] for r in desk.records()] == ["done"]
 
 
+@pytest.mark.long
 def test_killing_the_command_takes_its_run_along(desk: Desk) -> None:
     (desk.data / "wait").touch()
     command = desk.start(*TOY)
@@ -151,6 +154,7 @@ def test_killing_the_command_takes_its_run_along(desk: Desk) -> None:
     assert desk.run(*TOY).returncode == 0
 
 
+@pytest.mark.long
 def test_ctrl_c_is_one_line_and_nothing_computed_is_lost(desk: Desk) -> None:
     assert desk.run(*TOY).returncode == 0
     (desk.data / "wait").touch()
@@ -177,6 +181,7 @@ def test_an_unwritable_folder_stops_before_anything_is_run(desk: Desk, folder: s
     assert desk.attempts() == 0
 
 
+@pytest.mark.long
 def test_a_full_disk_loses_nothing_that_was_computed(desk: Desk) -> None:
     """The store stops taking records after the run has started; the next command only writes."""
     (desk.data / "wait").touch()
@@ -197,6 +202,7 @@ def test_a_full_disk_loses_nothing_that_was_computed(desk: Desk) -> None:
     assert len(desk.records()) == 1
 
 
+@pytest.mark.long
 def test_weights_that_do_not_fit_stop_everything_before_a_run(desk: Desk) -> None:
     save_file({"stem.weight": torch.zeros(3)}, desk.folder / "w.safetensors")
     ended = desk.run("--backbone", "test_vit", "test_vit@w.safetensors", "--task", "toy/line")

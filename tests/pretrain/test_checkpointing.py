@@ -73,6 +73,7 @@ def killed(function: Callable[[], object]) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kills",
     [

@@ -65,6 +65,7 @@ def test_few_images_make_as_many_steps(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-000000003.pth").is_file()  # 12 images, 4 a batch
 
 
+@pytest.mark.long
 def test_a_killed_command_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
     """By SIGKILL from outside, with a worker that decodes; wherever the process happens to be."""
     command = [sys.executable, "-m", "pretrain.run"]

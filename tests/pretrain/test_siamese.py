@@ -69,6 +69,7 @@ LEARNT = {  # learning rate, and what the loss of 8 images with one mask gets be
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", LEARNT)
 def test_each_overfits_eight_images(name: str) -> None:
     (rate, enough), steps = LEARNT[name], 240
@@ -96,6 +97,7 @@ def _spread(siamese: Siamese, batch: Batch) -> float:
     return float(features.var(0).sum() / features.square().sum(1).mean())
 
 
+@pytest.mark.long
 def test_r_mae_collapses_without_reconstruction() -> None:
     """At lambda 0 all images are decoded to the same pixels; at lambda 1 they are not."""
     spreads = {}
@@ -250,6 +252,7 @@ def learnt_by_two(rank: int) -> dict[str, dict[str, Any]]:
     return {name: {k: t.tolist() for k, t in ts.items()} for name, ts in found.items()}
 
 
+@pytest.mark.long
 def test_two_processes_learn_what_one_does() -> None:
     for name, found in call(learnt_by_two, 2).items():
         one = learnt(0, 1, name)

@@ -39,6 +39,7 @@ class Kill(Hook):
             raise Killed
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_same_weights(images: Path, tmp_path: Path) -> None:
     deep = dataclasses.replace(RECIPE, drop_path=0.1)
 
@@ -66,6 +67,7 @@ def coloured() -> RawBatch:
     )
 
 
+@pytest.mark.long
 def test_what_is_learnt_of_mixed_images_holds_for_plain_ones() -> None:
     """Measured: from 2.03, about that of chance, to 1.07; of the mixed images from 2.0 to 1.75."""
     mixed = Augment(augmentation("deit"), num_classes=8, **COLOURS)

@@ -39,6 +39,7 @@ def test_fewer_images_than_the_estimator_needs(scenes: Path) -> None:
         work.task.evaluate(work)
 
 
+@pytest.mark.long
 def test_from_the_command_line_to_a_picture_beside_the_record(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

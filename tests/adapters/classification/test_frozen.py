@@ -213,6 +213,7 @@ def _real_data() -> Path:
     return Path(os.environ.get("BENCH_DATA", beside))
 
 
+@pytest.mark.long
 @pytest.mark.data
 def test_pretrained_features_of_photographs_are_far_above_scratch(tmp_path):
     task = TASK["classification/tiny-imagenet"]

@@ -47,6 +47,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
 def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Path, arch: str, protocol: str) -> None:
     work = job(scenes, arch, protocol, batch_size=4)
@@ -87,6 +88,7 @@ def test_eight_rendered_scenes_are_fitted_up_to_their_edges(tmp_path: Path) -> N
     assert metrics["delta3"] > 0.99
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["finetune", "frozen", "frozen-linear"])
 def test_learns_what_brightness_says(tmp_path: Path, protocol: str) -> None:
     """Better than the best constant can be, which depends on the depth of all pixels alone."""

@@ -108,6 +108,7 @@ def batch() -> dict[str, Any]:
     return {"inputs": [image], "data_samples": [sample]}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("suppression", ["nms", "soft_nms"])
 def test_mask_rcnn_learns_a_box_and_finds_it(suppression: str) -> None:
     torch.manual_seed(0)

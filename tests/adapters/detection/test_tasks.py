@@ -43,6 +43,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
 def test_every_family_trains_and_tests_on_images_that_are_not_square(shapes: Path, arch: str, protocol: str) -> None:
     work = job(shapes, arch, protocol)

@@ -1,6 +1,8 @@
 import subprocess
 from collections.abc import Callable
 
+import pytest
+
 Python = Callable[[str], "subprocess.CompletedProcess[str]"]
 
 TOGETHER = """
@@ -18,6 +20,7 @@ for name in ("mmseg::mae/mae-base_upernet_8xb2-amp-160k_ade20k-512x512.py",
 """
 
 
+@pytest.mark.long
 def test_every_package_imports_in_one_process_and_says_nothing(python: Python) -> None:
     done = python(TOGETHER)
     assert done.returncode == 0, done.stderr

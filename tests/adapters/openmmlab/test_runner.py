@@ -46,6 +46,7 @@ def test_leaves_config_and_log_and_no_checkpoint(data: Path, tmp_path: Path, cap
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.long
 def test_seed_decides_and_workers_do_not(data: Path, tmp_path: Path, undisturbed: dict[str, float]) -> None:
     two_workers = run(config(data), job(tmp_path / "a", workers=2)).metrics
     other_seed = run(config(data), job(tmp_path / "b", seed=1)).metrics
@@ -68,6 +69,7 @@ def lines(log: Path) -> list[str]:
 KILLED = {"epoch 1": 4, "write 1": 4, "epoch 2": 3, "write 2": 3, "epoch 4": 1, "test": 0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("moment", "left"), KILLED.items())
 def test_killed_run_ends_with_the_numbers_of_the_undisturbed(
     data: Path, tmp_path: Path, undisturbed: dict[str, float], moment: str, left: int

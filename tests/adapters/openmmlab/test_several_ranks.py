@@ -65,6 +65,7 @@ def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     assert 0 <= shared.data_wait < 1
 
 
+@pytest.mark.long
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "data")
     with pytest.raises(UserError, match="A batch of 5 cannot be shared equally among 2 GPUs"):

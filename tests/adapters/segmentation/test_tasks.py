@@ -62,6 +62,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
 def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Path, arch: str, protocol: str) -> None:
     work = job(scenes, arch, protocol, batch_size=4, stride=43)
@@ -73,6 +74,7 @@ def test_every_family_trains_and_tests_on_images_that_are_not_square(scenes: Pat
     assert outcome.selection.selected_on is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("protocol", ["finetune", "frozen"])
 def test_learns_the_class_from_the_colour(scenes: Path, protocol: str) -> None:
     """test_vit at random initialisation: colour is linear in its patches. Chance is 1 in 3."""

@@ -123,6 +123,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_evaluation_goes_on_with_what_is_missing(videos: Path, tmp_path: Path, processes: int) -> None:
     script, out = tmp_path / "evaluate_squares.py", tmp_path / "out"

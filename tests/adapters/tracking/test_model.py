@@ -144,6 +144,7 @@ def test_preprocessor_stacks_and_normalises() -> None:
     assert batch["box"].equal(torch.stack([pair["box"]] * 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["FusionTracker", "OneStreamTracker"])
 def test_eight_pairs_are_fitted(kind: str) -> None:
     tracker = build(kind, "test_vit")

@@ -64,6 +64,7 @@ FAMILIES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("arch", "protocol"), FAMILIES)
 def test_every_family_trains_and_follows_frames_that_are_not_square(folder: Path, arch: str, protocol: str) -> None:
     work = job(folder, arch, protocol)
@@ -76,6 +77,7 @@ def test_every_family_trains_and_follows_frames_that_are_not_square(folder: Path
     assert outcome.selection.reported_on == "test"
 
 
+@pytest.mark.long
 def test_trained_on_red_it_follows_red(folder: Path) -> None:
     """Of the same kind but other videos; standing still scores below 30."""
     plain = {"scale": 0.1, "translation": 2.0, "grey": 0.0, "colour": 0.1}

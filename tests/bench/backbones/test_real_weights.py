@@ -57,6 +57,7 @@ def five_nn(features: torch.Tensor) -> float:
     return 100 * float(np.mean(votes == species[~train]))
 
 
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize(
     ("arch", "file", "layer", "missing", "stated"),

@@ -117,6 +117,7 @@ def test_the_recipe_is_in_the_fingerprint_even_where_no_byte_differs(tmp_path: P
     assert one[0].split()[-1] != other[0].split()[-1]
 
 
+@pytest.mark.long
 def test_a_cut_off_tar_is_resumed(tmp_path: Path) -> None:
     write_imagenet(tmp_path)
     run(tmp_path, tmp_path / "whole")
@@ -162,6 +163,7 @@ def start(root: Path, out: Path) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.long
 def test_a_killed_process_is_resumed(tmp_path: Path) -> None:
     """SIGKILL while a tar is written; its workers end too, and the next one converts the rest alone."""
     write_imagenet(tmp_path, a_class=70, size=(1000, 800))

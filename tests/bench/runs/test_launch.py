@@ -28,6 +28,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.version.cuda is None, reason="a torch without CUDA")
 @pytest.mark.parametrize(("gpus", "told"), [("0", "bad fork: False"), ("", "bad fork: True")])
 def test_cuda_works_in_a_run_where_there_is_a_gpu(tmp_path, gpus, told):

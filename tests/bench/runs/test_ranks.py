@@ -36,10 +36,12 @@ def killed(rank: int) -> None:
     summed(rank)
 
 
+@pytest.mark.long
 def test_ranks_meet_and_the_first_one_answers() -> None:
     assert call(summed, 3) == {"rank": 0, "sum": 6.0}
 
 
+@pytest.mark.long
 def test_what_one_rank_says_ends_all() -> None:
     with pytest.raises(UserError, match=r"^no such image$"):
         call(complaining, 2)

@@ -199,6 +199,7 @@ def test_an_unknown_suite_names_the_nearest():
         suite.load("few-image")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", [(), ("--cluster", "local", "--jobs", "2")])
 def test_a_suite_makes_backbones_evaluates_them_and_goes_on_where_one_failed(small, tmp_path, where):
     def run(*words):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import timm
 from safetensors.torch import save_file
 from toy_desk import Desk
@@ -28,6 +29,7 @@ def backbones(desk: Desk, count: int) -> set[str]:
     return {record["backbone"]["name"] for record in desk.records()}
 
 
+@pytest.mark.long
 def test_each_snapshot_is_evaluated_once_until_the_last(desk: Desk) -> None:
     out = desk.folder / "mae"
     weights(out / "snapshots/epoch-0001.safetensors", 1)

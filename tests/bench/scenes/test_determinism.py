@@ -49,6 +49,7 @@ def test_square_roots_are_ieees(dtype):
     assert square_root(x).equal(torch.tensor([math.sqrt(v) for v in x.tolist()], dtype=dtype))
 
 
+@pytest.mark.long
 def test_two_processes_write_what_one_writes(tmp_path):
     one, two = (generate(TINY, tmp_path / str(n), workers=n) for n in (1, 2))
     assert two["pixels"] == one["pixels"]

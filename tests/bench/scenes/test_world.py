@@ -162,6 +162,7 @@ def _ensure(cache: str) -> tuple[str, int]:
     return str(root), (root / "manifest.json").stat().st_ino
 
 
+@pytest.mark.long
 def test_two_processes_make_one_world_and_leave_nothing_behind(tmp_path):
     stale = tmp_path / "scenes"
     with multiprocessing.get_context("spawn").Pool(2) as pool:
@@ -171,6 +172,7 @@ def test_two_processes_make_one_world_and_leave_nothing_behind(tmp_path):
     assert visible == [Path(first[0]).name]
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_what_the_next_one_completes(tmp_path):
     arguments = f"--out {tmp_path}/w --size 10 --videos 4 --frames 2 --swaps 1 --image-size 64 --workers 1"
     command = [sys.executable, "-m", "bench.scenes", *arguments.split()]

@@ -1,5 +1,6 @@
 """Two ranks' batch normalisation against torch's own over the whole batch."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,6 +32,7 @@ def shared(rank: int) -> list[list[float]]:
     return [(value / 2).flatten().tolist() for value in found]
 
 
+@pytest.mark.long
 def test_two_ranks_normalise_and_learn_as_one_process() -> None:
     alone = step(net(), slice(None))
     for one, two in zip(alone, call(shared, 2), strict=True):

@@ -9,6 +9,8 @@ from PIL import Image
 from leaderboards.standings import sections
 from leaderboards.web_page import write
 
+pytestmark = pytest.mark.long  # a real browser
+
 # Every text that shows, with its colour and the first opaque background behind it.
 TEXTS = """(() => {
     const opaque = (one) => {

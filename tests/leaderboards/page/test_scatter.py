@@ -7,6 +7,8 @@ import pytest
 from leaderboards.standings import sections
 from leaderboards.web_page import scatter_data, write
 
+pytestmark = pytest.mark.long  # a real browser
+
 POINTS = """Array.from(document.querySelectorAll(".point"), (one) => {
     const { e, f } = one.transform.baseVal.consolidate().matrix;
     return { name: one.dataset.key, x: e, y: f, label: one.getAttribute("aria-label"),

@@ -42,6 +42,7 @@ def edited(folder: Path, **changes: object) -> None:
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_every_data_set_holds_the_same_images_in_the_same_order(tmp_path: Path, name: str) -> None:
     entry = prepared(tmp_path, name)

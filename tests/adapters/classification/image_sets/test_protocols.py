@@ -109,6 +109,7 @@ def test_several_classes_an_image(tmp_path: Path) -> None:
     assert tuned.selection.reported_on == "test"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cifar10", "imagenet"])
 def test_pixels_and_folders_go_through_every_protocol(tmp_path: Path, name: str) -> None:
     for protocol in ("frozen", "frozen-knn"):
@@ -155,6 +156,7 @@ def test_the_linear_probe_of_mae_learns(tmp_path: Path, monkeypatch: pytest.Monk
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.long
 def test_two_ranks_probe_as_one(tmp_path: Path) -> None:
     """With the head's batch normalisation over all six images of a batch, three to a rank."""
     alone = on_rank(tmp_path, 1, 0)
