@@ -1,5 +1,9 @@
 """The tables of the page in a browser: what they state, how they sort, what the filters leave."""
 
+import pytest
+
+pytestmark = pytest.mark.long  # a real browser
+
 TASK = "classification/scenes, frozen, digest d1"
 TUNED = "segmentation/voc, finetune"
 OVERVIEW = "Frozen backbones"
