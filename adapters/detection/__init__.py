@@ -10,56 +10,25 @@ curves of rpn, cls, bbox and mask. Expected at full scale
 (`detection/coco`): MAE ViT-B/16, box AP 51.6, mask AP 45.9.
 """
 
-import functools
-from pathlib import Path
-
+# ruff: noqa: F403, F405  users' entries import every name of `protocol` from here
 from adapters.detection.config import upstream
-from adapters.detection.protocol import (
-    COCO,
-    COCO_FINETUNE,
-    COCO_FINETUNE_SMALL,
-    COCO_FROZEN,
-    COCO_FROZEN_SMALL,
-    COCO_LAYOUT,
-    METRICS,
-    SCENES_FINETUNE,
-    SCENES_FROZEN,
-    SCENES_LAYOUT,
-    DetectionProtocol,
-    Layout,
-)
-from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
-from bench.tasks import Job, Metric, Outcome, Task
+from adapters.detection.protocol import *
+from adapters.openmmlab.config import head_task
+from bench.datasets.dataset import Dataset, EmbeddedWorld
+from bench.tasks import Metric, Task
 
 
 def task(dataset: Dataset, layout: Layout, protocols: tuple[DetectionProtocol, ...], version: int = 1) -> Task:
     """Return the task `detection/<dataset>`; call it to add your own data set."""
-    return Task(
-        name=f"detection/{dataset.name}",
+    return head_task(
+        "detection",
+        dataset,
+        layout,
         version=version,
-        dataset=dataset,
         protocols=protocols,
         metrics=tuple(Metric(name=name) for name in METRICS),
-        upstream=functools.partial(upstream, layout=layout),
-        evaluate=functools.partial(evaluate, layout=layout),
-        imports=("adapters.detection.train",),
-        items=functools.partial(items, layout=layout),
+        upstream=upstream,
     )
-
-
-def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Check the data, train, test on val. Raises UserError for unusable annotations."""
-    from adapters.detection import train
-
-    return train.evaluate(job, layout)
-
-
-def items(folder: Path, split: str, layout: Layout) -> Items:
-    """Return a split's images with their boxes and outlines, for `python -m bench.datasets`."""
-    from adapters.openmmlab import coco
-
-    annotations, images = layout.paths(split)
-    return coco.items(folder / annotations, folder / images)
 
 
 TASKS = (

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.detection.protocol import Layout
 from adapters.openmmlab import coco
+from bench.datasets.dataset import Items
 from bench.errors import UserError
 
 SHAPE = ("segmentation", "area", "iscrowd")
@@ -69,3 +71,9 @@ def _are_finite(numbers: list[Any]) -> bool:
         return math.isfinite(sum(numbers))  # finds NaN and infinity too; fast for millions of points
     except TypeError:
         return False
+
+
+def items(folder: Path, split: str, layout: Layout) -> Items:
+    """Return a split's images with their boxes and outlines."""
+    annotations, images = layout.paths(split)
+    return coco.items(folder / annotations, folder / images)

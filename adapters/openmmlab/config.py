@@ -1,10 +1,14 @@
 """Parts that several families' protocols and upstream configs share. Plain values; imports no torch."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from bench.tasks import Protocol
+from bench.datasets.dataset import Dataset, Items
+from bench.tasks import Job, Outcome, Protocol, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,34 @@ class HeadProtocol(Protocol):
     layer_decay: float | None = None
     drop_path: float = 0.0
     test_batch_size: int = 1
+
+
+def head_task(
+    family: str, dataset: Dataset, layout: Any, *, upstream: Callable[..., Mapping[str, Any]], **settings: Any
+) -> Task:
+    """Return the task `<family>/<dataset>`; `settings` are those of Task that the family decides itself."""
+    package = f"adapters.{family}"
+    return Task(
+        name=f"{family}/{dataset.name}",
+        dataset=dataset,
+        upstream=functools.partial(upstream, layout=layout),
+        evaluate=functools.partial(_evaluate, package, layout=layout),
+        imports=(f"{package}.train",),
+        items=functools.partial(_items, package, layout=layout),
+        **settings,
+    )
+
+
+def _evaluate(package: str, job: Job, layout: Any) -> Outcome:
+    """Check the data, train, test once, by the family's `train`, which imports torch."""
+    outcome: Outcome = importlib.import_module(f"{package}.train").evaluate(job, layout)
+    return outcome
+
+
+def _items(package: str, folder: Path, split: str, layout: Any) -> Items | None:
+    """Return a split's images with their labels, for `python -m bench.datasets`."""
+    found: Items | None = importlib.import_module(f"{package}.data").items(folder, split, layout)
+    return found
 
 
 def runner_config(

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters.openmmlab import coco
+from adapters.pose.protocol import Layout
+from bench.datasets.dataset import Items
 from bench.errors import UserError
 
 BOX = "a list of {image_id, category_id, bbox: [x, y, width, height], score}"
@@ -85,3 +87,11 @@ def _wrong(box: Any, known: set[int]) -> str:
     if len(numbers) != 5 or not all(map(coco.is_finite, numbers)):
         return "has something else than five finite numbers as bbox and score"
     return "" if min(box["bbox"][2:]) >= 0 else "has a bbox of negative size"
+
+
+def items(folder: Path, split: str, layout: Layout) -> Items | None:
+    """Return a split's images with their poses; None for a detector's boxes."""
+    if split == "detections":
+        return None
+    file, pictures = (folder / path for path in layout.paths(split))
+    return coco.items(file, pictures, num_keypoints=layout.num_keypoints, points_may_leave=layout.points_may_leave)

@@ -8,62 +8,25 @@ hierarchical backbone are one already. Reported are mIoU, mAcc, aAcc and every c
 of the last epoch. Expected at full scale (`segmentation/ade20k`): MAE ViT-B/16, 1600 epochs, 48.1 mIoU.
 """
 
-import functools
-from pathlib import Path
-
+# ruff: noqa: F403, F405  users' entries import every name of `protocol` from here
+from adapters.openmmlab.config import head_task
 from adapters.segmentation.config import upstream
-from adapters.segmentation.protocol import (
-    ADE20K,
-    ADE_FINETUNE,
-    ADE_FROZEN,
-    ADE_LAYOUT,
-    CITYSCAPES,
-    CITYSCAPES_FINETUNE,
-    CITYSCAPES_FROZEN,
-    CITYSCAPES_LAYOUT,
-    METRICS,
-    SCENES_FINETUNE,
-    SCENES_FROZEN,
-    SCENES_LAYOUT,
-    VOC,
-    VOC_FINETUNE,
-    VOC_FROZEN,
-    VOC_FULL,
-    VOC_LAYOUT,
-    Layout,
-    SegmentationProtocol,
-)
-from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
-from bench.tasks import Job, Metric, Outcome, Task
+from adapters.segmentation.protocol import *
+from bench.datasets.dataset import Dataset, EmbeddedWorld
+from bench.tasks import Metric, Task
 
 
 def task(dataset: Dataset, layout: Layout, protocols: tuple[SegmentationProtocol, ...], version: int = 1) -> Task:
     """Return the task `segmentation/<dataset>`; call it to add your own data set."""
-    return Task(
-        name=f"segmentation/{dataset.name}",
+    return head_task(
+        "segmentation",
+        dataset,
+        layout,
         version=version,
-        dataset=dataset,
         protocols=protocols,
         metrics=tuple(Metric(name=name) for name in METRICS),
-        upstream=functools.partial(upstream, layout=layout),
-        evaluate=functools.partial(evaluate, layout=layout),
-        imports=("adapters.segmentation.train",),
-        items=functools.partial(items, layout=layout),
+        upstream=upstream,
     )
-
-
-def evaluate(job: Job, layout: Layout) -> Outcome:
-    """Check the data, train, test on val. Raises UserError for an unusable image or mask."""
-    from adapters.segmentation import train
-
-    return train.evaluate(job, layout)
-
-
-def items(folder: Path, split: str, layout: Layout) -> Items:
-    """Return a split's images with their masks, for `python -m bench.datasets`."""
-    from adapters.segmentation import data
-
-    return data.items(folder, split, layout)
 
 
 TASKS = (
