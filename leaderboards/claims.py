@@ -4,7 +4,7 @@ Paper 1: Kong & Zhang, arXiv 2208.04164. Paper 2: Xie et al., arXiv 2205.13543. 
 (`claims_page`) were written down before any record of the suite existed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -104,6 +104,11 @@ def few(images: int) -> str:
     return f"mae, {images} image{'' if images == 1 else 's'}"
 
 
+def quarter(blocks: int) -> int:
+    """Return the number of blocks in the last quarter: 3 of 12."""
+    return max(1, blocks // 4)
+
+
 def claims(covered: str, blocks: int) -> tuple[Claim, ...]:
     """Return the ten claims.
 
@@ -111,54 +116,54 @@ def claims(covered: str, blocks: int) -> tuple[Claim, ...]:
         covered: the classification task whose classes supervised pretraining was trained on.
         blocks: of the backbones; the papers' last three of twelve blocks become the last quarter.
     """
-    return (
-        _occlusion(covered),
-        _similarity(covered),
-        _few_images(covered),
-        _semantics(covered),
-        _locality(covered, blocks),
-        _diversity(covered, blocks),
-        _layers(covered),
-        _geometry(covered),
-        _losses(covered),
-        _shape(covered),
-    )
+    frozen, tuned = (Score(task=covered, protocol=name, metric="top1") for name in ("frozen", "finetune"))
+    learnt = (above("supervised", SCRATCH, frozen),)  # for claims about supervised pretraining: it learned its classes
+    occlusion, few_images, semantics = _features(frozen, tuned, learnt)
+    layers, losses, shape = _mim_against_supervised(learnt)
+    attention = _locality(blocks, learnt), _diversity(blocks, learnt)
+    first = occlusion, _similarity(tuned), few_images, semantics
+    return (*first, *attention, layers, _geometry(tuned, learnt), losses, shape)
 
 
-def learnt(covered: str) -> tuple[Comparison, ...]:
-    """Return the precondition of claims about supervised pretraining: that it learned its classes."""
-    score = Score(task=covered, protocol="frozen", metric="top1")
-    return (above("supervised", SCRATCH, score),)
-
-
-def quarter(blocks: int) -> int:
-    """Return the number of blocks in the last quarter: 3 of 12."""
-    return max(1, blocks // 4)
-
-
-def _occlusion(covered: str) -> Claim:
+def _features(frozen: Score, tuned: Score, learnt: tuple[Comparison, ...]) -> tuple[Claim, Claim, Claim]:
     protocols = ("frozen", "frozen-token-drop", "frozen-occluders")
-    scores = [Score(task="analysis/occlusion", protocol=p, metric="CKA") for p in protocols]
-    return Claim(
+    occlusion = Claim(
         number=1,
         paper=PAPER_1,
         sentence="MIM features are more occlusion-invariant than supervised and contrastive ones (CKA under masking).",
         measure="CKA between the features of occluded and whole images, averaged over all layers and over 10 to 90 % "
         "of the image hidden (by cells of the mean colour, by dropped tokens, by true occluders): MAE and SimMIM each "
         "above supervised and MoCo v3.",
-        comparisons=each(MIM, OTHERS, scores),
-        preconditions=learnt(covered),
+        comparisons=each(MIM, OTHERS, [Score(task="analysis/occlusion", protocol=p, metric="CKA") for p in protocols]),
+        preconditions=learnt,
     )
+    few_images = Claim(
+        number=3,
+        paper=PAPER_1,
+        sentence="A few images, even one, give a better initialisation than scratch.",
+        measure="Top-1 after fine-tuning from MAE pretrained on 1, 10 and 100 images (another set in each replicate), "
+        "repeated to the number of updates of the other methods: each above scratch.",
+        comparisons=each([few(n) for n in FEW], [SCRATCH], [tuned]),
+    )
+    semantics = Claim(
+        number=4,
+        paper=PAPER_1,
+        sentence="MIM features are less semantic (frozen) though better to fine-tune.",
+        measure="Top-1 of a linear probe and of fine-tuning: MAE and SimMIM each below supervised and MoCo v3 in the "
+        "first, above them in the second. Supervised pretraining was trained on the same classes, as in the papers.",
+        comparisons=(*each(MIM, OTHERS, [frozen], higher=False), *each(MIM, OTHERS, [tuned])),
+        preconditions=learnt,
+    )
+    return occlusion, few_images, semantics
 
 
-def _similarity(covered: str) -> Claim:
-    score = Score(task=covered, protocol="finetune", metric="top1")
-    gain = (Term(factor=0.5, role="mae", score=score), Term(factor=-0.5, role=SCRATCH, score=score))
+def _similarity(tuned: Score) -> Claim:
+    gain = (Term(factor=0.5, role="mae", score=tuned), Term(factor=-0.5, role=SCRATCH, score=tuned))
     comparisons = []
     for other in ("r-mae", "c-mae"):
         for sign, verb in ((1, "not worse"), (-1, "not better")):
-            ends = (Term(factor=sign, role=other, score=score), Term(factor=-sign, role="mae", score=score))
-            label = f"{other} {verb} than mae by half of mae's gain over scratch: {score}"
+            ends = (Term(factor=sign, role=other, score=tuned), Term(factor=-sign, role="mae", score=tuned))
+            label = f"{other} {verb} than mae by half of mae's gain over scratch: {tuned}"
             comparisons.append(Comparison(label=label, terms=(*ends, *gain)))
     return Claim(
         number=2,
@@ -168,59 +173,32 @@ def _similarity(covered: str) -> Claim:
         "either direction (the papers' figures for ViT-B: about 0.5 points of a gain of 1.3). R-MAE has lambda 1; the "
         "other two values are listed. If MAE gains nothing over scratch, the claim is not decided.",
         comparisons=tuple(comparisons),
-        preconditions=(above("mae", SCRATCH, score),),
+        preconditions=(above("mae", SCRATCH, tuned),),
     )
-
-
-def _few_images(covered: str) -> Claim:
-    score = Score(task=covered, protocol="finetune", metric="top1")
-    return Claim(
-        number=3,
-        paper=PAPER_1,
-        sentence="A few images, even one, give a better initialisation than scratch.",
-        measure="Top-1 after fine-tuning from MAE pretrained on 1, 10 and 100 images (another set in each replicate), "
-        "repeated to the number of updates of the other methods: each above scratch.",
-        comparisons=each([few(n) for n in FEW], [SCRATCH], [score]),
-    )
-
-
-def _semantics(covered: str) -> Claim:
-    frozen, tuned = (Score(task=covered, protocol=p, metric="top1") for p in ("frozen", "finetune"))
-    return Claim(
-        number=4,
-        paper=PAPER_1,
-        sentence="MIM features are less semantic (frozen) though better to fine-tune.",
-        measure="Top-1 of a linear probe and of fine-tuning: MAE and SimMIM each below supervised and MoCo v3 in the "
-        "first, above them in the second. Supervised pretraining was trained on the same classes, as in the papers.",
-        comparisons=(*each(MIM, OTHERS, [frozen], higher=False), *each(MIM, OTHERS, [tuned])),
-        preconditions=learnt(covered),
-    )
-
-
-def _mean(metric: str, blocks: Iterable[int], role: str, factor: float) -> tuple[Term, ...]:
-    """Return the terms of the mean of an attention metric over blocks."""
-    names = [f"{metric}/{block}" for block in blocks]
-    return tuple(Term(factor=factor / len(names), role=role, score=_attention(name)) for name in names)
 
 
 def _attention(metric: str) -> Score:
     return Score(task="analysis/attention", protocol="frozen", metric=metric)
 
 
-def _locality(covered: str, blocks: int) -> Claim:
+def _mean_above(metric: str, one: str, blocks: range, other: str, its: range, label: str) -> Comparison:
+    """Compare the mean of an attention metric over blocks of `one` with that of `other` over `its` blocks."""
+    terms = [
+        Term(factor=sign / len(span), role=role, score=_attention(f"{metric}/{block}"))
+        for sign, role, span in ((1, one, blocks), (-1, other, its))
+        for block in span
+    ]
+    return Comparison(label=label, terms=tuple(terms))
+
+
+def _locality(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
     last, first = range(blocks - quarter(blocks), blocks), range(quarter(blocks))
-    narrow = tuple(
-        Comparison(
-            label=f"{mim} below supervised: attention {metric}, last quarter",
-            terms=(*_mean(metric, last, "supervised", 1), *_mean(metric, last, mim, -1)),
-        )
+    narrow = [
+        _mean_above(metric, "supervised", last, mim, last, f"{mim} below supervised: attention {metric}, last quarter")
         for metric in ("distance", "entropy")
         for mim in MIM
-    )
-    wider = Comparison(
-        label="supervised: attention distance of the last quarter above that of the first",
-        terms=(*_mean("distance", last, "supervised", 1), *_mean("distance", first, "supervised", -1)),
-    )
+    ]
+    label = "supervised: attention distance of the last quarter above that of the first"
     return Claim(
         number=5,
         paper=PAPER_2,
@@ -228,26 +206,20 @@ def _locality(covered: str, blocks: int) -> Claim:
         measure="Attention distance (pixels) and entropy (nats), averaged over the last quarter of the blocks "
         f"({quarter(blocks)} of {blocks}): MAE and SimMIM each below supervised, and supervised's distance larger "
         "there than in its first quarter.",
-        comparisons=(*narrow, wider),
-        preconditions=learnt(covered),
+        comparisons=(*narrow, _mean_above("distance", "supervised", last, "supervised", first, label)),
+        preconditions=learnt,
         context=tuple(map(_attention, ("distance", "distance_last3", "entropy", "entropy_last3"))),
     )
 
 
-def _diversity(covered: str, blocks: int) -> Claim:
+def _diversity(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
     few_last = quarter(blocks)
     last, before = range(blocks - few_last, blocks), range(blocks - few_last)
-    diverse = tuple(
-        Comparison(
-            label=f"{mim} above supervised: KL divergence between heads, last quarter",
-            terms=(*_mean("KL", last, mim, 1), *_mean("KL", last, "supervised", -1)),
-        )
-        for mim in MIM
-    )
-    lost = Comparison(
-        label="supervised: KL divergence between heads of the earlier blocks above that of the last quarter",
-        terms=(*_mean("KL", before, "supervised", 1), *_mean("KL", last, "supervised", -1)),
-    )
+    what = "KL divergence between heads"
+    diverse = [
+        _mean_above("KL", m, last, "supervised", last, f"{m} above supervised: {what}, last quarter") for m in MIM
+    ]
+    label = f"supervised: {what} of the earlier blocks above that of the last quarter"
     return Claim(
         number=6,
         paper=PAPER_2,
@@ -257,57 +229,37 @@ def _diversity(covered: str, blocks: int) -> Claim:
         f"({few_last} of {blocks}): MAE and SimMIM each above supervised, and supervised below its own earlier blocks. "
         "PCK@0.1 of pose and RMSE of depth, fine-tuned with and without that quarter (PCK, since keypoint AP is near 0 "
         "at this scale).",
-        comparisons=(*diverse, lost, *_drops(few_last)),
-        preconditions=learnt(covered),
+        comparisons=(
+            *diverse,
+            _mean_above("KL", "supervised", before, "supervised", last, label),
+            *_drops(few_last),
+        ),
+        preconditions=learnt,
         context=tuple(map(_attention, ("KL", "KL_last3"))),
     )
 
 
-def _drops(count: int) -> tuple[Comparison, ...]:
-    found = []
+def _drops(count: int) -> Iterator[Comparison]:
     for task, metric, sign in (("pose/scenes", "PCK@0.1", 1), ("depth/scenes", "RMSE", -1)):
-        whole, dropped = (
-            Score(task=task, protocol=name, metric=metric) for name in ("finetune", f"finetune-drop{count}")
-        )
+        whole = Score(task=task, protocol="finetune", metric=metric)
+        dropped = Score(task=task, protocol=f"finetune-drop{count}", metric=metric)
         for role in ("supervised", *MIM):
-            helps = role == "supervised"
-            factor = sign if helps else -sign
+            factor, verb = (sign, "helps") if role == "supervised" else (-sign, "hurts")
             terms = (Term(factor=factor, role=role, score=dropped), Term(factor=-factor, role=role, score=whole))
-            verb = "helps" if helps else "hurts"
-            label = f"dropping the last quarter {verb} {role}: {task} {metric}"
-            found.append(Comparison(label=label, terms=terms))
-    return tuple(found)
+            yield Comparison(label=f"dropping the last quarter {verb} {role}: {task} {metric}", terms=terms)
 
 
-def _layers(covered: str) -> Claim:
-    score = Score(task="analysis/similarity", protocol="frozen", metric="CKA")
-    return Claim(
-        number=7,
-        paper=PAPER_2,
-        sentence="MIM layers are alike (CKA), supervised layers are not.",
-        measure="CKA between two different layers, averaged over all pairs: MAE and SimMIM each above supervised.",
-        comparisons=each(MIM, ["supervised"], [score]),
-        preconditions=learnt(covered),
-    )
-
-
-def _geometry(covered: str) -> Claim:
+def _geometry(tuned: Score, learnt: tuple[Comparison, ...]) -> Claim:
     pose = Score(task="pose/scenes", protocol="finetune", metric="PCK@0.1")
     depth = Score(task="depth/scenes", protocol="finetune", metric="RMSE")
     tracking = Score(task="tracking/scenes", protocol="finetune")
     species = Score(task="classification/scenes", protocol="finetune", metric="top1")
-    semantic = Score(task=covered, protocol="finetune", metric="top1")
-    near = tuple(
-        Comparison(
-            label=f"supervised above the middle between scratch and {mim}: {semantic}",
-            terms=(
-                Term(factor=1, role="supervised", score=semantic),
-                Term(factor=-0.5, role=mim, score=semantic),
-                Term(factor=-0.5, role=SCRATCH, score=semantic),
-            ),
-        )
-        for mim in MIM
-    )
+    near = []
+    for mim in MIM:
+        weights = {"supervised": 1, mim: -0.5, SCRATCH: -0.5}
+        terms = tuple(Term(factor=factor, role=role, score=tuned) for role, factor in weights.items())
+        label = f"supervised above the middle between scratch and {mim}: {tuned}"
+        near.append(Comparison(label=label, terms=terms))
     return Claim(
         number=8,
         paper=PAPER_2,
@@ -315,21 +267,31 @@ def _geometry(covered: str) -> Claim:
         "supervised stays near on covered semantics.",
         measure="Fine-tuned: PCK@0.1 of pose, RMSE of depth, the primary metric of tracking, top-1 of the species: MAE "
         "and SimMIM each better than supervised. Near: supervised has more than half of MIM's gain over scratch in "
-        f"{covered}, whose classes it was trained on. (Supervised pretraining on the species was also trained on the "
-        "classes of the fine-grained task here.)",
+        f"{tuned.task}, whose classes it was trained on. (Supervised pretraining on the species was also trained on "
+        "the classes of the fine-grained task here.)",
         comparisons=(
             *each(MIM, ["supervised"], [pose]),
             *each(MIM, ["supervised"], [depth], higher=False),
             *each(MIM, ["supervised"], [tracking, species]),
             *near,
         ),
-        preconditions=learnt(covered),
+        preconditions=learnt,
     )
 
 
-def _losses(covered: str) -> Claim:
+def _mim_against_supervised(learnt: tuple[Comparison, ...]) -> tuple[Claim, Claim, Claim]:
     box, cls = (Score(task="detection/scenes", protocol="finetune", curve=c) for c in ("bbox", "cls"))
-    return Claim(
+    alike = Score(task="analysis/similarity", protocol="frozen", metric="CKA")
+    bias = Score(task="analysis/shape-bias", protocol="frozen", metric="shape_bias")
+    layers = Claim(
+        number=7,
+        paper=PAPER_2,
+        sentence="MIM layers are alike (CKA), supervised layers are not.",
+        measure="CKA between two different layers, averaged over all pairs: MAE and SimMIM each above supervised.",
+        comparisons=each(MIM, ["supervised"], [alike]),
+        preconditions=learnt,
+    )
+    losses = Claim(
         number=9,
         paper=PAPER_2,
         sentence="In detection, MIM's localisation loss falls faster, supervised's classification loss lower.",
@@ -338,17 +300,14 @@ def _losses(covered: str) -> Claim:
         "second. (A detector that finds nothing has almost no box loss, since few of its proposals match: in short "
         "training a low box loss alone is not an advantage.)",
         comparisons=(*each(MIM, ["supervised"], [box], higher=False), *each(MIM, ["supervised"], [cls])),
-        preconditions=learnt(covered),
+        preconditions=learnt,
     )
-
-
-def _shape(covered: str) -> Claim:
-    score = Score(task="analysis/shape-bias", protocol="frozen", metric="shape_bias")
-    return Claim(
+    shape = Claim(
         number=10,
         paper=PAPER_1,
         sentence="MIM is more shape-biased than supervised.",
         measure="Shape bias (0 to 1) of a linear probe on cue conflicts: MAE and SimMIM each above supervised.",
-        comparisons=each(MIM, ["supervised"], [score]),
-        preconditions=learnt(covered),
+        comparisons=each(MIM, ["supervised"], [bias]),
+        preconditions=learnt,
     )
+    return layers, losses, shape

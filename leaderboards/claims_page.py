@@ -9,7 +9,7 @@ the same settings. The replicates of scratch are its evaluation seeds.
 import functools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,7 @@ class Replicates:
     @property
     def blocks(self) -> int:
         """The number of blocks, from an analysis of attention; BLOCKS if there is none."""
-        section = self.sections.get(("analysis/attention", "frozen"))
-        members = self._members(section) if section else []
+        members = self._members(self.sections.get(("analysis/attention", "frozen")))
         names = {name for m in members for result in m.row.results for name in result.metrics}
         return sum(name.startswith("KL/") for name in names) or BLOCKS
 
@@ -96,21 +95,19 @@ class Replicates:
 
     def _look_up(self, role: str, score: Score) -> Values:
         section = self.sections.get((score.task, score.protocol))
-        members = [m for m in self._members(section) if m.role == role] if section else []
-        if not members:
+        members = [m for m in self._members(section) if m.role == role]
+        if section is None or not members:
             return Values(by_replicate={}, problem=f"{role}: no record of {score}")
-        assert section is not None
         if len({m.settings for m in members}) > 1:
             names = ", ".join(sorted({f"{m.row.backbone}@{m.row.weights8}" for m in members}))
-            problem = f"{role}: {names} were pretrained with different settings"
-            return Values(by_replicate={}, problem=problem)
+            return Values(by_replicate={}, problem=f"{role}: {names} were pretrained with different settings")
         found = defaultdict(list)
         for member in members:
             if (value := self._value(section, member, score)) is not None:
                 found[member.replicate].append(value)
         means = {seed: math.fsum(values) / len(values) for seed, values in found.items()}
-        what = f"its records of {score.task} {score.protocol} have no {score.what}"
-        return Values(by_replicate=means, problem="" if means else f"{role}: {what}")
+        problem = f"{role}: its records of {score.task} {score.protocol} have no {score.what}"
+        return Values(by_replicate=means, problem="" if means else problem)
 
     def _value(self, section: Section, member: _Member, score: Score) -> float | None:
         """Return the mean over the records of a replicate; None if one of them lacks the score."""
@@ -128,21 +125,17 @@ class Replicates:
             found.append(value)
         return math.fsum(found) / len(found)
 
-    def _members(self, section: Section) -> list[_Member]:
-        return [member for row in section.rows for member in _members(row, self.scale)]
+    def _members(self, section: Section | None) -> list[_Member]:
+        return [member for row in section.rows for member in _members(row, self.scale)] if section else []
 
 
 def scales(standings: Sequence[Section]) -> list[Scale]:
     """Return the scales at which more than one method was pretrained."""
     methods: dict[Scale, set[str]] = defaultdict(set)
-    headers = [header for row in _rows(standings) if (header := _header(row))]
+    headers = [header for section in shown(standings) for row in section.rows if (header := _header(row))]
     for header in {id(header): header for header in headers}.values():  # equal headers are one cached object
         methods[_scale(header)].add(header["method"]["name"])
     return sorted(scale for scale, names in methods.items() if len(names) > 1)
-
-
-def _rows(standings: Sequence[Section]) -> Iterator[Row]:
-    return (row for section in shown(standings) for row in section.rows)
 
 
 def _members(row: Row, scale: Scale) -> list[_Member]:
@@ -166,14 +159,8 @@ def _role(header: Mapping[str, Any]) -> str:
 
 def _scale(header: Mapping[str, Any]) -> Scale:
     recipe = header["recipe"]
-    return Scale(
-        arch=header["arch"],
-        data=header["data"],
-        recipe=recipe["name"],
-        img_size=recipe["img_size"],
-        epochs=recipe["epochs"],
-        batch_size=recipe["batch_size"],
-    )
+    sizes = {key: recipe[key] for key in ("img_size", "epochs", "batch_size")}
+    return Scale(arch=header["arch"], data=header["data"], recipe=recipe["name"], **sizes)
 
 
 def _header(row: Row) -> Mapping[str, Any] | None:
@@ -183,12 +170,12 @@ def _header(row: Row) -> Mapping[str, Any] | None:
 
 def curves_of(records: Path | None) -> Curves:
     """Return a function that reads a record's curves from a store (standings omit them); {} without a store."""
-    return lambda result: _stored(records, result) if records else {}
 
+    def curves(result: Result) -> Mapping[str, Sequence[float]]:
+        found = Store(records).load(result.key) if records else None
+        return found.curves if found else {}
 
-def _stored(records: Path, result: Result) -> Mapping[str, Sequence[float]]:
-    found = Store(records).load(result.key)
-    return found.curves if found else {}
+    return curves
 
 
 # The verdict. A comparison is a sum of scores that the claim predicts to be above 0, with Student's interval over the
@@ -254,20 +241,16 @@ def _judge(comparison: Comparison, replicates: Replicates, number: int) -> Judge
     known = [replicates.values(term.role, term.score) for term in comparison.terms]
     shared = sorted(set.intersection(*(set(values.by_replicate) for values in known)))
     parts = [[t.factor * v.by_replicate[k] for t, v in zip(comparison.terms, known, strict=True)] for k in shared]
-    interval = mean_interval([math.fsum(part) for part in parts]) if parts else None
+    sums = [math.fsum(part) for part in parts]
+    interval = mean_interval(sums) if sums else None
     problems = [values.problem for values in known if values.problem]
     if len(shared) < FEWEST and not problems:
         roles = " and ".join(dict.fromkeys(term.role for term in comparison.terms))
         problems = [f"{roles}: n = {len(shared)} in {comparison.terms[0].score}, but an interval needs {FEWEST}"]
     if problems:
         return Judged(comparison=comparison, interval=interval, outcome="open", missing=tuple(problems))
-    outcome = _outcome([math.fsum(part) for part in parts], _rounding(parts), number)
-    return Judged(comparison=comparison, interval=interval, outcome=outcome)
-
-
-def _rounding(parts: Sequence[Sequence[float]]) -> float:
-    """Return the rounding error of numbers of this size."""
-    return ROUNDING * max(math.fsum(map(abs, part)) for part in parts)
+    rounding = ROUNDING * max(math.fsum(map(abs, part)) for part in parts)
+    return Judged(comparison=comparison, interval=interval, outcome=_outcome(sums, rounding, number))
 
 
 def _outcome(values: Sequence[float], slack: float, number: int) -> str:
@@ -307,7 +290,9 @@ def page(standings: Sequence[Section], records: Path | None = None) -> str | Non
     found = {scale: each for scale, each in every.items() if _is_asked(*each)} or every
     parts = [f"{MARK}# The papers' claims\n\n[All tasks]({OVERVIEW}). {_conclusion(found)}\n", _summary(found)]
     parts += [f"## How a claim is judged\n\n{RULE}\n"]
-    parts += [_chapter(place, *each) for place, each in enumerate(found.values(), 1)]
+    for place, (replicates, verdicts) in enumerate(found.values(), 1):
+        parts += [f"## Scale {place}: {escape_cell(replicates.scale)}\n"]
+        parts += [_claim(each, replicates) for each in verdicts]
     return "\n".join(parts)
 
 
@@ -325,29 +310,25 @@ def _judged(scale: Scale, standings: Sequence[Section], records: Path | None) ->
 def _is_asked(replicates: Replicates, verdicts: Sequence[Verdict]) -> bool:
     """Return whether the scale has a comparison or an analysis; otherwise it belongs to another question."""
     judged = [each for one in verdicts for each in one.judged]
-    terms = (term for each in judged for term in each.comparison.terms)
-    analysed = {t for t in terms if t.score.task.startswith("analysis/") and t.role != SCRATCH}
-    return any(not each.missing for each in judged) or any(
-        replicates.values(term.role, term.score).by_replicate for term in analysed
-    )
+    terms = {term for each in judged for term in each.comparison.terms if term.role != SCRATCH}
+    analysed = [term for term in terms if term.score.task.startswith("analysis/")]
+    known = any(replicates.values(term.role, term.score).by_replicate for term in analysed)
+    return known or any(not each.missing for each in judged)
 
 
 def covered(scale: Scale) -> str:
     """Return the classification task whose classes supervised pretraining was trained on at a scale."""
-    tiny = "tiny-imagenet" in scale.data
-    return "classification/tiny-imagenet" if tiny else "classification/scenes"
+    return f"classification/{'tiny-imagenet' if 'tiny-imagenet' in scale.data else 'scenes'}"
 
 
 def _conclusion(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
     """Return how many claims have each verdict, by scale."""
-    sentences = []
-    for place, (_, verdicts) in enumerate(found.values(), 1):
-        words = [one.word for one in verdicts]
-        sentences.append(
-            f"At scale {place}, of {len(words)} claims {words.count(HOLDS)} hold, {words.count(FAILS)} do not hold, "
-            f"and {words.count(OPEN)} are {OPEN}."
-        )
-    return " ".join(sentences)
+    words = [[one.word for one in verdicts] for _, verdicts in found.values()]
+    return " ".join(
+        f"At scale {place}, of {len(own)} claims {own.count(HOLDS)} hold, {own.count(FAILS)} do not hold, "
+        f"and {own.count(OPEN)} are {OPEN}."
+        for place, own in enumerate(words, 1)
+    )
 
 
 def _summary(found: dict[Scale, tuple[Replicates, list[Verdict]]]) -> str:
@@ -368,69 +349,48 @@ def _verdict(one: Verdict) -> str:
     return f"{one.word} ({one.counts})"
 
 
-def _chapter(place: int, replicates: Replicates, verdicts: Sequence[Verdict]) -> str:
-    head = f"## Scale {place}: {escape_cell(replicates.scale)}\n"
-    return "\n".join([head, *(_claim(each, replicates) for each in verdicts)])
-
-
 def _claim(one: Verdict, replicates: Replicates) -> str:
     claim = one.claim
     failed = any(each.outcome != "for" for each in one.preconditions)
     counts = f"{one.counts}{', and the precondition does not hold' if failed else ''}"
+    rows = [_row(f"precondition: {each.comparison.label}", each, replicates) for each in one.preconditions]
+    rows += [_row(each.comparison.label, each, replicates) for each in one.judged]
     parts = [
         f"### {claim.number}. {claim.sentence}\n",
         f"**{one.word[0].upper()}{one.word[1:]}**: {counts}. {claim.paper}. {claim.measure}\n",
         _means(claim.shown, replicates),
-        _comparisons(one, replicates),
+        Table(head=["claimed", "difference", "n", "outcome"], rows=rows, left=1).markdown(),
     ]
     # A single replicate is not listed as missing: the table shows n = 1.
     absent = [each for each in (*one.preconditions, *one.judged) if each.interval is None]
     if missing := list(dict.fromkeys(text for each in absent for text in each.missing)):
-        parts += [f"Missing:\n\n{_missing(missing)}"]
+        by_role = defaultdict(list)
+        for role, _, what in (text.partition(": ") for text in missing):
+            by_role[role].append(what)
+        listed = (f"- {escape_cell(role)}: {escape_cell('; '.join(what))}\n" for role, what in by_role.items())
+        parts += [f"Missing:\n\n{''.join(listed)}"]
     return "\n".join(parts)
-
-
-def _missing(texts: Sequence[str]) -> str:
-    """Return a line for each role."""
-    by_role: dict[str, list[str]] = {}
-    for role, _, what in (text.partition(": ") for text in texts):
-        by_role.setdefault(role, []).append(what)
-    return "".join(f"- {escape_cell(role)}: {escape_cell('; '.join(w))}\n" for role, w in by_role.items())
 
 
 def _means(scores: Sequence[Score], replicates: Replicates) -> str:
     """Return the means over replicates: a row for each role that has one, a column for each score."""
     rows = []
+    digits = [_decimals(score, replicates) for score in scores]
     for role in replicates.roles:
-        found = [mean_interval(_values(role, score, replicates)) for score in scores]
+        found = [mean_interval([*replicates.values(role, score).by_replicate.values()]) for score in scores]
         if any(interval.n for interval in found):
-            cells = [_mean(i, _decimals(s, replicates)) for i, s in zip(found, scores, strict=True)]
-            rows.append([role, *cells])
+            cells = zip(found, digits, strict=True)
+            rows.append([role, *(f"{number(i, d)} (n = {i.n})" if i.n else MISSING for i, d in cells)])
     return Table(head=["mean", *map(str, scores)], rows=rows, left=1).markdown() if rows else ""
-
-
-def _values(role: str, score: Score, replicates: Replicates) -> list[float]:
-    return list(replicates.values(role, score).by_replicate.values())
-
-
-def _mean(interval: Interval, digits: int) -> str:
-    return f"{number(interval, digits)} (n = {interval.n})" if interval.n else MISSING
 
 
 def _decimals(score: Score, replicates: Replicates) -> int:
     """Return 2 for percentages and pixels, 4 for small values."""
-    every = [v for role in replicates.roles for v in _values(role, score, replicates)]
+    every = [v for role in replicates.roles for v in replicates.values(role, score).by_replicate.values()]
     return 2 if max(map(abs, every), default=0.0) >= 10 else 4
 
 
-def _comparisons(one: Verdict, replicates: Replicates) -> str:
-    rows = [_row(each, replicates, "precondition: ") for each in one.preconditions]
-    rows += [_row(each, replicates) for each in one.judged]
-    return Table(head=["claimed", "difference", "n", "outcome"], rows=rows, left=1).markdown()
-
-
-def _row(judged: Judged, replicates: Replicates, before: str = "") -> list[str]:
-    label = before + judged.comparison.label
+def _row(label: str, judged: Judged, replicates: Replicates) -> list[str]:
     if judged.interval is None:
         return [label, MISSING, "0", "missing"]
     digits = _decimals(judged.comparison.terms[0].score, replicates)

@@ -14,59 +14,37 @@ COLUMNS = (
     *("metric", "primary", "higher_is_better", "mean", "half_width", "n", "rank_first", "rank_last"),
     *("device_hours", "images_per_second"),
 )
-SPECIAL = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-}
+WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
+SPECIAL = str.maketrans(
+    {char: f"\\{char}" for char in "&%$#_{}"} | {char: f"\\text{word}{{}}" for char, word in WORDS.items()}
+)
 
 
 def write_csv(standings: Sequence[Section], path: Path) -> None:
     """Write a line for each backbone and metric of every section, also superseded ones, with unrounded means."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(line for s in standings for row in s.rows for line in _lines(s, row))
+    lines = (line for section in standings for row in section.rows for line in _lines(section, row))
+    csv.writer(buffer, lineterminator="\n").writerows([COLUMNS, *lines])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, buffer.getvalue())
 
 
-def _lines(section: Section, row: Row) -> Iterator[dict[str, object]]:
-    first, last = row.rank or (None, None)
-    shared = {
-        "task": section.task,
-        "protocol": section.protocol["name"],
-        "mode": mode(section.protocol),
-        "digest": section.digest,
-        "superseded_by": section.superseded_by,
-        "backbone": row.backbone,
-        "method": row.method,
-        "weights": row.weights8,
-        "higher_is_better": section.higher_is_better,
-        "device_hours": row.cost("device_hours"),
-        "images_per_second": row.cost("images_per_second"),
-    }
-    for name, interval in row.metrics.items():
+def _lines(section: Section, row: Row) -> Iterator[Sequence[object]]:
+    """Yield the values of COLUMNS for each metric of a row."""
+    run = (section.task, section.protocol["name"], mode(section.protocol), section.digest, section.superseded_by)
+    costs = row.cost("device_hours"), row.cost("images_per_second")
+    for name, found in row.metrics.items():
         primary = name == section.primary
-        yield shared | {
-            "metric": name,
-            "primary": primary,
-            "higher_is_better": section.higher_is_better if primary else None,
-            "mean": interval.mean,
-            "half_width": interval.half_width,
-            "n": interval.n,
-            "rank_first": first if primary else None,
-            "rank_last": last if primary else None,
-        }
+        better = section.higher_is_better if primary else None
+        ranks = row.rank if primary and row.rank else (None, None)
+        metric = (name, primary, better, found.mean, found.half_width, found.n, *ranks)
+        yield *run, row.backbone, row.method, row.weights8, *metric, *costs
 
 
 def write_latex(standings: Sequence[Section], folder: Path) -> list[Path]:
     """Write a file for each task: a table for each current section, ready for \\input. Returns the files."""
-    current = [section for section in standings if section.is_current]
     texts: dict[Path, str] = {}
-    for section in current:
+    for section in filter(lambda section: section.is_current, standings):
         path = folder / page_name(section.task).replace(".md", ".tex")
         texts[path] = texts.get(path, "% needs \\usepackage{booktabs}\n") + latex(section)
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,12 +59,10 @@ def latex(section: Section) -> str:
     arrow = " $\\uparrow$" if section.higher_is_better else " $\\downarrow$"
     head = ["backbone", "method", escaped(section.primary) + arrow * section.ranked, "rank"]
     head += [*map(escaped, others), "$n$"]
-    lines = [" & ".join(head), "\\midrule"]
-    lines += [" & ".join(_cells(section, row, others)) for row in section.rows]
-    body = " \\\\\n".join(lines).replace("\\midrule \\\\", "\\midrule")
-    title = f"{section.task}, {section.protocol['name']}, digest {section.digest[:8]}"
+    body = "".join(" & ".join(_cells(section, row, others)) + " \\\\\n" for row in section.rows)
     return (
-        f"% {title}\n\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{body} \\\\\n"
+        f"% {section.task}, {section.protocol['name']}, digest {section.digest[:8]}\n"
+        f"\\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}\n\\toprule\n{' & '.join(head)} \\\\\n\\midrule\n{body}"
         "\\bottomrule\n\\end{tabular}\n"
     )
 
@@ -104,11 +80,9 @@ def _cells(section: Section, row: Row, others: Sequence[str]) -> list[str]:
 
 def _number(section: Section, row: Row, name: str) -> str:
     interval = row.metrics.get(name)
-    if interval is None:
-        return "--"
-    return number(interval, decimals(section, name)).replace("±", "$\\pm$")
+    return number(interval, decimals(section, name)).replace("±", "$\\pm$") if interval else "--"
 
 
 def escaped(text: str) -> str:
     """Return a text with LaTeX's special characters escaped."""
-    return "".join(SPECIAL.get(char, char) for char in text)
+    return text.translate(SPECIAL)
