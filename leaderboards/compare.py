@@ -67,28 +67,20 @@ def _line(section: Section, one: Row, two: Row) -> list[str]:
         mode(section.protocol),
         arrow(section),
         *(MISSING if mean is None else f"{mean.mean:.{digits}f}" for mean in means),
-        _signed(found, digits),
+        f"{found.mean:+.{digits}f}" + ("" if found.half_width is None else f" ± {found.half_width:.{digits}f}"),
         f"{found.n} {'pairs' if found.paired else 'each'}",
         _words(section, found, digits),
     ]
 
 
-def _signed(found: Difference, digits: int) -> str:
-    width = "" if found.half_width is None else f" ± {found.half_width:.{digits}f}"
-    return f"{found.mean:+.{digits}f}{width}"
-
-
 def _words(section: Section, found: Difference, digits: int) -> str:
     if found.half_width is None:
         return "no interval: a single seed, or a value that is not finite"
+    least, most = abs(found.mean) - found.half_width, abs(found.mean) + found.half_width
     if not found.excludes_zero:
-        largest = abs(found.mean) + found.half_width
-        return f"no difference found; if there is one, it is below {largest:.{digits}f}"
-    if not section.ranked:
-        return f"{'A' if found.mean > 0 else 'B'} is larger, by {abs(found.mean) - found.half_width:.{digits}f} or more"
-    better = "A" if (found.mean > 0) == section.higher_is_better else "B"
-    least = abs(found.mean) - found.half_width
-    return f"{better} is better, by {least:.{digits}f} or more"
+        return f"no difference found; if there is one, it is below {most:.{digits}f}"
+    first = (found.mean > 0) == (section.higher_is_better or not section.ranked)
+    return f"{'A' if first else 'B'} is {'better' if section.ranked else 'larger'}, by {least:.{digits}f} or more"
 
 
 def _parser() -> argparse.ArgumentParser:

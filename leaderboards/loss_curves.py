@@ -49,16 +49,18 @@ def draw(records: Sequence[Result], out: Path, smooth: int | None = None) -> Non
 
     width = smooth or max(1, max(len(record.curves["cls"]) for record in records) // 20)
     names = list(dict.fromkeys(map(_name, records)))
+    run = f"{records[0].task}, {records[0].protocol['name']} (digest {records[0].digest[:8]})"
+    title = f"{run}; moving mean over {width} iteration{'' if width == 1 else 's'}"
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 3.6), layout="constrained")
-        for axes, (curve, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
+        for axes, (curve, label) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
             for record in records:
                 colour = mpl.colormaps["tab10"](names.index(_name(record)) % 10)
                 axes.plot(moving_mean(record.curves[curve], width), color=colour, label=_name(record), linewidth=1.2)
-            axes.set(xlabel="iteration", ylabel=title, ylim=(0, None))
+            axes.set(xlabel="iteration", ylabel=label, ylim=(0, None))
         lines = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(lines.values(), lines, loc="outside lower center", ncols=3, frameon=False)
-        figure.suptitle(_title(records[0], width), fontsize=10)
+        figure.suptitle(title, fontsize=10)
         try:
             figure.savefig(out, dpi=150, metadata={"Software": None} if out.suffix == ".png" else None)
         except OSError as error:
@@ -72,13 +74,6 @@ def moving_mean(values: Sequence[float], width: int) -> Any:
     sums, at = np.concatenate(([0.0], np.cumsum(values))), np.arange(len(values))
     first, last = np.maximum(at - width // 2, 0), np.minimum(at + (width + 1) // 2, len(values))
     return (sums[last] - sums[first]) / (last - first)
-
-
-def _title(record: Result, width: int) -> str:
-    return (
-        f"{record.task}, {record.protocol['name']} (digest {record.digest[:8]}); "
-        f"moving mean over {width} iteration{'' if width == 1 else 's'}"
-    )
 
 
 def _name(record: Result) -> str:

@@ -73,8 +73,7 @@ class Block:
     @property
     def title(self) -> str:
         """The heading of the table."""
-        where = ", embedded world" if self.embedded else ""
-        return f"{self.mode.capitalize()} backbones{where}"
+        return f"{self.mode.capitalize()} backbones{', embedded world' if self.embedded else ''}"
 
     @property
     def common_n(self) -> int:
@@ -91,22 +90,15 @@ class Block:
 def blocks(standings: Iterable[Section]) -> list[Block]:
     """Return the overview's tables, one for each mode and kind of data."""
     current = [s for s in standings if s.is_current and s.ranked]
-    made = [
-        Block(
-            mode=kind,
-            embedded=embedded,
-            sections=tuple(s for s in current if mode(s.protocol) == kind and s.task.endswith("/scenes") == embedded),
-        )
-        for kind, embedded in product(("fine-tuned", "frozen"), (True, False))
-    ]
-    return [block for block in made if block.sections]
+    found = []
+    for kind, embedded in product(("fine-tuned", "frozen"), (True, False)):
+        own = tuple(s for s in current if mode(s.protocol) == kind and s.task.endswith("/scenes") == embedded)
+        found += [Block(mode=kind, embedded=embedded, sections=own)] if own else []
+    return found
 
 
 def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
-    """Return the overview: backbones by tasks, current digests only.
-
-    `elsewhere` is the page of published numbers that were not run here.
-    """
+    """Return the overview; `elsewhere` is the page of published numbers that were not run here."""
     if not standings:
         return f"{MARK}# Leaderboards\n\n{EMPTY}"
     parts = [f"{MARK}# Leaderboards\n\n{LEGEND}\n"]
@@ -114,8 +106,9 @@ def overview(standings: Sequence[Section], elsewhere: str | None = None) -> str:
         ranks = mean_ranks(block.sections)
         table = matrix(block, ranks).markdown()
         parts += [f"## {block.title}\n", f"{table}\n{block.notes(ranks)}\n", columns(block.sections)]
-    if any(s.failed for s in standings):
-        parts += ["## Failed runs\n\n" + failures(standings)]
+    if failed := Counter(section.task for section in standings for _ in section.failed):
+        lines = (f"- [{task}]({page_name(task)}): {count} failed\n" for task, count in failed.items())
+        parts += ["## Failed runs\n\n" + "".join(lines)]
     if old := [s for s in standings if s.superseded_by]:
         parts += ["## Superseded\n\n" + "".join(map(superseded, old))]
     if any(not s.ranked for s in standings):
@@ -135,14 +128,12 @@ def matrix(block: Block, ranks: Mapping[Name, str]) -> Table:
     lines, common = [], block.common_n
     for name, rows in by_backbone(block.sections).items():
         cells = name_cells(next(filter(None, rows)))
-        cells += [_rank_cell(ranks.get(name))] if ranks else []
-        cells += [_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True)]
-        lines.append(cells)
+        if rank := ranks.get(name):
+            cells.append(Cell(text=rank, value=float(rank.split()[0])))
+        elif ranks:
+            cells.append(Cell(text=MISSING))
+        lines.append([*cells, *(_cell(s, row, common) for s, row in zip(block.sections, rows, strict=True))])
     return Table(head=head, rows=lines, left=3)
-
-
-def _rank_cell(mean_rank: str | None) -> Cell:
-    return Cell(text=mean_rank, value=float(mean_rank.split()[0])) if mean_rank else Cell(text=MISSING)
 
 
 def _cell(section: Section, row: Row | None, common: int) -> Cell:
@@ -195,59 +186,42 @@ def _mean_rank(families: Sequence[Sequence[tuple[float, int, int]]]) -> str:
 
 def columns(standings: Sequence[Section]) -> str:
     """List the digest and data behind each column of the overview."""
-    lines = [
+    return "".join(
         f"- {s.task}, {escape_cell(s.protocol['name'])}: digest `{s.digest[:8]}`, data fingerprint {fingerprint(s)}\n"
         for s in standings
-    ]
-    return "".join(lines)
-
-
-def failures(standings: Sequence[Section]) -> str:
-    """Count the failed runs of each task, linked to the page that lists them."""
-    counts = Counter({s.task: 0 for s in standings})
-    for section in standings:
-        counts[section.task] += len(section.failed)
-    return "".join(f"- [{task}]({page_name(task)}): {count} failed\n" for task, count in counts.items() if count)
+    )
 
 
 def superseded(section: Section) -> str:
     """Return a line about a section whose digest is not the current one."""
-    new = (section.superseded_by or "")[:8]
-    return (
-        f"- [{section.task}]({page_name(section.task)}) {escape_cell(section.protocol['name'])}: digest "
-        f"`{section.digest[:8]}`, {len(section.rows)} backbones, superseded by `{new}`\n"
-    )
+    name = f"[{section.task}]({page_name(section.task)}) {escape_cell(section.protocol['name'])}"
+    new, count = (section.superseded_by or "")[:8], len(section.rows)
+    return f"- {name}: digest `{section.digest[:8]}`, {count} backbones, superseded by `{new}`\n"
 
 
 # The page of a task.
 
 
 def task_pages(standings: Sequence[Section], numbers: Sequence[Published] = ()) -> dict[str, str]:
-    """Return the pages as file name -> markdown, for every task that has a record."""
-    return {
-        page_name(task): task_page(task, list(group), [n for n in numbers if n.task == task])
-        for task, group in groupby(standings, key=lambda section: section.task)
-    }
-
-
-def task_page(task: str, standings: Sequence[Section], numbers: Sequence[Published] = ()) -> str:
-    """Return the page of one task: current sections, superseded ones, numbers published elsewhere."""
-    ordered = sorted(standings, key=lambda section: section.superseded_by is not None)
-    head = f"{MARK}# {task}\n\n[All tasks]({OVERVIEW}). {LEGEND}\n"
-    elsewhere = [f"## {published.TITLE}\n\n{published.listing(numbers)}"] if numbers else []
-    return "\n".join([head, *map(task_section, ordered), *elsewhere])
+    """Return a page for each task: current sections, superseded ones, numbers published elsewhere."""
+    pages, elsewhere = {}, dict(published.by_task(numbers))
+    for task, group in groupby(standings, key=lambda section: section.task):
+        parts = [f"{MARK}# {task}\n\n[All tasks]({OVERVIEW}). {LEGEND}\n"]
+        parts += map(task_section, sorted(group, key=lambda section: section.superseded_by is not None))
+        if others := elsewhere.get(task):
+            table = published.published_table(others).markdown()
+            parts += [f"## {published.TITLE}\n\n{published.NOTE}\n\n{table}"]
+        pages[page_name(task)] = "\n".join(parts)
+    return pages
 
 
 def task_section(section: Section) -> str:
     """Return one section: heading, provenance, table, failures."""
-    name, old = section.protocol["name"], section.superseded_by
-    kind = f"{mode(section.protocol)} backbone, digest `{section.digest[:8]}`"
-    head = f"## {escape_cell(name)}: {kind}{' (superseded)' if old else ''}\n"
-    parts = [head, provenance(section)]
-    parts += [task_table(section).markdown() if section.rows else "No run has finished.\n"]
-    remarks = [*map(failure, section.failed), *diverged(section)]
-    parts += ["".join(f"- {remark}\n" for remark in remarks)] if remarks else []
-    return "\n".join(parts)
+    kind, old = f"{mode(section.protocol)} backbone", " (superseded)" if section.superseded_by else ""
+    head = f"## {escape_cell(section.protocol['name'])}: {kind}, digest `{section.digest[:8]}`{old}\n"
+    table = task_table(section).markdown() if section.rows else "No run has finished.\n"
+    listed = "".join(f"- {remark}\n" for remark in remarks(section))
+    return "\n".join(filter(None, (head, provenance(section), table, listed)))
 
 
 def provenance(section: Section) -> str:
@@ -262,18 +236,12 @@ def provenance(section: Section) -> str:
     ]
     if str(protocol["name"]).endswith("-smoke"):
         lines += ["- **smoke**: a few images for one epoch; the numbers are not results"]
-    if any(optimistic(result) for result in results):
+    if any((on := r.selection.get("selected_on")) and on == r.selection.get("reported_on") for r in results):
         lines += ["- **optimistic**: hyper-parameters were chosen on the split that is reported"]
     if section.superseded_by:
         new = section.superseded_by[:8]
         lines += [f"- **superseded** by digest `{new}`, which is newer; their numbers are not comparable"]
     return "\n".join(lines) + "\n"
-
-
-def optimistic(result: Result) -> bool:
-    """Return whether hyper-parameters were chosen on the split that is reported."""
-    chosen_on = result.selection.get("selected_on")
-    return chosen_on is not None and chosen_on == result.selection.get("reported_on")
 
 
 def selection(result: Result) -> str:
@@ -294,40 +262,26 @@ def task_table(section: Section) -> Table:
         Column(name="n", kind="number", first="descending"),
         *COST_COLUMNS,
     ]
-    rows = [
-        [
-            *name_cells(row),
-            primary_cell(section, row),
-            rank_cell(row),
-            *(metric_cell(section, row, name) for name in others),
-            Cell(text=str(row.n), value=row.n),
-            *cost_cells(row),
-        ]
-        for row in section.rows
-    ]
+    rows = []
+    for row in section.rows:
+        cells = [primary_cell(section, row), rank_cell(row), *(metric_cell(section, row, name) for name in others)]
+        rows.append([*name_cells(row), *cells, Cell(text=str(row.n), value=row.n), *cost_cells(row)])
     return Table(head=head, rows=rows, left=3)
 
 
-def failure(result: Result) -> str:
-    """Return one line on a failed run."""
-    reason = next(iter((result.error or "no reason recorded").strip().splitlines()), "")
-    return f"failed: {run_name(result)}: {escape_cell(reason)}"
+def remarks(section: Section) -> Iterator[str]:
+    """Yield a line for each failed run, and for each metric of a seed that is not finite (the mean is then nan)."""
+    for result in section.failed:
+        reason = next(iter((result.error or "no reason recorded").strip().splitlines()), "")
+        yield f"failed: {_run_name(result)}: {escape_cell(reason)}"
+    for row in section.rows:
+        for result, name in product(row.results, row.metrics):
+            if not math.isfinite(result.metrics.get(name, 0.0)):
+                yield f"not finite: {_run_name(result)}: {escape_cell(name)}"
 
 
-def run_name(result: Result) -> str:
-    """Name a run within its section: backbone, weights and seed."""
+def _run_name(result: Result) -> str:
     return f"{escape_cell(result.backbone['name'])}@{weights8(result.backbone)} seed {result.seed}"
-
-
-def diverged(section: Section) -> list[str]:
-    """List the seeds with a metric that is not finite, which makes the mean nan."""
-    return [
-        f"not finite: {run_name(result)}: {escape_cell(name)}"
-        for row in section.rows
-        for result in row.results
-        for name in row.metrics
-        if not math.isfinite(result.metrics.get(name, 0.0))
-    ]
 
 
 # A card for each backbone: what it is, how its weights were loaded, and all its numbers.
@@ -365,13 +319,8 @@ def _card(numbers: Sequence[tuple[Section, Row]]) -> str:
 
 def _loading(report: Mapping[str, Any]) -> str:
     """Count the matched, missing, unexpected and resampled keys."""
-    counts = {key: report.get(key) for key in KEYS}
-    parts = [
-        f"{len(value) if isinstance(value, list) else value} {key}"
-        for key, value in counts.items()
-        if value is not None
-    ]
-    return ", ".join(parts)
+    counts = {key: report[key] for key in KEYS if report.get(key) is not None}
+    return ", ".join(f"{len(n) if isinstance(n, list) else n} {key}" for key, n in counts.items())
 
 
 def _line(section: Section, row: Row) -> list[Cell | str]:
@@ -437,7 +386,8 @@ def _series_section(one: Series, current: Sequence[Section]) -> str:
     shown = [s for s in current if any(columns[s.digest])]
     counts = sorted({images for s in shown for images in columns[s.digest]})
     head: list[Column | str] = ["pretrained on", *(section_column(s, arrow(s)) for s in shown)]
-    rows = [[_label(images), *(columns[s.digest].get(images, MISSING) for s in shown)] for images in counts]
+    labels = {images: f"{images} images" for images in counts} | {0: "scratch", 1: "1 image"}
+    rows = [[labels[images], *(columns[s.digest].get(images, MISSING) for s in shown)] for images in counts]
     title = f"{one.method}, {one.arch}, recipe {one.recipe}, {one.data}"
     return f"## {escape_cell(title)}\n\n{Table(head=head, rows=rows, left=1).markdown()}"
 
@@ -454,13 +404,5 @@ def _cells(one: Series, section: Section) -> dict[int, str]:
         elif backbone["arch"] == one.arch and backbone["method"] == "scratch":
             means[0].append(metric.mean)
     digits = decimals(section, section.primary)
-    return {images: _sets_cell(values, digits) for images, values in means.items()}
-
-
-def _sets_cell(values: Sequence[float], digits: int) -> str:
-    sets = f" ({len(values)} sets)" if len(values) > 1 else ""
-    return number(mean_interval(values), digits) + sets
-
-
-def _label(images: int) -> str:
-    return "scratch" if images == 0 else "1 image" if images == 1 else f"{images} images"
+    sets = {images: f" ({len(values)} sets)" if len(values) > 1 else "" for images, values in means.items()}
+    return {images: number(mean_interval(values), digits) + sets[images] for images, values in means.items()}

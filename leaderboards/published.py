@@ -53,28 +53,24 @@ def load(path: Path) -> list[Published]:
         raise UserError(f"The published numbers {path} cannot be read: {error}. Fix the file.") from None
     if extra := content.keys() - {"group"}:
         raise unknown(f"key of {path}", min(extra), ["group"])
-    return [_number(path, group, row) for group in content.get("group", []) for row in _rows(path, group)]
+    found = []
+    for group in content.get("group", []):
+        rows = group.pop("rows", [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"rows of a group in {path} must be a list of tables. Fix the file.")
+        found += [_number(path, group | row) for row in rows]
+    return found
 
 
-def _rows(path: Path, group: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    rows = group.get("rows", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"rows of a group in {path} must be a list of tables. Fix the file.")
-    return rows
-
-
-def _number(path: Path, group: Mapping[str, Any], row: Mapping[str, Any]) -> Published:
-    """Return a row completed by the keys of its group."""
-    merged = {**{key: value for key, value in group.items() if key != "rows"}, **row}
+def _number(path: Path, merged: Mapping[str, Any]) -> Published:
+    """Return the number of a row completed by the keys of its group."""
     fields = {field.name: field.type for field in dataclasses.fields(Published)}
-    for key in merged:
-        if key not in fields:
-            raise unknown(f"key of a number in {path}", key, fields)
+    if extra := [key for key in merged if key not in fields]:
+        raise unknown(f"key of a number in {path}", extra[0], fields)
     for key, kind in fields.items():
         value = merged.get(key)
-        if kind is float and isinstance(value, int | float) and math.isfinite(value):
-            continue
-        if kind is str and isinstance(value, str) and value.strip():
+        is_number = isinstance(value, int | float) and math.isfinite(value)
+        if is_number if kind is float else isinstance(value, str) and value.strip():
             continue
         raise UserError(
             f"The number {merged.get('value', '')} of {merged.get('backbone', 'a backbone')} on "
@@ -93,11 +89,6 @@ def page(numbers: Sequence[Published]) -> str | None:
     return "\n".join(parts)
 
 
-def listing(numbers: Sequence[Published]) -> str:
-    """Return one task's numbers with the note that explains them."""
-    return f"{NOTE}\n\n{published_table(numbers).markdown()}"
-
-
 def published_table(numbers: Sequence[Published]) -> Table:
     """Return a row for each number."""
     head: list[Column | str] = [
@@ -106,14 +97,11 @@ def published_table(numbers: Sequence[Published]) -> Table:
         Column(name="protocol", kind="wide"),
         Column(name="source", kind="wide"),
     ]
-    rows: list[list[Cell | str]] = [
-        [
-            *map(escape_cell, (n.backbone, n.method, n.pretraining, n.metric)),
-            Cell(text=f"{n.value:g}", value=n.value),
-            *map(escape_cell, (n.protocol, n.source)),
-        ]
-        for n in numbers
-    ]
+    rows: list[list[Cell | str]] = []
+    for n in numbers:
+        names = map(escape_cell, (n.backbone, n.method, n.pretraining, n.metric))
+        value = Cell(text=f"{n.value:g}", value=n.value)
+        rows.append([*names, value, escape_cell(n.protocol), escape_cell(n.source)])
     return Table(head=head, rows=rows, left=4, searched=2)
 
 

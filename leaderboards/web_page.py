@@ -24,7 +24,8 @@ from bench.records import Result
 from leaderboards import analyses, pages
 from leaderboards.analyses import Correlations
 from leaderboards.published import NOTE, TITLE, Published, by_task, published_table
-from leaderboards.standings import Row, Section, mode
+from leaderboards.standings import Section, mode
+from leaderboards.statistics import Interval
 from leaderboards.tables import LEGEND, MARK, MISSING, exact, inline, metric_cell
 
 # The data of the scatter plot: every metric and cost of the current sections, by backbone.
@@ -49,16 +50,18 @@ def scatter_data(standings: Sequence[Section]) -> dict[str, Any]:
     count = Counter(name for name, _ in rows)
     measures = [m for section in current for m in _measures(section, keys) if m["values"]]
     return {
-        "backbones": [_backbone(rows[name], twin=count[name[0]] > 1) for name in keys],
+        "backbones": [
+            {
+                "label": "@".join(name) if count[name[0]] > 1 else name[0],
+                "method": rows[name].method or MISSING,
+                "search": f"{name[0]} {rows[name].method} {name[1]}".lower(),
+            }
+            for name in keys
+        ],
         "methods": sorted({row.method or MISSING for row in rows.values()}),
         "measures": measures,
         "start": _start(measures),
     }
-
-
-def _backbone(row: Row, *, twin: bool) -> dict[str, str]:
-    label = f"{row.backbone}@{row.weights8}" if twin else row.backbone
-    return {"label": label, "method": row.method or MISSING, "search": search_text(row)}
 
 
 def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
@@ -70,31 +73,21 @@ def _measures(section: Section, keys: Keys) -> Iterator[dict[str, Any]]:
         title = f"{name} ({unit})" if unit else name
         if name == section.primary and section.ranked:
             title += ", higher is better" if section.higher_is_better else ", lower is better"
-        values = {keys[row.key]: _metric_measure(section, row, name) for row in section.rows}
-        yield _measure(group, name, title, values, cost=False)
+        values = {
+            keys[row.key]: _value(found, metric_cell(section, row, name).text)
+            for row in section.rows
+            if (found := row.metrics.get(name)) and math.isfinite(found.mean)
+        }
+        yield {"group": group, "name": name, "title": f"{title}: {group}", "cost": False, "values": values}
     for key, (name, unit, size) in COST_MEASURES.items():
-        values = {keys[row.key]: _cost(row, key, size) for row in section.rows}
-        yield _measure(group, name, f"{name} ({unit})", values, cost=True)
+        costs = {keys[row.key]: cost / size for row in section.rows if (cost := row.cost(key)) is not None}
+        values = {key: _value(Interval(mean=x, half_width=None, n=1), f"{x:.4g}") for key, x in costs.items()}
+        yield {"group": group, "name": name, "title": f"{name} ({unit}): {group}", "cost": True, "values": values}
 
 
-def _measure(group: str, name: str, title: str, values: Mapping[int, Any], *, cost: bool) -> dict[str, Any]:
-    known = {key: value for key, value in values.items() if value is not None}
-    return {"group": group, "name": name, "title": f"{title}: {group}", "cost": cost, "values": known}
-
-
-def _metric_measure(section: Section, row: Row, name: str) -> dict[str, Any] | None:
-    interval = row.metrics.get(name)
-    if interval is None or not math.isfinite(interval.mean):
-        return None
+def _value(interval: Interval, text: str) -> dict[str, Any]:
     half = None if interval.half_width is None else float(exact(interval.half_width))
-    return {"mean": float(exact(interval.mean)), "half": half, "text": metric_cell(section, row, name).text}
-
-
-def _cost(row: Row, key: str, size: int) -> dict[str, Any] | None:
-    mean = row.cost(key)
-    if mean is None:
-        return None
-    return {"mean": float(exact(mean / size)), "half": None, "text": f"{mean / size:.4g}"}
+    return {"mean": float(exact(interval.mean)), "half": half, "text": text}
 
 
 def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -152,11 +145,6 @@ def _correlations(found: Correlations) -> str:
     return "".join([*parts, "</section>\n"])
 
 
-def search_text(row: Row) -> str:
-    """Return what the text filter looks in: backbone, method, weights."""
-    return f"{row.backbone} {row.method} {row.weights8}".lower()
-
-
 def tasks_chapter(standings: Sequence[Section]) -> str:
     """Return a part for each task: current sections first, superseded ones after them."""
     parts = []
@@ -173,12 +161,13 @@ def _section(section: Section) -> str:
     kind, old = mode(section.protocol), " (superseded)" if section.superseded_by else ""
     title = f"{escape(section.protocol['name'])}: {kind} backbone, digest <code>{section.digest[:8]}</code>{old}"
     facts = [line.removeprefix("- ") for line in pages.provenance(section).splitlines()]
-    remarks = [*map(pages.failure, section.failed), *pages.diverged(section)]
+
+    caption = escape(f"{_name(section)}, {'best' if section.ranked else 'highest'} first")
+    table = pages.task_table(section).html(_ident(section), caption) if section.rows else "<p>No run has finished.</p>"
     return (
         f'<section class="filtered" data-task="{escape(section.task)}" data-mode="{kind}">\n'
-        f'<h4 id="{_ident(section)}">{title}</h4>\n'
-        f"{_section_table(section) if section.rows else '<p>No run has finished.</p>'}\n"
-        f"{bullets(map(inline, remarks), 'remarks failed')}{bullets(map(inline, facts))}</section>\n"
+        f'<h4 id="{_ident(section)}">{title}</h4>\n{table}\n'
+        f"{bullets(map(inline, pages.remarks(section)), 'remarks failed')}{bullets(map(inline, facts))}</section>\n"
     )
 
 
@@ -188,11 +177,6 @@ def _name(section: Section) -> str:
 
 def _ident(section: Section) -> str:
     return slug(section.task, section.protocol["name"], section.digest[:8])
-
-
-def _section_table(section: Section) -> str:
-    first = "best" if section.ranked else "highest"
-    return pages.task_table(section).html(_ident(section), escape(f"{_name(section)}, {first} first"))
 
 
 def published_chapter(numbers: Sequence[Published]) -> str:
@@ -212,11 +196,14 @@ def failed_chapter(standings: Sequence[Section]) -> str:
 
 def superseded_chapter(standings: Sequence[Section]) -> str:
     """Return a line for each section whose digest is not the current one; "" for none."""
-    return bullets(
-        f"{_link(s)}: {_count(len(s.rows), 'backbone')}, superseded by <code>{s.superseded_by[:8]}</code>"
-        for s in standings
-        if s.superseded_by
-    )
+    lines = []
+    for section in (s for s in standings if s.superseded_by):
+        new, count = (
+            (section.superseded_by or "")[:8],
+            f"{len(section.rows):,} backbone{'s' * (len(section.rows) != 1)}",
+        )
+        lines.append(f"{_link(section)}: {count}, superseded by <code>{new}</code>")
+    return bullets(lines)
 
 
 def _link(section: Section) -> str:
@@ -232,10 +219,6 @@ def bullets(lines: Iterable[str], kind: str = "remarks") -> str:
 def slug(*texts: str) -> str:
     """Return an identifier for texts."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", "-".join(texts)).strip("-")
-
-
-def _count(count: int, thing: str) -> str:
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 # The page.
@@ -262,13 +245,13 @@ def write(
             f"{page} was not written by this command and would be overwritten. "
             f"Give another folder with --html DIR, or move that file."
         )
-    copies = [out / picture_place(path) for path in pictures]
-    for folder in {out, *(copy.parent for copy in copies)}:
-        folder.mkdir(parents=True, exist_ok=True)
-    for path, copy in zip(pictures, copies, strict=True):
+    out.mkdir(parents=True, exist_ok=True)
+    copies = {path: out / picture_place(path) for path in pictures}
+    for path, copy in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     write_atomic(page, html(standings, published, pictures))
-    return [page, *copies]
+    return [page, *copies.values()]
 
 
 def picture_place(path: Path) -> Path:
@@ -283,6 +266,7 @@ def html(
 ) -> str:
     """Return the page as one text."""
     tasks = sorted({section.task for section in standings})
+    every = {*tasks, *(number.task for number in published)}
     data, plot = scatter_data(standings), (ASSETS / "scatter.html").read_text("utf-8")
     parts = {
         ("overview", "Overview"): overview_chapter(standings),
@@ -301,19 +285,16 @@ def html(
         script="".join((ASSETS / name).read_text("utf-8") for name in SCRIPTS),
         legend=inline(LEGEND),
         contents=_contents(links) + _contents((slug("task", task), task) for task in tasks),
-        tasks=_options({*tasks, *(number.task for number in published)}),
+        tasks="".join(f"<option>{escape(task)}</option>\n" for task in sorted(every)),
         main="".join(_chapter(ident, title, body) for (ident, title), body in parts.items()),
         reproduce=inline(pages.REPRODUCE),
-        data=_embedded(data),
+        # "</script>" or "<!--" in a name must not end the element.
+        data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
     )
 
 
 def _contents(links: Iterable[tuple[str, str]]) -> str:
     return bullets((f'<a href="#{ident}">{escape(title)}</a>' for ident, title in links), "contents")
-
-
-def _options(tasks: Iterable[str]) -> str:
-    return "".join(f"<option>{escape(task)}</option>\n" for task in sorted(tasks))
 
 
 def _chapter(ident: str, title: str, body: str) -> str:
@@ -328,8 +309,3 @@ def _figure(path: Path, result: Result) -> str:
     source = "/".join(picture_place(path).parts)
     image = f'<img src="{escape(quote(source))}" alt="{escape(text)}" loading="lazy">'
     return f"<figure>{image}<figcaption>{escape(text)}</figcaption></figure>\n"
-
-
-def _embedded(data: object) -> str:
-    # "</script>" or "<!--" in a name must not end the element.
-    return json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
