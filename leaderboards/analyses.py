@@ -74,18 +74,15 @@ def shown(standings: Iterable[Section]) -> list[Section]:
 def scalars(section: Section) -> list[Scalar]:
     """Return an analysis's scalars, the headline first: not layers, classes or ends of intervals."""
     names = {name for row in section.rows for name in row.metrics if not name.endswith(ENDS)}
-    ordered = [section.primary, *sorted(names - {section.primary})]
-    return [Scalar(section=section, metric=name) for name in ordered if name in names]
+    ordered = sorted(names, key=lambda name: (name != section.primary, name))
+    return [Scalar(section=section, metric=name) for name in ordered]
 
 
 def references(section: Section) -> dict[str, float]:
     """Return the published numbers that the section's records contain for reference, the highest first."""
-    found = {
-        name.removeprefix(REFERENCE): value
-        for name, value in (section.results[0].metrics if section.rows else {}).items()
-        if name.startswith(REFERENCE)
-    }
-    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+    metrics = section.results[0].metrics if section.rows else {}
+    found = [(name.removeprefix(REFERENCE), x) for name, x in metrics.items() if name.startswith(REFERENCE)]
+    return dict(sorted(found, key=lambda item: (-item[1], item[0])))
 
 
 def headline(section: Section, row: Row | None) -> Cell:
@@ -102,12 +99,8 @@ def correlations(standings: Sequence[Section]) -> list[Correlations]:
     """Correlate every scalar with every downstream score, separately for fine-tuned and frozen backbones."""
     known = shown(standings)
     lines = [scalar for section in known if not section.ranked for scalar in scalars(section)]
-    found = []
-    for kind in ("fine-tuned", "frozen"):
-        scores = [s for s in known if s.ranked and mode(s.protocol) == kind]
-        if lines and scores:
-            found += [_correlations(kind, lines, scores)]
-    return found
+    scores = {kind: [s for s in known if s.ranked and mode(s.protocol) == kind] for kind in ("fine-tuned", "frozen")}
+    return [_correlations(kind, lines, own) for kind, own in scores.items() if lines and own]
 
 
 def _correlations(kind: str, lines: Sequence[Scalar], scores: Sequence[Section]) -> Correlations:
@@ -163,8 +156,12 @@ def page(standings: Sequence[Section], pictures: Mapping[Path, Result], out: Pat
     if listed := _pictures(sections, pictures, out):
         parts += [f"## Pictures\n\n{listed}"]
     if found := correlations(standings):
-        head = f"## Correlation with downstream scores\n\n{tau_note(found)}\n"
-        parts += [head, *map(_tau_section, found)]
+        parts += [f"## Correlation with downstream scores\n\n{tau_note(found)}\n"]
+    for table in found:
+        parts += [f"### {table.mode.capitalize()} backbones\n"]
+        parts += [tau_table(table).markdown()] if table.columns else []
+        listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in table.too_few.items())
+        parts += [f"{TOO_FEW}: {listed}.\n"] if listed else []
     return "\n".join(parts)
 
 
@@ -178,9 +175,8 @@ def values_table(sections: Sequence[Section]) -> Table:
     for section in sections:
         for name, value in references(section).items():
             known = Cell(text=f"{value:.4f}", value=value)
-            lines.append(
-                [escape_cell(name), "for reference", MISSING, *(known if s is section else MISSING for s in sections)]
-            )
+            found = [known if s is section else MISSING for s in sections]
+            lines.append([escape_cell(name), "for reference", MISSING, *found])
     return Table(head=[*name_columns("ascending"), *columns], rows=lines, left=3)
 
 
@@ -204,13 +200,3 @@ def _pictures(sections: Sequence[Section], pictures: Mapping[Path, Result], out:
         link = quote(Path(os.path.relpath(path, out)).as_posix())
         lines.setdefault(name, []).append(f"[{escape_cell(label)}]({link})")
     return "".join(f"- {escape_cell(name)}: {', '.join(links)}\n" for name, links in sorted(lines.items()))
-
-
-def _tau_section(found: Correlations) -> str:
-    parts = [f"### {found.mode.capitalize()} backbones\n"]
-    if found.columns:
-        parts += [tau_table(found).markdown()]
-    if found.too_few:
-        listed = ", ".join(f"{escape_cell(name)} (n = {n})" for name, n in found.too_few.items())
-        parts += [f"{TOO_FEW}: {listed}.\n"]
-    return "\n".join(parts)

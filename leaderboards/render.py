@@ -37,9 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
     except OSError as error:
-        print(  # noqa: T201
-            f"{error.filename}: {error.strerror}. Give another folder with --out DIR, or fix this one.", file=sys.stderr
-        )
+        what = f"{error.filename}: {error.strerror}"
+        print(f"{what}. Give another folder with --out DIR, or fix this one.", file=sys.stderr)  # noqa: T201
     return 2
 
 
@@ -81,12 +80,8 @@ def all_pages(
 ) -> dict[str, str]:
     """Return all pages as file name -> markdown.
 
-    Args:
-        standings: the sections of all tasks.
-        numbers: published numbers.
-        pictures: the pictures next to records, which are linked relative to `out`.
-        out: the folder of the pages.
-        records: the store, for the curves that the claims need.
+    Pictures next to records are linked relative to `out`, the folder of the pages; `records` is the store, for the
+    curves that the claims need.
     """
     elsewhere = published.page(numbers)
     jobs: list[Callable[[], Mapping[str, str | None]]] = [
@@ -179,17 +174,13 @@ def put(path: Path, standings: Sequence[Section], out: Path, verdicts: str = "")
         raise UserError(f"--extract {path} cannot be read: {error}. Give a markdown file.") from None
     folder = os.path.relpath(out.resolve(), path.resolve().parent).replace(os.sep, "/")
     text = _replaced(path, text, TABLES, extract(standings, f"[{folder}/]({folder}/{OVERVIEW})"))
-    if any(mark in text for mark in _marks(VERDICTS)):
+    if f"<!-- {VERDICTS} -->\n" in text or f"<!-- /{VERDICTS} -->\n" in text:
         text = _replaced(path, text, VERDICTS, verdicts)
     return text
 
 
-def _marks(name: str) -> tuple[str, str]:
-    return f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-
-
 def _replaced(path: Path, text: str, name: str, by: str) -> str:
-    start, end = _marks(name)
+    start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
     if text.count(start) != 1 or text.count(end) != 1:
         raise UserError(
             f"--extract {path} must contain the lines {start.strip()} and {end.strip()} exactly once: the text between "
@@ -204,8 +195,8 @@ def extract(standings: Sequence[Section], link: str) -> str:
 
     Only backbones that have a card are in it, the best mean place first. `link` leads to the overview.
     """
-    found = [s for s in standings if s.is_current and s.ranked and s.protocol["name"] == "finetune"]
-    found = [s for s in found if s.task.endswith("/scenes")]
+    current = (s for s in standings if s.is_current and s.ranked)
+    found = [s for s in current if s.protocol["name"] == "finetune" and s.task.endswith("/scenes")]
     by_name = [{row.key: row for row in s.rows if row.has_card} for s in found]
     complete = set.intersection(*map(set, by_name)) if by_name else set()
     if not complete:

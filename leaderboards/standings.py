@@ -1,6 +1,5 @@
 """Records grouped into comparable sections, one per task, protocol and digest, and read from a store."""
 
-import dataclasses
 import functools
 import glob
 import json
@@ -134,8 +133,7 @@ def _parsed(pretraining: str) -> Json:
 
 
 def _identity(result: Result) -> tuple[str, str, int, str]:
-    name, weights = result.backbone["name"], result.backbone["weights_sha256"]
-    return name, weights or "", result.seed, result.digest
+    return result.backbone["name"], result.backbone["weights_sha256"] or "", result.seed, result.digest
 
 
 def _section(results: list[Result]) -> Section:
@@ -158,12 +156,11 @@ def _section(results: list[Result]) -> Section:
 
 
 def _largest(section: Section) -> dict[str, float]:
-    found: dict[str, float] = defaultdict(float)
-    for row in section.rows:
-        for name, interval in row.metrics.items():
-            if math.isfinite(interval.mean):
-                found[name] = max(found[name], abs(interval.mean))
-    return dict(found)
+    found: dict[str, float] = {}
+    for name, interval in (item for row in section.rows for item in row.metrics.items()):
+        if math.isfinite(interval.mean):
+            found[name] = max(found.get(name, 0.0), abs(interval.mean))
+    return found
 
 
 def _row(results: list[Result]) -> Row:
@@ -174,34 +171,28 @@ def _row(results: list[Result]) -> Row:
         method=backbone["method"] or "",
         weights8=weights8(backbone),
         results=tuple(results),
-        metrics={
-            name: mean_interval([r.metrics[name] for r in results if name in r.metrics]) for name in sorted(names)
-        },
+        metrics={n: mean_interval([r.metrics[n] for r in results if n in r.metrics]) for n in sorted(names)},
     )
 
 
 def _ranked(section: Section) -> tuple[Row, ...]:
-    rows = _best_first(section)
-    if not section.ranked:
-        return rows
+    """Return the rows, best first, with their ranks and ties."""
+    sign = -1 if section.higher_is_better else 1
+
+    def place(row: Row) -> tuple[bool, float, str, str]:
+        interval = row.metrics.get(section.primary)
+        if interval is None or math.isnan(interval.mean):
+            return True, 0.0, *row.key  # NaN has no order, so it is last by a key of its own
+        return False, sign * interval.mean, *row.key
+
+    rows = sorted(section.rows, key=place)
+    if not section.ranked or not rows:
+        return tuple(rows)
     values = [row.values(section.primary) for row in rows]
     ranks = rank_intervals(values, higher_is_better=section.higher_is_better)
     ties = [rank is not None and tie(values[0], own) for rank, own in zip(ranks, values, strict=True)]
-    return tuple(
-        replace(row, rank=rank, ties=ties[place] and place > 0)
-        for place, (row, rank) in enumerate(zip(rows, ranks, strict=True))
-    )
-
-
-def _best_first(section: Section) -> tuple[Row, ...]:
-    def place(row: Row) -> tuple[bool, float, str, str]:
-        interval = row.metrics.get(section.primary)
-        mean = interval.mean if interval else math.nan
-        score = -mean if section.higher_is_better else mean
-        # NaN has no order, so a key of its own puts it last.
-        return math.isnan(mean), 0.0 if math.isnan(mean) else score, *row.key
-
-    return tuple(sorted(section.rows, key=place))
+    ties[0] = False  # a tie is with another row
+    return tuple(replace(row, rank=rank, ties=tied) for row, rank, tied in zip(rows, ranks, ties, strict=True))
 
 
 def _mark_superseded(family: list[Section]) -> list[Section]:
@@ -215,7 +206,7 @@ MANY = 2000  # backbones over all tasks, from which on several processes are fas
 SHOWN_COSTS = ("device", "device_hours", "images_per_second", "data_wait")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """The content of a store.
 
@@ -261,19 +252,13 @@ def read_task(store: Store, task: str) -> Reading:
                 results[path] = _lean(_in_place(store.read(path), path), path.parent.name, shared)
             except UserError as error:
                 broken.append(f"Left out: {error}")
-    return Reading(
-        standings=sections(results.values()), records=len(results), broken=broken, pictures=_pictures(files, results)
-    )
-
-
-def _pictures(files: list[Path], results: Mapping[Path, Result]) -> dict[Path, Result]:
-    found = {}
+    pictures = {}
     for path in files:
         # All digits of the seed are matched; otherwise seed 1 would get the pictures of seed 10.
         stem = path.name.endswith(".png") and re.match(r".*?-seed\d+", path.name)
         if stem and (result := results.get(path.with_name(f"{stem[0]}.json"))):
-            found[path] = result
-    return found
+            pictures[path] = result
+    return Reading(standings=sections(results.values()), records=len(results), broken=broken, pictures=pictures)
 
 
 def _in_place(result: Result, path: Path) -> Result:
@@ -288,12 +273,14 @@ def _in_place(result: Result, path: Path) -> Result:
 
 def _lean(result: Result, backbone: str, shared: dict[Any, Any]) -> Result:
     """Drop what no page shows from a record, and share equal parts between records, to save memory."""
+    selection = result.selection  # the pages show its splits and the number of trials
+    chosen = selection.get("selected_on"), selection.get("reported_on"), len(selection.get("trials") or ())
     changes = {
         "backbone": shared.setdefault(backbone, result.backbone),
         "load_report": shared.setdefault((backbone, "loading"), result.load_report),
         "protocol": shared.setdefault(result.digest, result.protocol),
         "data": shared.setdefault((result.digest, str(result.data)), result.data),
-        "selection": shared.setdefault(_chosen(result.selection), result.selection),
+        "selection": shared.setdefault(("selection", *chosen), result.selection),
         "curves": {},
         "cost": {key: result.cost[key] for key in SHOWN_COSTS if key in result.cost},
         "environment": {},
@@ -301,9 +288,3 @@ def _lean(result: Result, backbone: str, shared: dict[Any, Any]) -> Result:
     }
     vars(result).update(changes)  # in place: no other reference exists yet, and a copy takes as long as all checks
     return result
-
-
-def _chosen(selection: Json) -> tuple[object, ...]:
-    """Return what the pages show of a selection: the splits and the number of trials."""
-    on = selection.get("selected_on"), selection.get("reported_on")
-    return "selection", *on, len(selection.get("trials") or ())

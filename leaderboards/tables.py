@@ -6,7 +6,7 @@ functions: no clock and no locale, so equal records give equal bytes.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -60,8 +60,8 @@ class Column:
         task = f' data-task="{escape(self.task)}"' if self.task else ""
         kind = f' class="{self.kind}"' if self.kind else ""
         small = f"<small>{inline(self.protocol)}</small>" if self.protocol else ""
-        name = f"{inline(self.name)}{small}{inline(self.metric)}"
-        return f'<th scope="col"{kind} data-first="{self.first}"{order}{task}>{name}</th>'
+        attributes = f'{kind} data-first="{self.first}"{order}{task}'
+        return f'<th scope="col"{attributes}>{inline(self.name)}{small}{inline(self.metric)}</th>'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,16 +108,12 @@ class Table:
     def markdown(self) -> str:
         """Return the table as markdown, padded to be read raw."""
         head = [column if isinstance(column, str) else column.markdown() for column in self.head]
-        lines = [
-            [cell if isinstance(cell, str) else _linked(cell.text, cell.link) for cell in row] for row in self.rows
-        ]
+        lines = [[c if isinstance(c, str) else _linked(c.text, c.link) for c in row] for row in self.rows]
         widths = [max(3, *map(len, column)) for column in zip(head, *lines, strict=True)]
-        rule = ["-" * w if i < self.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-        return "".join(f"| {' | '.join(self._padded(cells, widths))} |\n" for cells in (head, rule, *lines))
-
-    def _padded(self, cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
-        for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
-            yield cell.ljust(width) if index < self.left else cell.rjust(width)
+        sides = ["<" if index < self.left else ">" for index in range(len(widths))]
+        rule = ["-" * (w - 1) + ("-" if side == "<" else ":") for side, w in zip(sides, widths, strict=True)]
+        formats = [f"{side}{w}" for side, w in zip(sides, widths, strict=True)]
+        return "".join(f"| {' | '.join(map(format, cells, formats))} |\n" for cells in (head, rule, *lines))
 
     def html(self, ident: str, caption: str, kind: str = "") -> str:
         """Return a table that can be sorted, in a box that scrolls; `caption` is HTML."""
@@ -159,9 +155,8 @@ def card_name(row: Row) -> str:
 
 def arrow(section: Section) -> str:
     """Return the primary metric's name with its direction, if it has one."""
-    if not section.ranked:
-        return escape_cell(section.primary)
-    return f"{escape_cell(section.primary)} {'↑' if section.higher_is_better else '↓'}"
+    sign = (" ↑" if section.higher_is_better else " ↓") if section.ranked else ""
+    return escape_cell(section.primary) + sign
 
 
 def best_first(section: Section) -> str:
@@ -182,15 +177,9 @@ def name_cells(row: Row) -> list[Cell]:
 
 def section_column(section: Section, metric: str, first: str = "descending", task: str = "") -> Column:
     """Return the head of a column that holds a section's numbers of a metric, linked to its page."""
-    return Column(
-        name=escape_cell(section.task),
-        link=page_name(section.task),
-        protocol=escape_cell(section.protocol["name"]),
-        metric=metric,
-        kind="number",
-        first=first,
-        task=task,
-    )
+    name, protocol = escape_cell(section.task), escape_cell(section.protocol["name"])
+    link = page_name(section.task)
+    return Column(name=name, link=link, protocol=protocol, metric=metric, kind="number", first=first, task=task)
 
 
 def primary_cell(section: Section, row: Row) -> Cell:
@@ -221,9 +210,8 @@ def metric_cell(section: Section, row: Row, name: str) -> Cell:
 
 def number(interval: Interval, digits: int) -> str:
     """Return `mean ± half-width` at fixed decimals; the mean alone if there is no interval."""
-    if interval.half_width is None:
-        return f"{interval.mean:.{digits}f}"
-    return f"{interval.mean:.{digits}f} ± {interval.half_width:.{digits}f}"
+    width = "" if interval.half_width is None else f" ± {interval.half_width:.{digits}f}"
+    return f"{interval.mean:.{digits}f}{width}"
 
 
 def decimals(section: Section, name: str) -> int:
@@ -241,11 +229,8 @@ COST_COLUMNS = (
 
 def cost_cells(row: Row) -> list[Cell]:
     """Return mean device-hours a run, images a second, part of training spent waiting for images, devices."""
-    digits = {"device_hours": 4, "images_per_second": 1, "data_wait": 3}
-    costs = {key: row.cost(key) for key in digits}
-    cells = [
-        Cell(text=MISSING if cost is None else f"{cost:.{digits[key]}f}", value=cost) for key, cost in costs.items()
-    ]
+    costs = [(row.cost(key), d) for key, d in (("device_hours", 4), ("images_per_second", 1), ("data_wait", 3))]
+    cells = [Cell(text=MISSING if cost is None else f"{cost:.{digits}f}", value=cost) for cost, digits in costs]
     return [*cells, Cell(text=distinct(result.cost.get("device") for result in row.results))]
 
 
@@ -256,8 +241,7 @@ def fingerprint(section: Section) -> str:
 
 def distinct(values: Iterable[object]) -> str:
     """Return the distinct values, sorted and joined; a dash if there are none."""
-    texts = {escape_cell(value) for value in set(values) - {None, ""}}
-    return "; ".join(sorted(texts)) or MISSING
+    return "; ".join(sorted({escape_cell(value) for value in set(values) - {None, ""}})) or MISSING
 
 
 # Our lines of markdown: backslash escapes, **bold** and `code`; links are apart.
@@ -277,22 +261,16 @@ def _plain(markdown: str) -> str:
 
 def inline(markdown: str) -> str:
     """Return a line of our markdown as HTML."""
-    return "".join(_inline(markdown))
-
-
-def _inline(markdown: str) -> Iterator[str]:
-    start, tags = 0, {"**": "strong", "`": "code"}
-    opened: set[str] = set()
-    for token in _TOKEN.finditer(markdown):
-        yield escape(markdown[start : token.start()])
-        start = token.end()
-        if token[1]:
-            yield escape(token[1])
-            continue
-        yield f"<{'/' if token[2] in opened else ''}{tags[token[2]]}>"
-        opened ^= {token[2]}
+    tags, opened, parts = {"**": "strong", "`": "code"}, set[str](), []
+    # The groups of `_TOKEN` split the line into threes: plain text, an escaped character, a mark.
+    found = [*(part or "" for part in _TOKEN.split(markdown)), "", ""]
+    for text, char, mark in zip(found[::3], found[1::3], found[2::3], strict=True):
+        parts.append(escape(text + char))
+        if mark:
+            parts.append(f"<{'/' if mark in opened else ''}{tags[mark]}>")
+            opened ^= {mark}
     assert not opened, markdown
-    yield escape(markdown[start:])
+    return "".join(parts)
 
 
 def exact(value: float) -> str:

@@ -105,21 +105,17 @@ def _start(measures: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 def overview_chapter(standings: Sequence[Section]) -> str:
     """Return backbones by tasks, current digests only, a table for each mode and kind of data."""
-    parts = [
-        f'<section class="filtered" data-mode="{block.mode}">\n<h3>{block.title}</h3>\n{_matrix(block)}</section>\n'
-        for block in pages.blocks(standings)
-    ]
+    parts = []
+    for block in pages.blocks(standings):
+        title, ranks = block.title, pages.mean_ranks(block.sections)
+        facts = bullets(inline(line.removeprefix("- ")) for line in pages.columns(block.sections).splitlines())
+        parts += [
+            f'<section class="filtered" data-mode="{block.mode}">\n<h3>{title}</h3>\n',
+            pages.matrix(block, ranks).html(slug(title), f"{title} by task", "overview"),
+            f'<p class="prose note">{inline(block.notes(ranks))}</p>\n',
+            f"<details><summary>Digests and data of the columns</summary>\n{facts}</details>\n</section>\n",
+        ]
     return "".join(parts) or f"<p>{inline(pages.EMPTY.strip())}</p>\n"
-
-
-def _matrix(block: pages.Block) -> str:
-    ranks = pages.mean_ranks(block.sections)
-    provenances = bullets(inline(line.removeprefix("- ")) for line in pages.columns(block.sections).splitlines())
-    return (
-        pages.matrix(block, ranks).html(slug(block.title), f"{block.title} by task", "overview")
-        + f'<p class="prose note">{inline(block.notes(ranks))}</p>\n'
-        + f"<details><summary>Digests and data of the columns</summary>\n{provenances}</details>\n"
-    )
 
 
 def analyses_chapter(standings: Sequence[Section]) -> str:
@@ -196,14 +192,12 @@ def failed_chapter(standings: Sequence[Section]) -> str:
 
 def superseded_chapter(standings: Sequence[Section]) -> str:
     """Return a line for each section whose digest is not the current one; "" for none."""
-    lines = []
-    for section in (s for s in standings if s.superseded_by):
-        new, count = (
-            (section.superseded_by or "")[:8],
-            f"{len(section.rows):,} backbone{'s' * (len(section.rows) != 1)}",
-        )
-        lines.append(f"{_link(section)}: {count}, superseded by <code>{new}</code>")
-    return bullets(lines)
+    return bullets(
+        f"{_link(s)}: {len(s.rows):,} backbone{'' if len(s.rows) == 1 else 's'}, "
+        f"superseded by <code>{s.superseded_by[:8]}</code>"
+        for s in standings
+        if s.superseded_by
+    )
 
 
 def _link(section: Section) -> str:
