@@ -54,11 +54,7 @@ def _tasks() -> list[Task]:
 
 
 def find(name: str) -> list[Entry]:
-    """Return the data sets with this name (detection and pose each have a coco), of a task, or of a group.
-
-    Raises:
-        UserError: none has the name; the message has the nearest ones.
-    """
+    """Return the data sets of a name (two are a coco), a task or a group; raises UserError with the nearest names."""
     known = entries()
     named = [e for e in known if name == e.dataset.name]
     groups = families.groups()

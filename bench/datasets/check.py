@@ -34,13 +34,7 @@ def places(count: int, looked_at: int = LOOKED_AT) -> list[int]:
 
 
 def check(entry: Entry, data_root: Path | None, *, full: bool) -> Iterator[Finding]:
-    """Check every split at the data root: some of its items, or all with `full`.
-
-    A missing split is reported, but it is not wrong.
-
-    Raises:
-        UserError: all splits are missing.
-    """
+    """Check some items, or all with `full`, of every split; one may be missing. Raises UserError if all are missing."""
     dataset = entry.dataset
     reasons = {split: missing(dataset, split, data_root) for split in dataset.splits}
     present = [split for split, reason in reasons.items() if reason is None]

@@ -27,11 +27,7 @@ def is_image(name: str) -> bool:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Convert to 8-bit RGB; transparency is dropped, and 16 bits are scaled to 8.
-
-    Raises:
-        ValueError: the image has floating-point pixels, whose range is not known.
-    """
+    """Convert to 8-bit RGB: no transparency, 16 bits scaled to 8; raises ValueError for floats, of unknown range."""
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if image.mode == "I" or image.mode.startswith("I;16"):

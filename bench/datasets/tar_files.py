@@ -52,12 +52,9 @@ class Packed(Sequence[Member]):
 
 
 def index(folder: Path, tars: Sequence[str]) -> tuple[Packed, NDArray[np.str_]]:
-    """Return every image of some tars of a folder, and its path (class/name) within its tar.
+    """Return every image of some tars and its path (class/name); raises UserError for a damaged or compressed tar.
 
     The answer is cached under the tars' names, sizes and modification times.
-
-    Raises:
-        UserError: a tar is damaged or compressed.
     """
     stats = [(name, s.st_size, s.st_mtime_ns) for name in tars for s in [(folder / name).stat()]]
     cached = cache_dir() / "tars" / f"{digest([str(folder.resolve()), stats])}.npz"
@@ -164,13 +161,10 @@ def _command(manifest: Mapping[str, Any]) -> str:
 
 
 def begin(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the folder's manifest; if there is none, write one without tars first.
+    """Return the folder's manifest, or write one without tars; raises UserError for tars without one, or a damaged one.
 
     Args:
         about: what a new manifest states about the images; the caller compares it with one that was there.
-
-    Raises:
-        UserError: there are tar files without a manifest, or it is damaged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if found := read(folder):

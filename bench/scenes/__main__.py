@@ -25,24 +25,17 @@ def _parser() -> argparse.ArgumentParser:
     default = World()
     parser = _Parser(prog="python -m bench.scenes", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, metavar="DIR", help="The folder to generate, or to check.")
-    parser.add_argument("--size", "--train", dest="train", type=int, default=default.train,
-                        metavar="N", help="Number of training scenes (default: %(default)s).")  # fmt: skip
+    for flags, field, unit, text in (
+        (("--size", "--train"), "train", "N", "Number of training scenes"),
+        (("--videos",), "videos", "N", "Number of tracking videos"),
+        (("--frames",), "frames", "N", "Frames of each video"),
+        (("--swaps",), "swaps", "N", "Cue-conflict images of each pair of classes"),
+        (("--image-size",), "size", "PIXELS", "Width and height of every image"),
+        (("--seed",), "seed", "S", "Another seed is another world"),
+    ):
+        value, text = getattr(default, field), f"{text} (default: %(default)s)."
+        parser.add_argument(*flags, dest=field, type=int, default=value, metavar=unit, help=text)
     parser.add_argument("--val", type=int, metavar="N", help="Number of validation scenes (default: a fifth).")
-    parser.add_argument("--videos", type=int, default=default.videos, metavar="N",
-                        help="Number of tracking videos (default: %(default)s).")  # fmt: skip
-    parser.add_argument("--frames", type=int, default=default.frames, metavar="N",
-                        help="Frames of each video (default: %(default)s).")  # fmt: skip
-    parser.add_argument("--swaps", type=int, default=default.swaps, metavar="N",
-                        help="Cue-conflict images of each pair of classes (default: %(default)s).")  # fmt: skip
-    parser.add_argument("--image-size", type=int, default=default.size, metavar="PIXELS",
-                        help="Width and height of every image (default: %(default)s).")  # fmt: skip
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=default.seed,
-        metavar="S",
-        help="Another seed is another world (default: %(default)s).",
-    )
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="Where to render (default: %(default)s)."
     )
@@ -76,7 +69,7 @@ def _run(arguments: list[str] | None) -> None:
 def _make(given: argparse.Namespace) -> None:
     val = max(10, given.train // 5) if given.val is None else given.val
     world = World(train=given.train, val=val, videos=given.videos, frames=given.frames,
-                  swaps=given.swaps, size=given.image_size, seed=given.seed)  # fmt: skip
+                  swaps=given.swaps, size=given.size, seed=given.seed)  # fmt: skip
     if given.device == "cuda":
         import torch
 
@@ -84,8 +77,7 @@ def _make(given: argparse.Namespace) -> None:
             raise UserError("--device is cuda, but torch finds no GPU here. Use --device cpu.")
     start = time.monotonic()
     root = make(world, given.out, workers=given.workers, device=given.device)
-    print(f"{root}: fingerprint {world.fingerprint()[:16]}, "  # noqa: T201
-          f"{time.monotonic() - start:.1f} s")  # fmt: skip
+    print(f"{root}: fingerprint {world.fingerprint()[:16]}, {time.monotonic() - start:.1f} s")  # noqa: T201
 
 
 def main(arguments: list[str] | None = None) -> int:

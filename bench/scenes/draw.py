@@ -15,7 +15,7 @@ from bench.datasets import drawing
 from bench.datasets.dataset import Box
 from bench.datasets.drawing import Colour, colour
 from bench.scenes import layout, videos
-from bench.scenes.labels import crop_window, keypoint_triplets, tight_box, visible_fraction
+from bench.scenes.labels import SMALLEST, crop_window, keypoint_triplets, tight_box, visible_fraction
 from bench.scenes.layout import Scene
 from bench.scenes.render import Picture, render
 from bench.scenes.rng import Draw
@@ -31,17 +31,12 @@ PALETTE: tuple[Colour, ...] = (
 RED = (230, 60, 50)
 JOINTS = {2: (120, 255, 120), 1: (40, 40, 40)}  # by COCO's visibility
 BONES = [(a - 1, b - 1) for a, b in SKELETON]
-SMALLEST = 16  # pixels of a thing that is drawn
 CAPTIONS = ("RGB", "depth, metric", "instances, masks and boxes", "semantic classes",
             "keypoints (green 2, dark 1)", "true occlusion, visible share")  # fmt: skip
 
 
 def draw_page(path: Path, seed: int = 0) -> Path:
-    """Draw the labels of a seed's world to `path`, its other tasks to a second file.
-
-    Returns:
-        The second file: `path` with "-tasks" after its name.
-    """
+    """Draw the labels of a seed's world to `path`, its other tasks to a second file, NAME-tasks, which is returned."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Five bits a channel: the file is small, and colours hardly change.
     five_bits = [(v & 0xF8) | (v >> 5) for v in range(256)] * 3
@@ -92,11 +87,8 @@ def _label_rows(seed: int, indices: Sequence[int]) -> Iterator[drawing.Row]:
 
 
 def _objects(scene: Scene, picture: Picture) -> list[int]:
-    return [
-        k
-        for k, thing in enumerate(scene.things)
-        if thing.category in CATEGORIES and (picture.thing == k).sum() >= SMALLEST
-    ]
+    found = [k for k, thing in enumerate(scene.things) if thing.category in CATEGORIES]
+    return [k for k in found if (picture.thing == k).sum() >= SMALLEST]
 
 
 def _zoomed_box(mask: np.ndarray) -> Box:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import multiprocessing
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import product
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,18 +21,9 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bench.processes import end_with_parent
-from bench.scenes import layout, videos
-from bench.scenes.labels import (
-    coco_annotations,
-    coco_files,
-    crop_window,
-    millimetres,
-    run_lengths,
-    tight_box,
-    visible_fraction,
-)
+from bench.scenes import labels, layout, videos
 from bench.scenes.layout import Scene
-from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash
+from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash, sha256
 from bench.scenes.rng import Draw
 from bench.scenes.things import CATEGORIES, SEMANTIC
 
@@ -56,11 +47,6 @@ Records: TypeAlias = list[dict[str, Any]]  # one for each item of a job: a scene
 def test_videos(world: World) -> int:
     """Return the number of test videos."""
     return max(1, world.videos // 4)
-
-
-def _ceil(videos: int) -> int:
-    """Return the number of videos of the largest class among the first `videos`."""
-    return -(-videos // len(CATEGORIES))
 
 
 def jobs(world: World) -> list[Job]:
@@ -111,12 +97,12 @@ def _scenes(job: Job, world: World, folder: Folder, device: str) -> Records:
         scene, name = scenes[k], f"{numbers[k]:06d}.png"
         folder.image(f"images/{job.split}/{name}", picture.rgb)
         folder.image(f"semantic/{job.split}/{name}", picture.semantic)
-        folder.image(f"depth/{job.split}/{name}", millimetres(picture.depth))
-        found = coco_annotations(scene, picture)
+        folder.image(f"depth/{job.split}/{name}", labels.millimetres(picture.depth))
+        found = labels.coco_annotations(scene, picture)
         for record in found:
-            record["segmentation"] = run_lengths(picture.thing == record.pop("thing"))
-        box = tight_box(picture.thing == scene.subject)
-        x, y, side = crop_window(box, world.size)
+            record["segmentation"] = labels.run_lengths(picture.thing == record.pop("thing"))
+        box = labels.tight_box(picture.thing == scene.subject)
+        x, y, side = labels.crop_window(box, world.size)
         species = scene.things[scene.subject].species
         folder.image(f"species/{job.split}/{species}/{name}", picture.rgb[y : y + side, x : x + side])
         image = {"file_name": name, **_image_facts(scene, world.size, species, (x, y, side, side))}
@@ -145,8 +131,8 @@ def _image_facts(scene: Scene, size: int, species: str | None, crop: tuple[int, 
 
 def _video(job: Job, world: World, folder: Folder, device: str) -> Records:
     clip = videos.clip(world.seed, job.split, job.start)
-    # Numbers run within a class, over both splits, as LaSOT's do.
-    before = 0 if job.split == "train" else _ceil(world.videos - test_videos(world))
+    # Numbers run within a class, over both splits, as LaSOT's do; `before`: of the largest class of the training split.
+    before = 0 if job.split == "train" else ceil((world.videos - test_videos(world)) / len(CATEGORIES))
     number = before + job.start // len(CATEGORIES) + 1
     name = f"{clip.category}-{number}"
     home = f"tracking/{job.split}/{clip.category}/{name}"
@@ -154,16 +140,15 @@ def _video(job: Job, world: World, folder: Folder, device: str) -> Records:
     boxes, hidden, outside = [], [], []
     for k, picture in _pictures(scenes, world.size, device):
         folder.image(f"{home}/img/{k + 1:08d}.jpg", picture.rgb)
-        x, y, width, height = tight_box(picture.thing == 0)
+        x, y, width, height = labels.tight_box(picture.thing == 0)
         gone = not picture.alone[0].any()
-        covered = not gone and visible_fraction(picture, 0) < 0.02
-        outside.append(int(gone))
-        hidden.append(int(covered))
-        absent = gone or covered
-        boxes.append("0,0,0,0" if absent else f"{x + 1},{y + 1},{width},{height}")
+        covered = not gone and labels.visible_fraction(picture, 0) < 0.02
+        outside.append(str(int(gone)))
+        hidden.append(str(int(covered)))
+        boxes.append("0,0,0,0" if gone or covered else f"{x + 1},{y + 1},{width},{height}")
     folder.text(f"{home}/groundtruth.txt", "\n".join(boxes) + "\n")
-    folder.text(f"{home}/full_occlusion.txt", ",".join(map(str, hidden)) + "\n")
-    folder.text(f"{home}/out_of_view.txt", ",".join(map(str, outside)) + "\n")
+    folder.text(f"{home}/full_occlusion.txt", ",".join(hidden) + "\n")
+    folder.text(f"{home}/out_of_view.txt", ",".join(outside) + "\n")
     folder.text(f"{home}/nlp.txt", f"the {clip.category} that moves nearest to the camera\n")
     return [{"split": job.split, "name": name}]
 
@@ -242,7 +227,7 @@ def generate(world: World, root: Path, *, workers: int | None = None, device: st
 def _write_tables(world: World, records: dict[tuple[str, str], Records], folder: Folder) -> None:
     """Write the files about many items: COCO's JSON, class names, lists and the cue table."""
     for split in ("train", "val"):
-        for name, text in coco_files(records["scenes", split], world.seed).items():
+        for name, text in labels.coco_files(records["scenes", split], world.seed).items():
             folder.text(f"annotations/{name}_{split}.json", text)
     classes = {"classes": list(SEMANTIC), "ignore_index": 255, "reduce_zero_label": False}
     folder.text("semantic/classes.json", json.dumps(classes, indent=1) + "\n")
@@ -297,14 +282,7 @@ class Folder:
         target = self.root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        self.files.append(
-            Written(
-                path=path,
-                size=len(content),
-                sha256=hashlib.sha256(content).hexdigest(),
-                pixels=hashlib.sha256(pixels).hexdigest(),
-            )
-        )
+        self.files.append(Written(path=path, size=len(content), sha256=sha256(content), pixels=sha256(pixels)))
 
     def image(self, path: str, pixels: NDArray[Any]) -> None:
         """Write uint8 (H, W), uint8 (H, W, 3) or uint16 (H, W) as PNG, or as JPEG by its suffix."""

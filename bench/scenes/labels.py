@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bench.scenes.layout import Camera, Scene
 from bench.scenes.solids import rotate
-from bench.scenes.things import CATEGORIES, KEYPOINTS, SKELETON, Thing
+from bench.scenes.things import CATEGORIES, KEYPOINTS, SKELETON
 
 if TYPE_CHECKING:
     from bench.scenes.render import Picture
@@ -89,17 +89,12 @@ def coco_annotations(scene: Scene, picture: Picture) -> list[dict[str, Any]]:
             "distance": round(float(picture.depth[mask].min()), 4),
             "thing": index,
         }
-        record.update(_puppet_labels(scene, picture, index, thing))
+        if thing.category == "puppet":
+            triplets = keypoint_triplets(scene, picture, index)
+            labelled = sum(v > 0 for v in triplets[2::3])
+            record |= {"species": thing.species, "keypoints": triplets, "num_keypoints": labelled}
         found.append(record)
     return found
-
-
-def _puppet_labels(scene: Scene, picture: Picture, index: int, thing: Thing) -> dict[str, Any]:
-    if thing.category != "puppet":
-        return {}
-    triplets = keypoint_triplets(scene, picture, index)
-    labelled = sum(v > 0 for v in triplets[2::3])
-    return {"species": thing.species, "keypoints": triplets, "num_keypoints": labelled}
 
 
 def crop_window(box: Box, size: int) -> tuple[int, int, int]:
@@ -126,16 +121,10 @@ def run_lengths(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def coco_files(records: list[dict[str, Any]], seed: int) -> dict[str, str]:
-    """Return the JSON texts of the instances and the person_keypoints file of one split.
-
-    Args:
-        records: one a scene: {"image": {...}, "annotations": [...]}, in order of index.
-    """
+    """Return the JSON of a split's instances and person_keypoints; records: {"image", "annotations"} of each scene."""
     images = [{"id": k, **record["image"]} for k, record in enumerate(records)]
-    instances: list[dict[str, Any]] = []
-    for k, record in enumerate(records):
-        for annotation in record["annotations"]:
-            instances.append({"id": len(instances) + 1, "image_id": k, **annotation})
+    found = [{"image_id": k, **annotation} for k, record in enumerate(records) for annotation in record["annotations"]]
+    instances = [{"id": number, **annotation} for number, annotation in enumerate(found, 1)]
     people = [a for a in instances if "keypoints" in a]
     bare = [{k: v for k, v in a.items() if not k.endswith("keypoints")} for a in instances]
     categories = [{"id": k + 1, "name": name, "supercategory": "object"} for k, name in enumerate(CATEGORIES)]

@@ -11,18 +11,7 @@ import numpy as np
 from bench.scenes.rng import Draw
 from bench.scenes.solids import Array, Assembly, Solid, Vector, about, add, cross, turn, unit
 from bench.scenes.textures import Colour, colour, material
-from bench.scenes.things import (
-    CATEGORIES,
-    GROUND,
-    SPECIES,
-    WALL,
-    Thing,
-    drawn_outfit,
-    drawn_pose,
-    drawn_thing,
-    stand,
-    stand_puppet,
-)
+from bench.scenes.things import CATEGORIES, GROUND, SPECIES, WALL, Thing, drawn_subject, drawn_thing, stand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +124,8 @@ def room(draw: Draw, depth: float) -> Surroundings:
 
 def clearance(surroundings: Surroundings, x: float, z: float) -> float:
     """Return the distance in metres from (x, z) to the nearest wall plane; 1e3 outdoors."""
-    best = 1e3
-    for centre, normal in zip(surroundings.planes.centre[2:], surroundings.planes.frame[2:, 2], strict=True):
-        best = min(best, float((x - centre[0]) * normal[0] + (z - centre[2]) * normal[2]))
-    return best
+    walls = zip(surroundings.planes.centre[2:], surroundings.planes.frame[2:, 2], strict=True)
+    return min((float((x - c[0]) * n[0] + (z - c[2]) * n[2]) for c, n in walls), default=1e3)
 
 
 def drawn_surroundings(draw: Draw, depth: float, spots: Sequence[tuple[float, float]], reach: float) -> Surroundings:
@@ -173,14 +160,6 @@ def posters(draw: Draw, surroundings: Surroundings) -> list[Thing]:
     return things
 
 
-def drawn_subject(draw: Draw, species: str, focal: float) -> Thing:
-    """Draw a puppet that will be 0.56 to 0.84 of the image high, more or less facing the viewer."""
-    outfit, pose = drawn_outfit(draw), drawn_pose(draw)
-    yaw, share = draw.uniform(-60.0, 60.0), draw.uniform(0.58, 0.84)
-    trial = stand_puppet(species, outfit, pose, 0.0, 0.0, yaw)
-    return stand_puppet(species, outfit, pose, 0.0, trial.height * focal / share, yaw)
-
-
 def drawn_camera(draw: Draw, subject: Thing, focal: float) -> Camera:
     """Draw a camera with the whole subject in view, at most 80 % of the possible distance off the centre."""
     z, height = subject.place[1], subject.height
@@ -199,8 +178,7 @@ def _hides(x: float, z: float, reach: float, subject: Thing) -> bool:
     sx, sz = subject.place
     if z > sz - 0.3:
         return False
-    overlap = reach / z + 0.55 * subject.reach / sz - abs(x / z - sx / sz)
-    return overlap > 0.0
+    return reach / z + 0.55 * subject.reach / sz - abs(x / z - sx / sz) > 0.0
 
 
 def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool:

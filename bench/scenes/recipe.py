@@ -18,7 +18,7 @@ _LIMITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """The recipe of a world, which determines every byte of it.
+    """The recipe of a world, which determines every byte of it; raises UserError for a value out of range.
 
     Args:
         train: scenes in the training split; likewise val.
@@ -26,9 +26,6 @@ class World:
         swaps: cue-conflict images of each (shape, texture) pair of two classes.
         size: width and height of every image in pixels.
         seed: another seed is another world.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     train: int = 2000
@@ -51,11 +48,14 @@ class World:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the recipe and the generator's version."""
-        recipe = {**asdict(self), "generator": GENERATOR_VERSION}
-        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        return sha256(json.dumps({**asdict(self), "generator": GENERATOR_VERSION}, sort_keys=True).encode())
 
 
 def combined_hash(hashes: dict[str, str]) -> str:
     """Return the SHA-256 of a folder from the hashes of its files."""
-    lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
-    return hashlib.sha256(lines.encode()).hexdigest()
+    return sha256("".join(f"{name} {hashes[name]}\n" for name in sorted(hashes)).encode())
+
+
+def sha256(content: bytes) -> str:
+    """Return the SHA-256 as hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()

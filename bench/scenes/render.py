@@ -167,17 +167,12 @@ def _plane_hits(stage: Stage, rays: Rays) -> torch.Tensor:
             break
         height, *normal = stage.rows[[2, 9, 10, 11]].index_select(1, table.clamp(min=0))
         height = torch.where(table >= 0, height, -1.0)  # seen from behind: never hit
-        slope = sum_of(normal, rays)
+        a, b, c = (take(part, rays.scene) for part in normal)
+        slope = a * rays.x + b * rays.y + c
         t = -take(height, rays.scene) / torch.where(slope < -1e-6, slope, -1e-6)
         t = torch.where((t > 0.0) & (slope < -1e-6), t, INFINITY)
         key = torch.minimum(key, _keys(t, take(table.clamp(min=0), rays.scene)))
     return key
-
-
-def sum_of(normal: list[torch.Tensor], rays: Rays) -> torch.Tensor:
-    """Return the product of per-scene vectors with the rays' directions."""
-    a, b, c = (take(part, rays.scene) for part in normal)
-    return a * rays.x + b * rays.y + c
 
 
 def pair_hits(stage: Stage, rays: Rays, primitive: torch.Tensor, ray: torch.Tensor, kind: int) -> torch.Tensor:
@@ -308,9 +303,7 @@ def _surface_position(q: Triple, normal: Triple) -> tuple[torch.Tensor, torch.Te
     nx, ny, nz = (a.abs() for a in normal)
     along_x = (nx > ny) & (nx > nz)
     along_y = ~along_x & (ny > nz)
-    u = torch.where(along_x, q[2], q[0])
-    v = torch.where(along_y, q[2], q[1])
-    return u, v
+    return torch.where(along_x, q[2], q[0]), torch.where(along_y, q[2], q[1])
 
 
 def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: Triple) -> torch.Tensor:

@@ -6,7 +6,7 @@ order in which a matrix product is summed depends on the machine, and so would i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import sqrt
 from typing import TypeAlias
 
@@ -51,12 +51,13 @@ def about(axis: str, degrees: float) -> Rotation:
 
 def turn(rotation: Rotation, a: Vector) -> Vector:
     """Apply a rotation's rows to one vector."""
-    (p, q, r) = rotation
-    return (
-        p[0] * a[0] + p[1] * a[1] + p[2] * a[2],
-        q[0] * a[0] + q[1] * a[1] + q[2] * a[2],
-        r[0] * a[0] + r[1] * a[1] + r[2] * a[2],
-    )
+    x, y, z = (row[0] * a[0] + row[1] * a[1] + row[2] * a[2] for row in rotation)
+    return (x, y, z)
+
+
+def axes(rows: Rotation) -> Rotation:
+    """Return the images of the axes under a rotation: its columns."""
+    return (turn(rows, UPRIGHT[0]), turn(rows, UPRIGHT[1]), turn(rows, UPRIGHT[2]))
 
 
 def rotate(rotation: Array, vectors: Array) -> Array:
@@ -93,13 +94,7 @@ class Solid:
 
 def joined(solids: list[Solid]) -> Solid:
     """Return the primitives of all solids as one."""
-    return Solid(
-        kind=np.concatenate([s.kind for s in solids]),
-        centre=np.concatenate([s.centre for s in solids]),
-        frame=np.concatenate([s.frame for s in solids]),
-        size=np.concatenate([s.size for s in solids]),
-        material=np.concatenate([s.material for s in solids]),
-    )
+    return Solid(**{f.name: np.concatenate([getattr(s, f.name) for s in solids]) for f in fields(Solid)})
 
 
 class Assembly:
@@ -133,11 +128,6 @@ class Assembly:
 
     def solid(self) -> Solid:
         """Return everything added so far."""
-        kinds, centres, frames, sizes, materials = zip(*self._rows, strict=True)
-        return Solid(
-            kind=np.array(kinds, dtype=np.int64),
-            centre=np.array(centres, dtype=np.float64),
-            frame=np.array(frames, dtype=np.float64),
-            size=np.array(sizes, dtype=np.float64),
-            material=np.array(materials, dtype=np.float64),
-        )
+        kinds, *rest = zip(*self._rows, strict=True)
+        centre, frame, size, material = (np.array(values, dtype=np.float64) for values in rest)
+        return Solid(kind=np.array(kinds, dtype=np.int64), centre=centre, frame=frame, size=size, material=material)

@@ -156,9 +156,9 @@ def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
     """Lay out a batch of scenes for square images of `size` pixels."""
     placed = [_placed(scene, size) for scene in scenes]
     solid = joined([p.solid for p in placed])
-    counts = [len(p.solid.kind) for p in placed]
+    counts, things = [len(p.solid.kind) for p in placed], [len(p.members) for p in placed]
     number = np.repeat(np.arange(len(placed)), counts)
-    base = (np.cumsum(counts) - counts).astype(np.int64)
+    planes = [len(p.solid.kind) - sum(p.members) for p in placed]
     thing, members = _thing_numbers(placed)
     boxes = np.concatenate([p.rectangle for p in placed])
 
@@ -179,13 +179,13 @@ def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
         kind=integers(solid.kind),
         thing=integers(thing),
         semantic=integers([value for p in placed for value in p.semantic]),
-        planes=integers(_plane_table(placed, base)),
+        planes=integers(_table(PLANES, np.cumsum(counts) - counts, planes)),
         focal=floats([1.0 / (s.camera.focal * size) for s in scenes]),
         light=floats([p.light for p in placed]),
         sky=floats([p.sky for p in placed]),
         discs=floats(np.concatenate([p.discs for p in placed])),
         thing_discs=floats(np.concatenate([p.thing_discs for p in placed])),
-        slots=integers(_slot_table(placed)),
+        slots=integers(_table(max(things), np.cumsum(things) - things, things)),
         first=integers(np.flatnonzero(np.diff(thing, prepend=-1) * (thing >= 0))),
         members=integers(members),
         pairs=tuple(
@@ -207,21 +207,10 @@ def _thing_numbers(placed: list[_Placed]) -> tuple[Integers, list[int]]:
     return np.array(thing, dtype=np.int64), members
 
 
-def _plane_table(placed: list[_Placed], base: Integers) -> Integers:
-    table = np.full((PLANES, len(placed)), -1, dtype=np.int64)
-    for b, p in enumerate(placed):
-        count = len(p.solid.kind) - sum(p.members)
-        table[:count, b] = base[b] + np.arange(count)
-    return table
-
-
-def _slot_table(placed: list[_Placed]) -> Integers:
-    table = np.full((max(len(p.members) for p in placed), len(placed)), -1, dtype=np.int64)
-    total = 0
-    for b, p in enumerate(placed):
-        table[: len(p.members), b] = total + np.arange(len(p.members))
-        total += len(p.members)
-    return table
+def _table(rows: int, firsts: Any, counts: Any) -> Integers:
+    """Return (rows, B): in each column, as many consecutive numbers as counted, from the first on, and then -1."""
+    row = np.arange(rows)[:, None]
+    return np.where(row < np.asarray(counts), firsts + row, -1)
 
 
 # The rectangle of pixels that each primitive can touch.
@@ -229,8 +218,7 @@ def _slot_table(placed: list[_Placed]) -> Integers:
 
 def to_camera(solid: Solid, rotation: Array, eye: Array) -> Solid:
     """Move from the world to a camera's axes: x right, y down, z along the optical axis."""
-    shift = -rotate(rotation, eye)
-    return solid.moved(rotation, shift)
+    return solid.moved(rotation, -rotate(rotation, eye))
 
 
 def rectangles(solid: Solid, focal: float, size: int) -> Integers:

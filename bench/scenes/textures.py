@@ -75,14 +75,11 @@ def value_noise(u: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.
 
 
 def fractal_noise(u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Sum octaves whose amplitude falls as 1/f; an octave finer than a pixel fades out.
+    """Sum octaves whose amplitude falls as 1/f, to about [-1, 1]; an octave finer than a pixel fades out.
 
     Args:
         u: position in cells of the lowest octave; likewise v.
         footprint: width of a pixel in the same unit.
-
-    Returns:
-        Values in about [-1, 1], zero on average.
     """
     total = value_noise(u, v, table) - 0.5
     for octave in range(1, OCTAVES):

@@ -8,20 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.scenes.rng import Draw, cos_sin
-from bench.scenes.solids import (
-    BOX,
-    CAPSULE,
-    UPRIGHT,
-    Array,
-    Assembly,
-    Rotation,
-    Solid,
-    Vector,
-    about,
-    add,
-    rotate,
-    turn,
-)
+from bench.scenes.solids import BOX, CAPSULE, Array, Assembly, Rotation, Solid, Vector, about, add, axes, rotate, turn
 from bench.scenes.textures import Material, material
 
 CATEGORIES = ("puppet", "box", "ball", "pillar", "table", "tree")  # COCO ids 1 to 6
@@ -240,14 +227,14 @@ class _Body:
         a.capsule(add(self.hips, (-0.06, 0.0, 0.0)), add(self.hips, (0.06, 0.0, 0.0)), 0.075, o.trousers)
         if o.backpack:
             place = add(chest, turn(self.trunk, (0.0, -0.04, 0.14)))
-            a.box(place, (0.1, 0.12, 0.05), o.shoes, _axes(self.trunk))
+            a.box(place, (0.1, 0.12, 0.05), o.shoes, axes(self.trunk))
         if o.scarf:
             knot = add(self.neck, turn(self.trunk, (0.0, 0.0, -0.02)))
             a.capsule(add(knot, (-0.05, 0.0, 0.0)), add(knot, (0.05, 0.0, 0.0)), 0.05, o.trousers)
         if self.species == "winged":
             for side in (-1.0, 1.0):
                 root = add(self.neck, turn(self.trunk, (side * 0.25, 0.0, 0.13)))
-                a.box(root, (0.17, 0.085, 0.016), o.part, _axes(about("z", 28.0 * side)))
+                a.box(root, (0.17, 0.085, 0.016), o.part, axes(about("z", 28.0 * side)))
 
     def _arm(self, side: float, name: str, k: int) -> None:
         a, o, p = self.assembly, self.outfit, self.pose
@@ -305,11 +292,6 @@ class _Body:
         _head_part(a, self.species, o, on_head, facing)
 
 
-def _axes(rows: Rotation) -> Rotation:
-    """Return the images of the axes under a rotation: its columns."""
-    return (turn(rows, UPRIGHT[0]), turn(rows, UPRIGHT[1]), turn(rows, UPRIGHT[2]))
-
-
 def _head_part(
     a: Assembly, species: str, o: Outfit, on_head: Callable[[float, float, float], Vector], facing: Rotation
 ) -> None:
@@ -324,8 +306,8 @@ def _head_part(
         for y, z in ((0.95, -0.5), (1.2, -0.05), (1.05, 0.45), (0.6, 0.85)):
             a.sphere(on_head(0.0, y, z), 0.33 * r, part)
     elif species == "hatted":
-        a.box(on_head(0.0, 0.72, 0.0), (1.35 * r, 0.13 * r, 1.35 * r), part, _axes(facing))
-        a.box(on_head(0.0, 1.2, 0.0), (0.72 * r, 0.45 * r, 0.72 * r), part, _axes(facing))
+        a.box(on_head(0.0, 0.72, 0.0), (1.35 * r, 0.13 * r, 1.35 * r), part, axes(facing))
+        a.box(on_head(0.0, 1.2, 0.0), (0.72 * r, 0.45 * r, 0.72 * r), part, axes(facing))
     for side in (-1.0, 1.0):
         if species == "bear":
             a.sphere(on_head(side * 0.72, 0.85, 0.0), 0.46 * r, part)
@@ -359,6 +341,14 @@ def stand_puppet(species: str, outfit: Outfit, pose: Pose, x: float, z: float, y
         keypoints=rotate(rotation, keypoints) + shift,
         flesh=np.array([flesh * scale for _, flesh in points]),
     )
+
+
+def drawn_subject(draw: Draw, species: str, focal: float) -> Thing:
+    """Draw a puppet that will be 0.56 to 0.84 of the image high, more or less facing the viewer."""
+    outfit, pose = drawn_outfit(draw), drawn_pose(draw)
+    yaw, share = draw.uniform(-60.0, 60.0), draw.uniform(0.58, 0.84)
+    trial = stand_puppet(species, outfit, pose, 0.0, 0.0, yaw)
+    return stand_puppet(species, outfit, pose, 0.0, trial.height * focal / share, yaw)
 
 
 def _drop(solid: Solid) -> Array:

@@ -58,12 +58,9 @@ class Clip:
     def scene(self, time: float) -> Scene:
         """Return the scene at a time in [0, 1]; the target is things[0]."""
         things = (*(actor.at(time) for actor in self.actors), *self.still)
-        camera = look_at(
-            (self.eye[0].at(time), self.eye[1].at(time), 0.0),
-            (self.aim[0].at(time), self.aim[1].at(time), self.aim[2]),
-            0.0,
-            self.focal,
-        )
+        eye = (self.eye[0].at(time), self.eye[1].at(time), 0.0)
+        aim = (self.aim[0].at(time), self.aim[1].at(time), self.aim[2])
+        camera = look_at(eye, aim, 0.0, self.focal)
         return Scene(things=things, surroundings=self.surroundings, light=self.light, camera=camera)
 
 
@@ -71,17 +68,12 @@ def _maker(category: str, draw: Draw) -> tuple[Callable[[float, float, float, fl
     """Return a function that stands one drawn thing anywhere, and the thing's height."""
     if category == "puppet":
         species, outfit, rate = draw.choice(SPECIES), drawn_outfit(draw), draw.uniform(2.0, 5.0)
-
-        def walk(x: float, z: float, yaw: float, time: float) -> Thing:
-            return stand_puppet(species, outfit, walking_pose(rate * time), x, z, yaw)
-
-        return walk, outfit.height
+        return lambda x, z, yaw, time: stand_puppet(
+            species, outfit, walking_pose(rate * time), x, z, yaw
+        ), outfit.height
     solid = model(category, draw)
-
-    def turned(x: float, z: float, yaw: float, _time: float) -> Thing:
-        return stand(category, solid, x, z, yaw)
-
-    return turned, stand(category, solid, 0.0, 0.0, 0.0).height
+    height = stand(category, solid, 0.0, 0.0, 0.0).height
+    return lambda x, z, yaw, _time: stand(category, solid, x, z, yaw), height
 
 
 def _target(draw: Draw, category: str, focal: float) -> tuple[Actor, float, float]:

@@ -6,7 +6,6 @@ root = ensure(World())
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import UserError
-from bench.files import cache_dir, locked
-from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash
+from bench.files import cache_dir, locked, write_atomic
+from bench.scenes.recipe import GENERATOR_VERSION, World, combined_hash, sha256
 
 __all__ = ["World", "check", "ensure", "make", "read_manifest"]
 
@@ -30,21 +29,18 @@ log = logging.getLogger(__name__)
 
 
 def ensure(world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu") -> Path:
-    """Return the folder of a world, generating it if it is missing; safe in several processes at once.
+    """Return the folder of a world, generated if it is missing (safe in several processes); raises UserError as `make`.
 
     Args:
         cache: the folder of all caches; `cache_dir()` when None.
         workers: processes that render; the number of usable cores when None.
-
-    Raises:
-        UserError: the folder is incomplete or was changed, or it cannot be written.
     """
     target = (cache or cache_dir()) / "scenes" / world.fingerprint()[:16]
     return make(world, target, workers=workers, device=device)
 
 
 def make(world: World, target: Path, *, workers: int | None = None, device: str = "cpu") -> Path:
-    """Return `target` after checking the world in it, or generating it if there is none."""
+    """Return `target`, its world checked or generated; raises UserError if it was changed or cannot be written."""
     if _absent(target):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -76,21 +72,14 @@ def _generate(world: World, target: Path, workers: int | None, device: str) -> N
     partial.mkdir()
     try:
         manifest = generate(world, partial, workers=workers, device=device)
-        with (partial / MANIFEST).open("w") as handle:
-            json.dump(manifest, handle, indent=1)
-            handle.flush()
-            os.fsync(handle.fileno())
+        write_atomic(partial / MANIFEST, json.dumps(manifest, indent=1))
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """Return a world's manifest: recipe, counts, sizes and hashes.
-
-    Raises:
-        UserError: there is none, or it is damaged.
-    """
+    """Return a world's manifest (recipe, sizes, hashes); raises UserError if there is none, or it is damaged."""
     try:
         manifest: dict[str, Any] = json.loads((root / MANIFEST).read_text())
         return {key: manifest[key] for key in ("recipe", "generator", "files", "sha256", "pixels")}
@@ -102,14 +91,11 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def check(root: Path, world: World | None = None, *, contents: bool = False) -> dict[str, Any]:
-    """Return the manifest of the world at `root` after comparing every file's name and size.
+    """Return a world's manifest; raises UserError if it is another world, or a file is missing, added or changed.
 
     Args:
         world: the world expected; any when None.
-        contents: also hash every byte (takes seconds instead of milliseconds).
-
-    Raises:
-        UserError: it is another world, or a file is missing, added or changed.
+        contents: also hash every byte, not only compare names and sizes (seconds instead of milliseconds).
     """
     manifest = read_manifest(root)
     if world is not None and (manifest["recipe"], manifest["generator"]) != (asdict(world), GENERATOR_VERSION):
@@ -122,7 +108,7 @@ def check(root: Path, world: World | None = None, *, contents: bool = False) -> 
         _compare(root, folder, sizes)
     if contents:
         for folder, sizes in manifest["files"].items():
-            hashes = {name: hashlib.sha256((root / folder / name).read_bytes()).hexdigest() for name in sizes}
+            hashes = {name: sha256((root / folder / name).read_bytes()) for name in sizes}
             if combined_hash(hashes) != manifest["sha256"][folder]:
                 raise UserError(
                     f"A file in {root / folder} was changed after the embedded world was generated (its "
