@@ -23,7 +23,9 @@ from bench.datasets.dataset import Box, Example
 from bench.errors import UserError
 from bench.tasks import Task
 
+Array: TypeAlias = NDArray[Any]
 Colour: TypeAlias = tuple[int, int, int]
+Colours: TypeAlias = Mapping[int, Colour]  # by label or value
 
 INK, FAINT, PAPER = (28, 30, 38), (105, 110, 122), (255, 255, 255)
 NEAR, FAR = (122, 4, 3), (48, 18, 59)  # the two ends of matplotlib's turbo
@@ -72,9 +74,7 @@ def draw_boxes(
     return drawn
 
 
-def draw_masks(
-    image: Image.Image, masks: NDArray[np.bool_], colours: Sequence[Colour], alpha: float = 0.5
-) -> Image.Image:
+def draw_masks(image: Image.Image, masks: Array, colours: Sequence[Colour], alpha: float = 0.5) -> Image.Image:
     """Return the image with masks [n, height, width], scaled to its size, in their colours."""
     if not len(masks):
         return image
@@ -84,11 +84,7 @@ def draw_masks(
 
 
 def draw_regions(
-    image: Image.Image,
-    regions: NDArray[Any],
-    names: Mapping[int, str],
-    colours: Mapping[int, Colour] | None = None,
-    alpha: float = 0.5,
+    image: Image.Image, regions: Array, names: Mapping[int, str], colours: Colours | None = None, alpha: float = 0.5
 ) -> Image.Image:
     """Return the image with the regions [height, width] whose values have a name; all but small ones are named."""
     values = [int(value) for value in np.unique(regions) if int(value) in names]
@@ -106,17 +102,9 @@ def draw_regions(
 
 
 def draw_pose(
-    image: Image.Image,
-    pose: NDArray[Any],
-    bones: Sequence[tuple[int, int]],
-    bone: Colour,
-    joints: Mapping[int, Colour] | None = None,
+    image: Image.Image, pose: Array, bones: Sequence[tuple[int, int]], bone: Colour, joints: Colours | None = None
 ) -> None:
-    """Draw the labelled points (x, y, label above 0) of a pose on the image, and the bones between two of them.
-
-    Args:
-        joints: the points' colours by their label; that of the bones when None.
-    """
+    """Draw a pose's labelled points (x, y, label above 0), in `joints`' colour of their label, and the bones between."""
     pen = ImageDraw.Draw(image)
     for start, end in bones:
         if pose[start, 2] > 0 and pose[end, 2] > 0:
@@ -126,8 +114,7 @@ def draw_pose(
             pen.ellipse((x - 3, y - 3, x + 3, y + 3), fill=joints[int(label)] if joints else bone, outline=PAPER)
 
 
-def depth_map(metres: NDArray[Any], size: tuple[int, int], limit: float = float("inf"), unknown: int = UNKNOWN
-              ) -> Image.Image:  # fmt: skip
+def depth_map(metres: Array, size: tuple[int, int], limit: float = float("inf"), unknown: int = UNKNOWN) -> Image.Image:
     """Return depth as colours from red (near) to blue (far) on a logarithmic scale, with the two ends in metres.
 
     Args:
@@ -150,7 +137,7 @@ def depth_map(metres: NDArray[Any], size: tuple[int, int], limit: float = float(
     return image
 
 
-def _thickened(colours: NDArray[Any], known: NDArray[Any], unknown: int) -> NDArray[Any]:
+def _thickened(colours: Array, known: Array, unknown: int) -> Array:
     from scipy.ndimage import distance_transform_edt
 
     away, (rows, columns) = distance_transform_edt(~known, return_indices=True)

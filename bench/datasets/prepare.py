@@ -93,8 +93,7 @@ class Source:
         value = hashlib.sha256()
         for place in places:
             path = self.items.files[place]
-            line = f"{path.relative_to(self.folder)} {path.stat().st_size} {self.member(place)}\n"
-            value.update(os.fsencode(line))
+            value.update(os.fsencode(f"{path.relative_to(self.folder)} {path.stat().st_size} {self.member(place)}\n"))
         return value.hexdigest()
 
 
@@ -224,15 +223,15 @@ def _verify(tar: Path, names: Sequence[str]) -> None:
     if [member.name for member in members] != names:
         raise UserError(f"{tar} does not hold what was written to it. Delete it; is the disk full?")
     found = [Member(tar=tar, begin=member.offset_data, size=member.size) for member in members]
-    decodes = functools.partial(_decodes, found)
-    for name, good in zip(names, spread(decodes, range(len(found)), "verifying"), strict=True):
+    checked = spread(lambda number: _decodes(found[number]), range(len(found)), "verifying")
+    for name, good in zip(names, checked, strict=True):
         if not good:
             raise UserError(f"{name} in {tar} was damaged on its way to the disk. Delete it.")
 
 
-def _decodes(members: Sequence[Member], number: int) -> bool:
+def _decodes(member: Member) -> bool:
     try:
-        read(members[number])
+        read(member)
     except UserError:
         return False
     return True

@@ -5,7 +5,6 @@ A folder of tar files may have a manifest.json: {..., "images": how many in all,
 """
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -141,12 +140,8 @@ def check_size(tar: Path, entry: Mapping[str, Any], manifest: Mapping[str, Any])
 def changed(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
     """Return the tars whose bytes differ from the hashes in the manifest; reads all of them, in parallel."""
     tars = [folder / name for name in sorted(manifest["tars"])]
-    hashes = spread(functools.partial(_sha256, tars), range(len(tars)), f"{folder.name}'s tar files")
+    hashes = spread(lambda number: file_sha256(tars[number]), range(len(tars)), f"{folder.name}'s tar files")
     return [tar for tar, value in zip(tars, hashes, strict=True) if value != manifest["tars"][tar.name]["sha256"]]
-
-
-def _sha256(files: Sequence[Path], number: int) -> str:
-    return file_sha256(files[number])
 
 
 def _is_prepared(manifest: Mapping[str, Any]) -> bool:

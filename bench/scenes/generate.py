@@ -199,9 +199,7 @@ def _perform_all(
 
 def default_workers(todo: int, device: str) -> int:
     """Return the number of processes: one on a GPU or for a small world, else one per core up to 16."""
-    if device != "cpu" or todo < 24:
-        return 1
-    return min(16, len(os.sched_getaffinity(0)))
+    return 1 if device != "cpu" or todo < 24 else min(16, len(os.sched_getaffinity(0)))
 
 
 def generate(world: World, root: Path, *, workers: int | None = None, device: str = "cpu") -> dict[str, Any]:

@@ -13,13 +13,14 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.scenes.layout import Scene
 from bench.scenes.solids import BOX, CAPSULE, PLANE, SPHERE
 from bench.scenes.stage import FRAME, MATERIAL, ORIGIN, PLANES, SIZE, Pairs, Stage, build, take, where
 from bench.scenes.textures import albedo, fractal_noise, lattice
 
-Triple: TypeAlias = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 INFINITY = 1e30
 _TOUCHING = 1e-3  # metres; a nearer obstacle is the surface itself, by rounding
@@ -46,17 +47,15 @@ class Picture:
 class Rays:
     """Rays from the eyes: scene (n,) int32, direction (x, y, 1), each (n,) float32."""
 
-    scene: torch.Tensor
-    x: torch.Tensor
-    y: torch.Tensor
+    scene: Tensor
+    x: Tensor
+    y: Tensor
 
 
 def render(scenes: Sequence[Scene], size: int = 128, device: str = "cpu", smooth: bool = True) -> list[Picture]:
-    """Render scenes in one batch; the picture of a scene does not depend on the others.
+    """Render scenes, `size` pixels wide and high, in one batch; a scene's picture does not depend on the others.
 
-    Args:
-        size: width and height in pixels.
-        smooth: average four rays at the edges of the RGB image (labels always use one).
+    smooth: average four rays at the edges of the RGB image (labels always use one).
     """
     stage = build(scenes, size, torch.device(device))
     alone = torch.zeros(len(stage.members) * size * size, dtype=torch.bool, device=device)
@@ -68,8 +67,8 @@ def render(scenes: Sequence[Scene], size: int = 128, device: str = "cpu", smooth
     return _pictures(stage, scenes, rgb, t, primitive, alone)
 
 
-def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: torch.Tensor, t: torch.Tensor,
-              primitive: torch.Tensor, alone: torch.Tensor) -> list[Picture]:  # fmt: skip
+def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: Tensor, t: Tensor,
+              primitive: Tensor, alone: Tensor) -> list[Picture]:  # fmt: skip
     """Bring the batch to the host and split it by scene."""
     size = stage.size
     shape = (stage.scenes, size, size)
@@ -92,7 +91,7 @@ def _pictures(stage: Stage, scenes: Sequence[Scene], rgb: torch.Tensor, t: torch
     return pictures
 
 
-def _smooth(stage: Stage, rays: Rays, rgb: torch.Tensor, primitive: torch.Tensor) -> torch.Tensor:
+def _smooth(stage: Stage, rays: Rays, rgb: Tensor, primitive: Tensor) -> Tensor:
     """Shade pixels whose neighbours show another primitive again, with four rays each."""
     size, count = stage.size, stage.scenes
     grid = primitive.view(count, size, size)
@@ -137,13 +136,10 @@ def pixel_rays(stage: Stage) -> Rays:
     )
 
 
-def trace(stage: Stage, rays: Rays, pairs: Sequence[Pairs], alone: torch.Tensor | None = None
-          ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Return t and the primitive of the nearest hit of every ray.
+def trace(stage: Stage, rays: Rays, pairs: Sequence[Pairs], alone: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return t and the primitive of the nearest hit of every ray; a pair's `pixel` is an index into rays.
 
-    Args:
-        pairs: `pixel` is an index into rays.
-        alone: (things * pixels of a scene) bool; set to True where a thing is hit, nearest or not.
+    alone: (things * pixels of a scene) bool; set to True where a thing is hit, nearest or not.
     """
     key = _plane_hits(stage, rays)
     area = stage.size * stage.size
@@ -158,7 +154,7 @@ def trace(stage: Stage, rays: Rays, pairs: Sequence[Pairs], alone: torch.Tensor 
     return (key >> 32).to(torch.int32).view(torch.float32), key.to(torch.int32)
 
 
-def _plane_hits(stage: Stage, rays: Rays) -> torch.Tensor:
+def _plane_hits(stage: Stage, rays: Rays) -> Tensor:
     """Return the nearest plane of every ray as a key: the bits of t, then the primitive."""
     key = _keys(torch.full_like(rays.x, INFINITY), torch.zeros_like(rays.scene))
     for slot in range(PLANES):
@@ -175,7 +171,7 @@ def _plane_hits(stage: Stage, rays: Rays) -> torch.Tensor:
     return key
 
 
-def pair_hits(stage: Stage, rays: Rays, primitive: torch.Tensor, ray: torch.Tensor, kind: int) -> torch.Tensor:
+def pair_hits(stage: Stage, rays: Rays, primitive: Tensor, ray: Tensor, kind: int) -> Tensor:
     """Return t of each (primitive, ray) pair of one kind, INFINITY on a miss."""
     x, y = take(rays.x, ray), take(rays.y, ray)
     f = stage.part(FRAME, primitive)
@@ -185,13 +181,13 @@ def pair_hits(stage: Stage, rays: Rays, primitive: torch.Tensor, ray: torch.Tens
     return HITS[kind]((ox, oy, oz), (dx, dy, dz), (sx, sy, sz))
 
 
-def _keys(t: torch.Tensor, primitive: torch.Tensor) -> torch.Tensor:
+def _keys(t: Tensor, primitive: Tensor) -> Tensor:
     # The bits of positive floats are ordered as the floats are, so the least key is the nearest
     # hit, and of equal ones the first primitive: no order of evaluation can matter.
     return (t.view(torch.int32).to(torch.int64) << 32) | primitive
 
 
-def hit_sphere(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
+def hit_sphere(origin: Triple, direction: Triple, size: Triple) -> Tensor:
     """Return the first t with |origin + t direction| = radius, INFINITY on a miss."""
     (ox, oy, oz), (dx, dy, dz), radius = origin, direction, size[0]
     length = dx * dx + dy * dy + dz * dz
@@ -203,7 +199,7 @@ def hit_sphere(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
     return torch.where((inside >= 0.0) & (t > 0.0), t, INFINITY)
 
 
-def hit_capsule(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
+def hit_capsule(origin: Triple, direction: Triple, size: Triple) -> Tensor:
     """Return the first t on a capsule of (radius, half-length along y), INFINITY on a miss."""
     (ox, oy, oz), (dx, dy, dz), (radius, half, zero) = origin, direction, size
     length = (dx * dx + dz * dz).clamp(min=1e-12)
@@ -218,7 +214,7 @@ def hit_capsule(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor
     return torch.where((inside >= 0.0) & (t > 0.0), t, INFINITY)
 
 
-def hit_box(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
+def hit_box(origin: Triple, direction: Triple, size: Triple) -> Tensor:
     """Return the t at which the ray enters the box, INFINITY on a miss or from inside."""
     near = torch.full_like(origin[0], -INFINITY)
     far = torch.full_like(origin[0], INFINITY)
@@ -233,7 +229,7 @@ def hit_box(origin: Triple, direction: Triple, size: Triple) -> torch.Tensor:
 HITS = {SPHERE: hit_sphere, CAPSULE: hit_capsule, BOX: hit_box}
 
 
-def square_root(x: torch.Tensor) -> torch.Tensor:
+def square_root(x: Tensor) -> Tensor:
     """Return the correctly rounded square root of IEEE 754."""
     # On a CPU, torch calls MKL, whose last bit depends on the processor; numpy's is exact.
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
@@ -242,7 +238,7 @@ def square_root(x: torch.Tensor) -> torch.Tensor:
 # Light, shadow, texture, haze and sky of the points that rays hit.
 
 
-def shade(stage: Stage, rays: Rays, t: torch.Tensor, primitive: torch.Tensor) -> torch.Tensor:
+def shade(stage: Stage, rays: Rays, t: Tensor, primitive: Tensor) -> Tensor:
     """Return linear RGB, (3, n), of what each ray hit first."""
     table = lattice(t.device)
     depth = torch.where(t < INFINITY, t, 1.0)
@@ -271,14 +267,14 @@ def shade(stage: Stage, rays: Rays, t: torch.Tensor, primitive: torch.Tensor) ->
     return rgb
 
 
-def _local(stage: Stage, primitive: torch.Tensor, point: Triple) -> Triple:
+def _local(stage: Stage, primitive: Tensor, point: Triple) -> Triple:
     """Return points in their primitives' own frames."""
     o, f, (x, y, z) = stage.part(ORIGIN, primitive), stage.part(FRAME, primitive), point
     a, b, c = (o[k] + f[3 * k] * x + f[3 * k + 1] * y + f[3 * k + 2] * z for k in range(3))
     return a, b, c
 
 
-def _local_normal(kind: torch.Tensor, q: Triple, size: list[torch.Tensor]) -> Triple:
+def _local_normal(kind: Tensor, q: Triple, size: list[Tensor]) -> Triple:
     """Return the outward normal at a surface point, in the primitive's own frame."""
     x, y, z = q
     middle = torch.where(kind == CAPSULE, torch.minimum(torch.maximum(y, -size[1]), size[1]), 0.0)
@@ -298,7 +294,7 @@ def _local_normal(kind: torch.Tensor, q: Triple, size: list[torch.Tensor]) -> Tr
     return out[0], out[1], out[2]
 
 
-def _surface_position(q: Triple, normal: Triple) -> tuple[torch.Tensor, torch.Tensor]:
+def _surface_position(q: Triple, normal: Triple) -> tuple[Tensor, Tensor]:
     """Return two coordinates on the surface: the two that the normal points along least."""
     nx, ny, nz = (a.abs() for a in normal)
     along_x = (nx > ny) & (nx > nz)
@@ -306,7 +302,7 @@ def _surface_position(q: Triple, normal: Triple) -> tuple[torch.Tensor, torch.Te
     return torch.where(along_x, q[2], q[0]), torch.where(along_y, q[2], q[1])
 
 
-def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: Triple) -> torch.Tensor:
+def shadowed(stage: Stage, scene: Tensor, primitive: Tensor, point: Triple) -> Tensor:
     """Return which points are in the shadow of another primitive than their own."""
     dark = torch.zeros_like(scene, dtype=torch.bool)
     axes = [take(row, scene) for row in stage.light[:9]]
@@ -337,7 +333,7 @@ def shadowed(stage: Stage, scene: torch.Tensor, primitive: torch.Tensor, point: 
     return dark
 
 
-def _towards_light(stage: Stage, kind: int, by: torch.Tensor, scene: torch.Tensor, point: Triple) -> torch.Tensor:
+def _towards_light(stage: Stage, kind: int, by: Tensor, scene: Tensor, point: Triple) -> Tensor:
     """Return t of the rays from points to the light against one primitive each."""
     a, b, c = (take(row, scene) for row in stage.light[:3])
     f = stage.part(FRAME, by)
@@ -346,15 +342,14 @@ def _towards_light(stage: Stage, kind: int, by: torch.Tensor, scene: torch.Tenso
     return HITS[kind](_local(stage, by, point), (dx, dy, dz), (sx, sy, sz))
 
 
-def _reaches(discs: torch.Tensor, which: torch.Tensor, height: torch.Tensor, u: torch.Tensor,
-             v: torch.Tensor) -> torch.Tensor:  # fmt: skip
+def _reaches(discs: Tensor, which: Tensor, height: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Return whether a bounding sphere may be between a point and the light."""
     h, du, dv, radius = (take(row, which) for row in discs)
     du, dv = du - u, dv - v
     return (du * du + dv * dv < radius * radius) & (h + radius > height)
 
 
-def _sky(stage: Stage, rays: Rays, table: torch.Tensor) -> torch.Tensor:
+def _sky(stage: Stage, rays: Rays, table: Tensor) -> Tensor:
     """Return the sky's colour along rays, (3, n): a gradient with clouds."""
     up = [take(row, rays.scene) for row in stage.light[9:12]]
     rise = (up[0] * rays.x + up[1] * rays.y + up[2]).clamp(min=0.0)
@@ -366,7 +361,7 @@ def _sky(stage: Stage, rays: Rays, table: torch.Tensor) -> torch.Tensor:
     return torch.stack([colour + (0.9 - colour) * veil for colour in blend])
 
 
-def _hazy(stage: Stage, scene: torch.Tensor, depth: torch.Tensor, channel: int, colour: torch.Tensor) -> torch.Tensor:
+def _hazy(stage: Stage, scene: Tensor, depth: Tensor, channel: int, colour: Tensor) -> Tensor:
     """Blend one channel of a colour into the horizon's with the distance, outdoors only."""
     strength = torch.where(stage.sky[0] > 0.0, 1.0, 0.0)
     amount = take(strength, scene) * (depth * depth)

@@ -27,11 +27,7 @@ def mix(value: int) -> int:
 
 
 class Draw:
-    """A stream of random values that is a pure function of its integer key.
-
-    Args:
-        key: any integers, such as (seed, split, index); another key is another stream.
-    """
+    """A stream of random values, a pure function of its key: any integers, such as (seed, split, index)."""
 
     def __init__(self, *key: int) -> None:
         """Start the stream of a key."""

@@ -10,6 +10,7 @@ from bench.scenes.rng import Draw, hashed_table
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 Colour: TypeAlias = tuple[float, float, float]
 Material: TypeAlias = tuple[float, ...]  # pattern, scale, roughness, offsets u v, two colours: 11
@@ -32,10 +33,7 @@ def material(
 ) -> Material:
     """Draw a material.
 
-    Args:
-        pattern: one of PATTERNS; drawn when None, plain in four of ten cases.
-        scale: range of the pattern's cells a metre.
-        tint: the first colour; drawn when None.
+    pattern: when None, plain in four of ten cases; scale: range of its cells a metre; tint: first colour, unless drawn.
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
@@ -51,14 +49,14 @@ def material(
 
 
 @cache
-def lattice(device: torch.device) -> torch.Tensor:
+def lattice(device: torch.device) -> Tensor:
     """Return the noise lattice, (SIDE * SIDE,), values in [0, 1)."""
     import torch
 
     return torch.from_numpy(hashed_table(SIDE * SIDE)).to(device)
 
 
-def value_noise(u: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+def value_noise(u: Tensor, v: Tensor, table: Tensor) -> Tensor:
     """Interpolate the lattice smoothly at (u, v), in lattice cells."""
     import torch
 
@@ -74,12 +72,10 @@ def value_noise(u: torch.Tensor, v: torch.Tensor, table: torch.Tensor) -> torch.
     return upper + (lower - upper) * sv
 
 
-def fractal_noise(u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+def fractal_noise(u: Tensor, v: Tensor, footprint: Tensor, table: Tensor) -> Tensor:
     """Sum octaves whose amplitude falls as 1/f, to about [-1, 1]; an octave finer than a pixel fades out.
 
-    Args:
-        u: position in cells of the lowest octave; likewise v.
-        footprint: width of a pixel in the same unit.
+    u, v and the `footprint`, a pixel's width, are in cells of the lowest octave.
     """
     total = value_noise(u, v, table) - 0.5
     for octave in range(1, OCTAVES):
@@ -91,12 +87,8 @@ def fractal_noise(u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, tab
     return total
 
 
-def pattern_mask(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Return which of its material's two colours each point has, as bool.
-
-    Args:
-        kind: index into PATTERNS, (n,); u, v: position in pattern cells; noise: of blotches.
-    """
+def pattern_mask(kind: Tensor, u: Tensor, v: Tensor, noise: Tensor) -> Tensor:
+    """Return (bool) which of two colours each point has: index into PATTERNS, position in cells, noise of blotches."""
     import torch
 
     iu, iv = torch.floor(u), torch.floor(v)
@@ -119,15 +111,10 @@ def pattern_mask(kind: torch.Tensor, u: torch.Tensor, v: torch.Tensor, noise: to
     return mask
 
 
-def albedo(
-    rows: list[torch.Tensor], u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor, table: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def albedo(rows: list[Tensor], u: Tensor, v: Tensor, footprint: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return linear red, green and blue in [0, 1] of n surface points.
 
-    Args:
-        rows: their materials, 11 of (n,).
-        u: position on the surface in metres, (n,); likewise v.
-        footprint: width of a pixel there in metres, (n,).
+    rows: their materials, 11 of (n,); u and v: position on the surface, footprint: a pixel's width there, in metres.
     """
     kind, scale, roughness = rows[0], rows[1], rows[2]
     pu, pv, width = u * scale, v * scale, footprint * scale

@@ -156,14 +156,10 @@ def walking_pose(phase: float) -> Pose:
     """Return the pose at a phase of the walking cycle, in turns."""
     c, s = cos_sin(360.0 * phase)
     return Pose(
-        lean=4.0,
-        head_turn=6.0 * c,
-        swing=(30.0 * s, -30.0 * s),
-        spread=(14.0, 14.0),
-        elbow=(25.0 + 10.0 * s, 25.0 - 10.0 * s),
-        stride=(-28.0 * s, 28.0 * s),
+        lean=4.0, head_turn=6.0 * c, swing=(30.0 * s, -30.0 * s), spread=(14.0, 14.0),
+        elbow=(25.0 + 10.0 * s, 25.0 - 10.0 * s), stride=(-28.0 * s, 28.0 * s),
         knee=(16.0 - 14.0 * c, 16.0 + 14.0 * c),
-    )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -150,10 +150,7 @@ def clip(seed: int, split: str, index: int) -> Clip:
     still = posters(draw, around) if indoors else [free_wall(draw, back + 2.0)]
     # The camera's eye and aim start at their centres, so the first frame shows the target.
     return Clip(
-        category=category,
-        actors=tuple(actors),
-        still=tuple(still),
-        surroundings=around,
+        category=category, actors=tuple(actors), still=tuple(still), surroundings=around, focal=focal,
         light=drawn_light(draw, indoors),
         eye=(
             Sway(centre=0.0, reach=draw.uniform(-0.4, 0.4), turns=draw.uniform(0.4, 1.0)),
@@ -164,5 +161,4 @@ def clip(seed: int, split: str, index: int) -> Clip:
             Sway(centre=0.5 * height, reach=draw.uniform(-0.1, 0.1), turns=1.5),
             z,
         ),
-        focal=focal,
-    )
+    )  # fmt: skip
