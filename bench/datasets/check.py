@@ -72,11 +72,9 @@ def _split(task: Task, folder: Path, split: str, full: bool) -> Iterator[tuple[F
     opened, problems = _open(items, full)
     yield Finding(what=split, message=f"{counts}; {opened}", wrong=wrong), items.count
     problems = [*items.problems, *problems]
-    for problem in problems[:SHOWN]:
+    more = [f"and {len(problems) - SHOWN:,} more such problems"] * (len(problems) > SHOWN)
+    for problem in problems[:SHOWN] + more:
         yield Finding(what=split, message=problem, wrong=True), items.count
-    if len(problems) > SHOWN:
-        more = f"and {len(problems) - SHOWN:,} more such problems"
-        yield Finding(what=split, message=more, wrong=True), items.count
 
 
 def _count(dataset: Dataset, split: str, items: Items) -> tuple[str, bool]:

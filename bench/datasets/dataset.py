@@ -97,10 +97,8 @@ class Dataset:
         does not read all of ImageNet.
         """
         files = content_fingerprint(folder, self.paths, self.optional)
-        if not self.read_as:
-            return files
         kind = BY_SIZE if files.endswith(BY_SIZE) else ""
-        return digest([files, self.read_as, self.splits]) + kind
+        return digest([files, self.read_as, self.splits]) + kind if self.read_as else files
 
     @property
     def paths(self) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ def draw_regions(
 def draw_pose(
     image: Image.Image, pose: Array, bones: Sequence[tuple[int, int]], bone: Colour, joints: Colours | None = None
 ) -> None:
-    """Draw a pose's labelled points (x, y, label above 0), in `joints`' colour of their label, and the bones between."""
+    """Draw a pose's labelled points (x, y, label above 0) and bones; `joints`: colours by label, `bone` when None."""
     pen = ImageDraw.Draw(image)
     for start, end in bones:
         if pose[start, 2] > 0 and pose[end, 2] > 0:
@@ -232,9 +232,5 @@ def tile(example: Example) -> Image.Image:
 
 def _joined(image: Image.Image, other: Image.Image) -> Image.Image:
     """Return two images of one size next to each other; wide ones (of a street) below each other."""
-    width, height = image.size
-    flat = width > 2 * height
-    whole = Image.new("RGB", (width, 2 * height) if flat else (2 * width, height))
-    whole.paste(image)
-    whole.paste(other, (0, height) if flat else (width, 0))
-    return whole
+    below = image.width > 2 * image.height
+    return Image.fromarray(np.concatenate([np.asarray(image), np.asarray(other)], axis=0 if below else 1))

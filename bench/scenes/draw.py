@@ -41,16 +41,14 @@ def draw_page(path: Path, seed: int = 0) -> Path:
     # Five bits a channel: the file is small, and colours hardly change.
     five_bits = [(v & 0xF8) | (v >> 5) for v in range(256)] * 3
     drawing.page(list(_label_rows(seed, (62, 30, 40)))).point(five_bits).save(path, optimize=True)
-    tasks = drawing.page(
-        [
-            ("Ten species", "each has one small part of its own; colour, pose, size, clothes are free", _species(seed)),
-            ("Tracking", "every third frame: the target moves, turns, is hidden, leaves", _frames(seed, 11)),
-            ("", "", _frames(seed, 2)),
-            ("Cue conflict", "each class has its own texture; shape / texture are swapped right", _cues(seed)),
-        ]
-    )
+    rows = [
+        ("Ten species", "each has one small part of its own; colour, pose, size, clothes are free", _species(seed)),
+        ("Tracking", "every third frame: the target moves, turns, is hidden, leaves", _frames(seed, 11)),
+        ("", "", _frames(seed, 2)),
+        ("Cue conflict", "each class has its own texture; shape / texture are swapped right", _cues(seed)),
+    ]
     second = path.with_name(f"{path.stem}-tasks{path.suffix}")
-    tasks.quantize(256, kmeans=4, dither=Image.Dither.NONE).save(second, optimize=True)
+    drawing.page(rows).quantize(256, kmeans=4, dither=Image.Dither.NONE).save(second, optimize=True)
     return second
 
 

@@ -176,9 +176,7 @@ SLIMMEST = 0.09  # metres, no thing has a smaller reach
 def _hides(x: float, z: float, reach: float, subject: Thing) -> bool:
     """Return whether a thing would be nearer than the subject and hide its middle."""
     sx, sz = subject.place
-    if z > sz - 0.3:
-        return False
-    return reach / z + 0.55 * subject.reach / sz - abs(x / z - sx / sz) > 0.0
+    return z <= sz - 0.3 and reach / z + 0.55 * subject.reach / sz - abs(x / z - sx / sz) > 0.0
 
 
 def _fits(thing: Thing, others: list[Thing], surroundings: Surroundings) -> bool:

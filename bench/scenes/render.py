@@ -20,7 +20,7 @@ from bench.scenes.solids import BOX, CAPSULE, PLANE, SPHERE
 from bench.scenes.stage import FRAME, MATERIAL, ORIGIN, PLANES, SIZE, Pairs, Stage, build, take, where
 from bench.scenes.textures import albedo, fractal_noise, lattice
 
-Triple: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Triple: TypeAlias = Sequence[Tensor]  # x, y and z
 
 INFINITY = 1e30
 _TOUCHING = 1e-3  # metres; a nearer obstacle is the surface itself, by rounding
@@ -175,10 +175,8 @@ def pair_hits(stage: Stage, rays: Rays, primitive: Tensor, ray: Tensor, kind: in
     """Return t of each (primitive, ray) pair of one kind, INFINITY on a miss."""
     x, y = take(rays.x, ray), take(rays.y, ray)
     f = stage.part(FRAME, primitive)
-    ox, oy, oz = stage.part(ORIGIN, primitive)
-    sx, sy, sz = stage.part(SIZE, primitive)
-    dx, dy, dz = (f[k] * x + f[k + 1] * y + f[k + 2] for k in (0, 3, 6))
-    return HITS[kind]((ox, oy, oz), (dx, dy, dz), (sx, sy, sz))
+    direction = [f[k] * x + f[k + 1] * y + f[k + 2] for k in (0, 3, 6)]
+    return HITS[kind](stage.part(ORIGIN, primitive), direction, stage.part(SIZE, primitive))
 
 
 def _keys(t: Tensor, primitive: Tensor) -> Tensor:
@@ -270,8 +268,7 @@ def shade(stage: Stage, rays: Rays, t: Tensor, primitive: Tensor) -> Tensor:
 def _local(stage: Stage, primitive: Tensor, point: Triple) -> Triple:
     """Return points in their primitives' own frames."""
     o, f, (x, y, z) = stage.part(ORIGIN, primitive), stage.part(FRAME, primitive), point
-    a, b, c = (o[k] + f[3 * k] * x + f[3 * k + 1] * y + f[3 * k + 2] * z for k in range(3))
-    return a, b, c
+    return [o[k] + f[3 * k] * x + f[3 * k + 1] * y + f[3 * k + 2] * z for k in range(3)]
 
 
 def _local_normal(kind: Tensor, q: Triple, size: list[Tensor]) -> Triple:
@@ -291,7 +288,7 @@ def _local_normal(kind: Tensor, q: Triple, size: list[Tensor]) -> Triple:
         side = torch.where(q[axis] > 0.0, 1.0, -1.0) * flags[axis]
         value = torch.where(boxed, side, rounded[axis])
         out.append(torch.where(flat, 1.0 if axis == 2 else 0.0, value))
-    return out[0], out[1], out[2]
+    return out
 
 
 def _surface_position(q: Triple, normal: Triple) -> tuple[Tensor, Tensor]:
@@ -337,9 +334,8 @@ def _towards_light(stage: Stage, kind: int, by: Tensor, scene: Tensor, point: Tr
     """Return t of the rays from points to the light against one primitive each."""
     a, b, c = (take(row, scene) for row in stage.light[:3])
     f = stage.part(FRAME, by)
-    dx, dy, dz = (f[k] * a + f[k + 1] * b + f[k + 2] * c for k in (0, 3, 6))
-    sx, sy, sz = stage.part(SIZE, by)
-    return HITS[kind](_local(stage, by, point), (dx, dy, dz), (sx, sy, sz))
+    direction = [f[k] * a + f[k + 1] * b + f[k + 2] * c for k in (0, 3, 6)]
+    return HITS[kind](_local(stage, by, point), direction, stage.part(SIZE, by))
 
 
 def _reaches(discs: Tensor, which: Tensor, height: Tensor, u: Tensor, v: Tensor) -> Tensor:

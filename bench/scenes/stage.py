@@ -136,7 +136,7 @@ def _within(counts: Any) -> Integers:
     return np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _pairs(kind: int, kinds: Integers, scene: Integers, boxes: Integers, size: int) -> Pairs:
+def _pairs(kind: int, kinds: Integers, scene: Integers, boxes: Integers, size: int, device: torch.device) -> Pairs:
     """Enumerate the pixels of the rectangle of every primitive of a kind."""
     chosen = np.flatnonzero(kinds == kind)
     x, y, width, height = boxes[chosen].T
@@ -146,11 +146,8 @@ def _pairs(kind: int, kinds: Integers, scene: Integers, boxes: Integers, size: i
     start = (scene[chosen][owner] * size + y[owner] + row) * size + x[owner]
     pixel = np.repeat(start, width[owner]) + _within(width[owner])
     primitive = np.repeat(chosen[owner], width[owner])
-    return Pairs(
-        kind=kind,
-        primitive=torch.from_numpy(primitive.astype(np.int32)),
-        pixel=torch.from_numpy(pixel.astype(np.int32)),
-    )
+    first, second = (torch.from_numpy(values.astype(np.int32)).to(device) for values in (primitive, pixel))
+    return Pairs(kind=kind, primitive=first, pixel=second)
 
 
 def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
@@ -189,10 +186,7 @@ def build(scenes: Sequence[Scene], size: int, device: torch.device) -> Stage:
         slots=integers(_table(max(things), np.cumsum(things) - things, things)),
         first=integers(np.flatnonzero(np.diff(thing, prepend=-1) * (thing >= 0))),
         members=integers(members),
-        pairs=tuple(
-            Pairs(kind=p.kind, primitive=p.primitive.to(device), pixel=p.pixel.to(device))
-            for p in (_pairs(k, solid.kind, number, boxes, size) for k in (SPHERE, CAPSULE, BOX))
-        ),
+        pairs=tuple(_pairs(kind, solid.kind, number, boxes, size, device) for kind in (SPHERE, CAPSULE, BOX)),
     )
 
 

@@ -31,9 +31,9 @@ def colour(draw: Draw, low: float = 0.04, high: float = 0.85) -> Colour:
 def material(
     draw: Draw, pattern: str | None = None, scale: tuple[float, float] = (3.0, 9.0), tint: Colour | None = None
 ) -> Material:
-    """Draw a material.
+    """Draw a material; its pattern (plain in four of ten cases) and its first colour, `tint`, are drawn when None.
 
-    pattern: when None, plain in four of ten cases; scale: range of its cells a metre; tint: first colour, unless drawn.
+    scale: range of the pattern's cells a metre.
     """
     kind = pattern or ("plain" if draw.chance(0.4) else draw.choice(PATTERNS[1:]))
     first, second = tint or colour(draw), colour(draw)
@@ -88,7 +88,7 @@ def fractal_noise(u: Tensor, v: Tensor, footprint: Tensor, table: Tensor) -> Ten
 
 
 def pattern_mask(kind: Tensor, u: Tensor, v: Tensor, noise: Tensor) -> Tensor:
-    """Return (bool) which of two colours each point has: index into PATTERNS, position in cells, noise of blotches."""
+    """Return which of two colours each point has; `kind` indexes PATTERNS, (u, v) is in cells, `noise`: blotches."""
     import torch
 
     iu, iv = torch.floor(u), torch.floor(v)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import product
 
 import numpy as np
 
@@ -74,10 +75,9 @@ def _table(a: Assembly, draw: Draw, top: Material, legs: Material) -> None:
     height, thick = draw.uniform(0.45, 0.85), draw.uniform(0.025, 0.05)
     a.box((0.0, height, 0.0), (width, thick, depth), top)
     leg = draw.uniform(0.025, 0.045)
-    for x in (-1.0, 1.0):
-        for z in (-1.0, 1.0):
-            foot = (x * (width - 2.0 * leg), 0.5 * height, z * (depth - 2.0 * leg))
-            a.box(foot, (leg, 0.5 * height, leg), legs)
+    for x, z in product((-1.0, 1.0), repeat=2):
+        foot = (x * (width - 2.0 * leg), 0.5 * height, z * (depth - 2.0 * leg))
+        a.box(foot, (leg, 0.5 * height, leg), legs)
 
 
 def _tree(a: Assembly, draw: Draw, crown: Material, trunk: Material) -> None:
@@ -222,8 +222,7 @@ class _Body:
         a.capsule(add(self.hips, turn(self.trunk, (0.0, 0.04, 0.0))), chest, 0.105, o.shirt)
         a.capsule(add(self.hips, (-0.06, 0.0, 0.0)), add(self.hips, (0.06, 0.0, 0.0)), 0.075, o.trousers)
         if o.backpack:
-            place = add(chest, turn(self.trunk, (0.0, -0.04, 0.14)))
-            a.box(place, (0.1, 0.12, 0.05), o.shoes, axes(self.trunk))
+            a.box(add(chest, turn(self.trunk, (0.0, -0.04, 0.14))), (0.1, 0.12, 0.05), o.shoes, axes(self.trunk))
         if o.scarf:
             knot = add(self.neck, turn(self.trunk, (0.0, 0.0, -0.02)))
             a.capsule(add(knot, (-0.05, 0.0, 0.0)), add(knot, (0.05, 0.0, 0.0)), 0.05, o.trousers)
@@ -349,8 +348,7 @@ def drawn_subject(draw: Draw, species: str, focal: float) -> Thing:
 
 def _drop(solid: Solid) -> Array:
     """Return how far each primitive reaches below its centre."""
-    along = abs(solid.frame[:, :, 1])
-    s = solid.size
+    along, s = abs(solid.frame[:, :, 1]), solid.size
     boxed = along[:, 0] * s[:, 0] + along[:, 1] * s[:, 1] + along[:, 2] * s[:, 2]
     rounded = s[:, 0] + along[:, 1] * s[:, 1]
     return (solid.kind == BOX) * boxed + (solid.kind != BOX) * rounded

@@ -29,11 +29,9 @@ log = logging.getLogger(__name__)
 
 
 def ensure(world: World, cache: Path | None = None, *, workers: int | None = None, device: str = "cpu") -> Path:
-    """Return the folder of a world, generated if it is missing (safe in several processes); raises UserError as `make`.
+    """Return a world's folder in the cache, generated if it is missing (safe in several processes), as `make` does.
 
-    Args:
-        cache: the folder of all caches; `cache_dir()` when None.
-        workers: processes that render; the number of usable cores when None.
+    workers: processes that render; the number of usable cores when None.
     """
     target = (cache or cache_dir()) / "scenes" / world.fingerprint()[:16]
     return make(world, target, workers=workers, device=device)
