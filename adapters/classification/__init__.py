@@ -13,116 +13,31 @@ The real data sets are the entries of `adapters.classification.image_sets`. Expe
 1600 epochs, on ImageNet-1k: top1 83.5 fine-tuned, 67.1 frozen (mmpretrain's numbers).
 """
 
-import dataclasses
 import functools
 from pathlib import Path
 
 from adapters.classification.config import upstream
 from adapters.classification.image_sets import entries
-from adapters.classification.image_sets.protocols import (
-    FINETUNE_SOURCE,
-    FROZEN_SOURCE,
+from adapters.classification.protocol import (
+    FOLDER,
     FULL_FINETUNE,
     FULL_FROZEN,
     FULL_KNN,
-    KNN_SOURCE,
+    SMALL_FINETUNE,
+    SMALL_FROZEN,
+    SMALL_KNN,
+    TINY_FINETUNE,
+    TINY_IMAGENET,
+    FewShot,
+    Finetune,
+    Frozen,
+    Knn,
+    LinearProbe,
 )
-from adapters.classification.protocol import FewShot, Finetune, Frozen, Knn, LinearProbe
-from bench.datasets.dataset import Dataset, EmbeddedWorld, Facts, Items
-from bench.tasks import UNPUBLISHED, Job, Outcome, Task
-
-SHORT = " Shortened for two CPU cores: {epochs} epochs of batches of {batch_size} at {img_size} px, {also}."
-
-
-def _short(protocol: Finetune, also: str) -> Finetune:
-    """Add to a shortened recipe what differs from MAE's and what is published at full scale."""
-    return dataclasses.replace(
-        protocol,
-        source=FINETUNE_SOURCE + SHORT.format(also=also, **dataclasses.asdict(protocol)),
-        expected=f"{UNPUBLISHED}; at full scale {FULL_FINETUNE.expected}",
-        command=FULL_FINETUNE.command,
-    )
-
-
-SMALL_FROZEN = Frozen(
-    name="frozen",
-    source=FROZEN_SOURCE + " At 128 px, uncropped: the images are that small.",
-    expected=f"{UNPUBLISHED}; at full scale {FULL_FROZEN.expected}",
-    command=FULL_FROZEN.command,
-    img_size=128,
-    crop_pct=1.0,
-)
-SMALL_KNN = Knn(
-    name="frozen-knn",
-    source=KNN_SOURCE + " At 128 px, uncropped: the images are that small.",
-    expected=f"{UNPUBLISHED}; at full scale {FULL_KNN.expected}",
-    command=FULL_KNN.command,
-    img_size=128,
-    crop_pct=1.0,
-)
-SMALL_FINETUNE = _short(
-    Finetune(
-        name="finetune",
-        source="",
-        epochs=8,
-        batch_size=32,
-        img_size=64,
-        crop_pct=1.0,
-        blr=16e-3,
-        layer_decay=1.0,
-        drop_path=0.0,
-        warmup_epochs=2,
-        smoothing=0.0,
-        randaug="",
-        reprob=0.0,
-        mixup=0.0,
-        cutmix=0.0,
-        scale_min=0.6,
-    ),
-    also="a higher blr for so few steps, and none of what slows learning from scratch: no layer decay, drop path, "
-    "smoothing, RandAugment, erasing, mixup or cutmix, and wide crops",
-)
-TINY_FINETUNE = _short(
-    Finetune(
-        name="finetune",
-        source="",
-        epochs=8,
-        batch_size=32,
-        img_size=96,
-        crop_pct=1.0,
-        blr=4e-3,
-        warmup_epochs=1,
-        randaug="rand-m5-mstd0.5-inc1",
-        reprob=0.0,
-        mixup=0.2,
-        cutmix=0.2,
-        scale_min=0.35,
-    ),
-    also="a higher blr for so few steps, weaker augmentation, no erasing",
-)
+from bench.datasets.dataset import Dataset, EmbeddedWorld, Items
+from bench.tasks import Job, Outcome, Task
 
 SCENES = EmbeddedWorld()
-FOLDER = Dataset(
-    name="folder",
-    source="you: any image folders",
-    licence="that of the images",
-    root=".",
-    splits={"train": ("train",), "val": ("val",)},
-)
-TINY_IMAGENET = Dataset(
-    name="tiny-imagenet",
-    source="tiny-imagenet-200.zip of Stanford's course CS231n",
-    licence="ImageNet's terms: non-commercial research",
-    root="tiny-imagenet-200",
-    splits={"train": ("train",), "val": ("val",)},
-    facts=Facts(
-        counts={"train": 100_000, "val": 10_000},
-        classes=200,
-        gigabytes=0.248,
-        known_from="huggingface.co/datasets/zh-plus/tiny-imagenet; size from a public log of its download (248,100,043 "
-        "bytes)",
-    ),
-)
 
 
 def evaluate(job: Job) -> Outcome:

@@ -3,23 +3,22 @@
 import dataclasses
 from typing import Any, TypeVar
 
-from adapters.classification.protocol import FewShot, Finetune, Frozen, Knn, LinearProbe
+from adapters.classification.protocol import (
+    DINO,
+    DINOV2,
+    FINETUNE_SOURCE,
+    FROZEN_SOURCE,
+    FULL_FINETUNE,
+    FULL_FROZEN,
+    FULL_KNN,
+    KNN_SOURCE,
+    MAE,
+    SIZE,
+    FewShot,
+    LinearProbe,
+)
 from bench.tasks import UNPUBLISHED, Protocol
 
-FROZEN_SOURCE = (
-    "Linear probe after MAE (arXiv 2111.06377, A.1): features normalised without affine parameters, then a linear "
-    "layer. Differs: no augmentation, so that features are extracted once; SGD with momentum in place of LARS; "
-    "learning rate and weight decay chosen on held-out train images; the architecture's own pooling."
-)
-KNN_SOURCE = (
-    "DINO's weighted nearest neighbours (arXiv 2104.14294, 4.1; eval_knn.py): 20 neighbours by cosine, votes of "
-    "exp(cosine / 0.07). Differs: the architecture's own pooling, which is the class token only where timm has it so; "
-    "the backbone's own mean and std."
-)
-FINETUNE_SOURCE = (
-    "MAE's ViT-B fine-tuning (arXiv 2111.06377, A.1; main_finetune.py): AdamW, layer decay, drop path, RandAugment, "
-    "random erasing, mixup, cutmix, label smoothing, cosine with warm-up. Differs: the architecture's own pooling."
-)
 TRANSFER_SOURCE = (
     "Logistic regression on frozen features after Kornblith et al. (arXiv 1805.08974) and DINOv2 (arXiv 2304.07193). "
     "Differs: SGD with momentum in place of L-BFGS, features standardised, the architecture's own pooling; learning "
@@ -48,41 +47,6 @@ FEW_SOURCE = (
 P = TypeVar("P", bound=Protocol)
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, 128)
-SIZE: dict[str, Any] = {"img_size": 224, "crop_pct": 0.875}
-FOLDER_COMMAND = (
-    "python -m bench.run --backbone vit_base_patch16_224@mae_pretrain_vit_base.pth "
-    "--task classification/folder --data-root IMAGENET"
-)
-DINO, MAE, DINOV2 = (
-    "vit_base_patch16_224@dino_vitbase16_pretrain.pth",
-    "vit_base_patch16_224@mae_pretrain_vit_base.pth",
-    "vit_base_patch14_dinov2@dinov2_vitb14_pretrain.pth",
-)
-
-FULL_FROZEN = Frozen(
-    name="frozen",
-    source=FROZEN_SOURCE,
-    expected="MAE ViT-B/16, 1600 epochs, linear probe on ImageNet-1k: top1 67.1 (mmpretrain)",
-    command=f"{FOLDER_COMMAND} --protocol frozen",
-    **SIZE,
-)
-FULL_KNN = Knn(
-    name="frozen-knn",
-    source=KNN_SOURCE,
-    expected="DINO ViT-B/16, 20 nearest neighbours on ImageNet-1k: top1 76.1 (facebookresearch/dino)",
-    command=f"python -m bench.run --backbone {DINO} "
-    "--task classification/folder --data-root IMAGENET --protocol frozen-knn",
-    **SIZE,
-)
-FULL_FINETUNE = Finetune(
-    name="finetune",
-    source=FINETUNE_SOURCE,
-    expected="MAE ViT-B/16, 1600 epochs, fine-tuned on ImageNet-1k: top1 83.5 (mmpretrain)",
-    command=f"{FOLDER_COMMAND} --gpus 8",
-    epochs=100,
-    batch_size=1024,
-    **SIZE,
-)
 
 
 def _published(task: str, protocol: P, backbone: str, expected: str) -> P:
