@@ -129,7 +129,7 @@ def correlate(scalar: Scalar, score: Section) -> Correlation:
     """
     sign = 1 if score.higher_is_better else -1
     scores = {r.key: r.metrics.get(score.primary) for r in score.rows}
-    replicates: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    replicates = defaultdict(list)
     for row in scalar.section.rows:
         one, two = row.metrics.get(scalar.metric), scores.get(row.key)
         if one and two:

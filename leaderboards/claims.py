@@ -49,6 +49,9 @@ class Comparison:
     terms: tuple[Term, ...]
 
 
+Comparisons = tuple[Comparison, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claim:
     """A claim, and the comparisons that decide it.
@@ -62,8 +65,8 @@ class Claim:
     paper: str
     sentence: str
     measure: str
-    comparisons: tuple[Comparison, ...]
-    preconditions: tuple[Comparison, ...] = ()
+    comparisons: Comparisons
+    preconditions: Comparisons = ()
     context: tuple[Score, ...] = ()
 
     @property
@@ -81,9 +84,7 @@ def above(one: str, other: str, score: Score, *, higher: bool = True) -> Compari
     return Comparison(label=f"{one} {'above' if higher else 'below'} {other}: {score}", terms=terms)
 
 
-def each(
-    ones: Sequence[str], others: Sequence[str], scores: Iterable[Score], *, higher: bool = True
-) -> tuple[Comparison, ...]:
+def each(ones: Sequence[str], others: Sequence[str], scores: Iterable[Score], *, higher: bool = True) -> Comparisons:
     """Compare each of `ones` with each of `others` in every score."""
     return tuple(above(one, other, score, higher=higher) for score in scores for one in ones for other in others)
 
@@ -125,7 +126,7 @@ def claims(covered: str, blocks: int) -> tuple[Claim, ...]:
     return (*first, *attention, layers, _geometry(tuned, learnt), losses, shape)
 
 
-def _features(frozen: Score, tuned: Score, learnt: tuple[Comparison, ...]) -> tuple[Claim, Claim, Claim]:
+def _features(frozen: Score, tuned: Score, learnt: Comparisons) -> tuple[Claim, Claim, Claim]:
     protocols = ("frozen", "frozen-token-drop", "frozen-occluders")
     occlusion = Claim(
         number=1,
@@ -191,7 +192,7 @@ def _mean_above(metric: str, one: str, blocks: range, other: str, its: range, la
     return Comparison(label=label, terms=tuple(terms))
 
 
-def _locality(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
+def _locality(blocks: int, learnt: Comparisons) -> Claim:
     last, first = range(blocks - quarter(blocks), blocks), range(quarter(blocks))
     narrow = [
         _mean_above(metric, "supervised", last, mim, last, f"{mim} below supervised: attention {metric}, last quarter")
@@ -212,7 +213,7 @@ def _locality(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
     )
 
 
-def _diversity(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
+def _diversity(blocks: int, learnt: Comparisons) -> Claim:
     few_last = quarter(blocks)
     last, before = range(blocks - few_last, blocks), range(blocks - few_last)
     what = "KL divergence between heads"
@@ -229,11 +230,7 @@ def _diversity(blocks: int, learnt: tuple[Comparison, ...]) -> Claim:
         f"({few_last} of {blocks}): MAE and SimMIM each above supervised, and supervised below its own earlier blocks. "
         "PCK@0.1 of pose and RMSE of depth, fine-tuned with and without that quarter (PCK, since keypoint AP is near 0 "
         "at this scale).",
-        comparisons=(
-            *diverse,
-            _mean_above("KL", "supervised", before, "supervised", last, label),
-            *_drops(few_last),
-        ),
+        comparisons=(*diverse, _mean_above("KL", "supervised", before, "supervised", last, label), *_drops(few_last)),
         preconditions=learnt,
         context=tuple(map(_attention, ("KL", "KL_last3"))),
     )
@@ -249,7 +246,7 @@ def _drops(count: int) -> Iterator[Comparison]:
             yield Comparison(label=f"dropping the last quarter {verb} {role}: {task} {metric}", terms=terms)
 
 
-def _geometry(tuned: Score, learnt: tuple[Comparison, ...]) -> Claim:
+def _geometry(tuned: Score, learnt: Comparisons) -> Claim:
     pose = Score(task="pose/scenes", protocol="finetune", metric="PCK@0.1")
     depth = Score(task="depth/scenes", protocol="finetune", metric="RMSE")
     tracking = Score(task="tracking/scenes", protocol="finetune")
@@ -279,7 +276,7 @@ def _geometry(tuned: Score, learnt: tuple[Comparison, ...]) -> Claim:
     )
 
 
-def _mim_against_supervised(learnt: tuple[Comparison, ...]) -> tuple[Claim, Claim, Claim]:
+def _mim_against_supervised(learnt: Comparisons) -> tuple[Claim, Claim, Claim]:
     box, cls = (Score(task="detection/scenes", protocol="finetune", curve=c) for c in ("bbox", "cls"))
     alike = Score(task="analysis/similarity", protocol="frozen", metric="CKA")
     bias = Score(task="analysis/shape-bias", protocol="frozen", metric="shape_bias")

@@ -16,14 +16,8 @@ from bench.records import Result, Store, weights8
 
 PANELS = {"cls": "classification loss", "bbox": "localisation loss"}
 SUFFIXES = (".png", ".pdf", ".svg")
-STYLE: dict[Any, Any] = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e2e8f0",
-    "font.size": 9,
-    "svg.hashsalt": "",
-}
+AXES = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True}
+STYLE: dict[Any, Any] = AXES | {"grid.color": "#e2e8f0", "font.size": 9, "svg.hashsalt": ""}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,6 @@ from bench.errors import UserError
 from bench.files import write_atomic
 from bench.records import Result
 from leaderboards import analyses, pages
-from leaderboards.analyses import Correlations
 from leaderboards.published import NOTE, TITLE, Published, by_task, published_table
 from leaderboards.standings import Section, mode
 from leaderboards.statistics import Interval
@@ -127,18 +126,16 @@ def analyses_chapter(standings: Sequence[Section]) -> str:
     head = '<h3 id="analyses-correlation">Correlation with downstream scores</h3>\n'
     notes = f'{head}<p class="prose note">{inline(analyses.tau_note(found))}</p>\n' if found else ""
     table = analyses.values_table(sections).html("analyses-values", "Analyses by backbone", "overview")
-    return f'<p class="prose note">{inline(analyses.VALUES)}</p>\n{table}{notes}{"".join(map(_correlations, found))}'
-
-
-def _correlations(found: Correlations) -> str:
-    parts = [f'<section class="filtered" data-mode="{found.mode}">\n<h4>{found.mode.capitalize()} backbones</h4>\n']
-    if found.columns:
-        ident = slug("analyses", found.mode)
-        parts.append(analyses.tau_table(found).html(ident, f"Kendall's tau-b, {found.mode}"))
-    if found.too_few:
-        listed = ", ".join(f"{name} (n = {n})" for name, n in found.too_few.items())
-        parts.append(f'<p class="prose note">{escape(f"{analyses.TOO_FEW}: {listed}.")}</p>\n')
-    return "".join([*parts, "</section>\n"])
+    parts = [f'<p class="prose note">{inline(analyses.VALUES)}</p>\n{table}{notes}']
+    for one in found:
+        parts += [f'<section class="filtered" data-mode="{one.mode}">\n<h4>{one.mode.capitalize()} backbones</h4>\n']
+        if one.columns:
+            ident = slug("analyses", one.mode)
+            parts += [analyses.tau_table(one).html(ident, f"Kendall's tau-b, {one.mode}")]
+        if few := ", ".join(f"{name} (n = {n})" for name, n in one.too_few.items()):
+            parts += [f'<p class="prose note">{escape(f"{analyses.TOO_FEW}: {few}.")}</p>\n']
+        parts += ["</section>\n"]
+    return "".join(parts)
 
 
 def tasks_chapter(standings: Sequence[Section]) -> str:
