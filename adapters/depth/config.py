@@ -6,7 +6,7 @@ Pure: no torch, no paths, no backbone. `train.bind` fills in the data, its calib
 from typing import Any
 
 from adapters.depth.protocol import DepthProtocol, Layout
-from adapters.openmmlab.config import resize_short_side, runner_config, timm_backbone
+from adapters.openmmlab.config import resize_short_side, runner_config, seg_preprocessor, timm_backbone
 from bench.tasks import Task
 
 MIN_DEPTH = 1e-3  # metres; the nearest depth that is predicted or measured
@@ -18,14 +18,9 @@ def upstream(task: Task, protocol: DepthProtocol, layout: Layout) -> dict[str, A
     """Return the mmsegmentation config that follows from the protocol alone; its schedule counts in epochs."""
     p = protocol
     train = p.train_layout or layout
-    rate = {
-        "type": "TwoPhaseLR",
-        "low": p.min_lr / p.lr,
-        "power": POWER,
-        "begin": 0,
-        "end": p.epochs,
-        "peak": (p.epochs // 2 or p.epochs / 2) / p.epochs,
-    }
+    peak = (p.epochs // 2 or p.epochs / 2) / p.epochs
+    span = {"begin": 0, "end": p.epochs}
+    rate = {"type": "TwoPhaseLR", "low": p.min_lr / p.lr, "power": POWER, "peak": peak, **span}
     return runner_config(
         p,
         scope="mmseg",
@@ -41,14 +36,7 @@ def _model(p: DepthProtocol, layout: Layout) -> dict[str, Any]:
     crop = (p.img_size, p.img_size)  # mmsegmentation accepts tuples only
     return {
         "type": "DepthEstimator",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": 0,  # no depth
-            "size": crop,
-            **SCALES[p.normalisation],
-        },
+        "data_preprocessor": seg_preprocessor(size=crop, seg_pad_val=0, **SCALES[p.normalisation]),  # 0 is no depth
         "backbone": timm_backbone(p, out_indices=p.out_indices, class_token=p.head == "bins"),
         "decode_head": _head(p) | {"max_depth": layout.max_depth},
         "test_cfg": {"mode": "slide_flip", "crop_size": crop, "stride": (p.stride, p.stride)},
@@ -62,15 +50,9 @@ def _head(p: DepthProtocol) -> dict[str, Any]:
 
 
 def _dataset(layout: Layout, split: str, limit: int | None, pipeline: list[dict[str, Any]]) -> dict[str, Any]:
-    return {
-        "type": "DepthPairs",
-        "data_prefix": {
-            "img_path": layout.images.format(split=split),
-            "depth_map_path": layout.depths.format(split=split),
-        },
-        "indices": limit,
-        "pipeline": pipeline,
-    }
+    images, depths = (path.format(split=split) for path in (layout.images, layout.depths))
+    paths = {"img_path": images, "depth_map_path": depths}
+    return {"type": "DepthPairs", "data_prefix": paths, "indices": limit, "pipeline": pipeline}
 
 
 def _train_pipeline(p: DepthProtocol, layout: Layout) -> list[dict[str, Any]]:

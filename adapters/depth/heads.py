@@ -42,18 +42,12 @@ class DepthHead(BaseModule):  # type: ignore[misc]  # mmengine is untyped
     num_classes = out_channels = 1
 
     def __init__(
-        self,
-        in_channels: Sequence[int],
-        stride: int,
-        normalised: bool,
-        max_depth: float,
-        init_cfg: Mapping[str, Any] | None = None,
+        self, in_channels: Sequence[int], stride: int, normalised: bool, max_depth: float, init_cfg: Any = None
     ) -> None:
         """Take the channels of each map, the stride of the last, and whether they are normalised already."""
         super().__init__(init_cfg)
         self.stride, self.max_depth = stride, max_depth
-        norms = [nn.Identity() if normalised else LayerNorm2d(c) for c in in_channels]
-        self.norms = nn.ModuleList(norms)
+        self.norms = nn.ModuleList(nn.Identity() if normalised else LayerNorm2d(c) for c in in_channels)
 
     def loss(self, maps: Sequence[Tensor], samples: Sequence[Any], _: Any) -> dict[str, Tensor]:
         """Return the SILog loss of a batch."""

@@ -36,11 +36,8 @@ def bind(job: Job, layout: Layout) -> dict[str, Any]:
     for loader, folder, used in zip(loaders, (job.train_data, job.data), (train, test), strict=True):
         loader["dataset"] |= _checked(loader["dataset"], folder, used, job)
     maps = backbone.maps_of(job)
-    config["model"]["decode_head"] |= {
-        "in_channels": list(maps.channels),
-        "stride": maps.strides[-1],
-        "normalised": maps.plain,
-    }
+    sizes = {"in_channels": list(maps.channels), "stride": maps.strides[-1]}
+    config["model"]["decode_head"] |= {**sizes, "normalised": maps.plain}
     backbone.schedule_by_iteration(config)
     return config
 

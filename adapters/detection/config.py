@@ -41,14 +41,11 @@ def _schedule(p: DetectionProtocol) -> list[dict[str, Any]]:
 
 def _model(p: DetectionProtocol) -> dict[str, Any]:
     """Return Mask R-CNN with the neck of hierarchical backbones; `bind` replaces the neck of plain ones."""
+    padding = {"type": "BatchFixedSizePad", "size": (p.img_size, p.img_size), "pad_mask": True}
+    preprocessor = {"type": "DetDataPreprocessor", "bgr_to_rgb": True, "pad_mask": True}
     return {
         "type": "MaskRCNN",
-        "data_preprocessor": {
-            "type": "DetDataPreprocessor",
-            "bgr_to_rgb": True,
-            "pad_mask": True,
-            "batch_augments": [{"type": "BatchFixedSizePad", "size": (p.img_size, p.img_size), "pad_mask": True}],
-        },
+        "data_preprocessor": {**preprocessor, "batch_augments": [padding]},
         "backbone": timm_backbone(p, window_size=p.window_size),
         "neck": {"type": "FPN", "out_channels": p.channels, "num_outs": LEVELS, "norm_cfg": NORM},
         "rpn_head": _rpn_head(p),
@@ -78,11 +75,8 @@ def _rpn_head(p: DetectionProtocol) -> dict[str, Any]:
 
 
 def _roi_extractor(p: DetectionProtocol, size: int) -> dict[str, Any]:
-    return {
-        "type": "SingleRoIExtractor",
-        "roi_layer": {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0},
-        "out_channels": p.channels,
-    }
+    layer = {"type": "RoIAlign", "output_size": size, "sampling_ratio": 0}
+    return {"type": "SingleRoIExtractor", "roi_layer": layer, "out_channels": p.channels}
 
 
 def _bbox_head(p: DetectionProtocol) -> dict[str, Any]:
@@ -113,15 +107,12 @@ def _mask_head(p: DetectionProtocol) -> dict[str, Any]:
 
 
 def _proposals(p: DetectionProtocol, per_level: int) -> dict[str, Any]:
-    return {
-        "nms_pre": per_level,
-        "max_per_img": p.proposals,
-        "nms": {"type": "nms", "iou_threshold": 0.7},
-        "min_bbox_size": 0,
-    }
+    nms = {"type": "nms", "iou_threshold": 0.7}
+    return {"nms_pre": per_level, "max_per_img": p.proposals, "nms": nms, "min_bbox_size": 0}
 
 
 def _train_cfg(p: DetectionProtocol) -> dict[str, Any]:
+    assigner = {**MATCH, "pos_iou_thr": 0.5, "neg_iou_thr": 0.5, "min_pos_iou": 0.5, "match_low_quality": False}
     return {
         "rpn": {
             "assigner": {**MATCH, "pos_iou_thr": 0.7, "neg_iou_thr": 0.3, "min_pos_iou": 0.3},
@@ -131,13 +122,7 @@ def _train_cfg(p: DetectionProtocol) -> dict[str, Any]:
         },
         "rpn_proposal": _proposals(p, 2 * p.proposals),
         "rcnn": {
-            "assigner": {
-                **MATCH,
-                "pos_iou_thr": 0.5,
-                "neg_iou_thr": 0.5,
-                "min_pos_iou": 0.5,
-                "match_low_quality": False,
-            },
+            "assigner": assigner,
             "sampler": {**SAMPLE, "num": p.rois, "pos_fraction": 0.25, "add_gt_as_proposals": True},
             "mask_size": 28,
             "pos_weight": -1,
@@ -146,15 +131,9 @@ def _train_cfg(p: DetectionProtocol) -> dict[str, Any]:
 
 
 def _test_cfg(p: DetectionProtocol) -> dict[str, Any]:
-    return {
-        "rpn": _proposals(p, p.proposals),
-        "rcnn": {
-            "score_thr": 0.05,
-            "nms": {"type": "nms", "iou_threshold": 0.5},
-            "max_per_img": 100,
-            "mask_thr_binary": 0.5,
-        },
-    }
+    nms = {"type": "nms", "iou_threshold": 0.5}
+    rcnn = {"score_thr": 0.05, "nms": nms, "max_per_img": 100, "mask_thr_binary": 0.5}
+    return {"rpn": _proposals(p, p.proposals), "rcnn": rcnn}
 
 
 def _dataset(layout: Layout, p: DetectionProtocol, split: str, pipeline: list[dict[str, Any]]) -> dict[str, Any]:

@@ -103,33 +103,18 @@ COCO_FROZEN = dataclasses.replace(
 )
 
 SMALL_SIZE = {
-    "epochs": 15,
-    "batch_size": 2,
-    "img_size": 224,
-    "ratio_range": (0.5, 1.5),
-    "window_size": 0,
-    "channels": 64,
-    "head_convs": 1,
-    "anchor_scale": 4.0,
-    "proposals": 200,
-    "rois": 128,
-    "warmup_epochs": 1.0,
-    "weight_decay": 0.05,
+    **{"epochs": 15, "batch_size": 2, "warmup_epochs": 1.0, "weight_decay": 0.05},
+    **{"img_size": 224, "ratio_range": (0.5, 1.5), "window_size": 0},
+    **{"channels": 64, "head_convs": 1, "anchor_scale": 4.0, "proposals": 200, "rois": 128},
 }
 SMALL_WHY = "a CPU and some tens of photographs"
 COCO_FINETUNE_SMALL = COCO_FINETUNE.scaled(SMALL_WHY, name="finetune-small", lr=5e-4, **SMALL_SIZE)
 COCO_FROZEN_SMALL = COCO_FROZEN.scaled(SMALL_WHY, name="frozen-small", lr=1e-3, **SMALL_SIZE)
 
-SCENES_SIZE = SMALL_SIZE | {
-    "limit": 200,
-    "epochs": 3,
-    "img_size": 128,
-    "ratio_range": (0.8, 1.25),
-    "channels": 48,
-    "proposals": 64,
-    "rois": 48,
-    "warmup_epochs": 0.2,
-    "test_batch_size": 8,
+SCENES_SIZE = {
+    **SMALL_SIZE,
+    **{"limit": 200, "epochs": 3, "warmup_epochs": 0.2, "test_batch_size": 8},
+    **{"img_size": 128, "ratio_range": (0.8, 1.25), "channels": 48, "proposals": 64, "rois": 48},
 }
 SCENES_WHY = "half a minute on two cores"
 SCENES_FINETUNE = COCO_FINETUNE.scaled(SCENES_WHY, lr=1e-3, layer_decay=None, drop_path=0.0, **SCENES_SIZE)

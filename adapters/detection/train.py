@@ -20,12 +20,7 @@ from bench.tasks import Job, Outcome
 # mmcv's "LN" is nn.LayerNorm, which cannot normalise (N, C, H, W) over C.
 MODELS.register_module(name="LN2d", module=LayerNorm2d)
 
-CURVES = {
-    "rpn": ("loss_rpn_cls", "loss_rpn_bbox"),
-    "cls": ("loss_cls",),
-    "bbox": ("loss_bbox",),
-    "mask": ("loss_mask",),
-}
+CURVES = {"rpn": ("loss_rpn_cls", "loss_rpn_bbox")} | {name: (f"loss_{name}",) for name in ("cls", "bbox", "mask")}
 
 
 def evaluate(job: Job, layout: Layout) -> Outcome:
@@ -60,12 +55,8 @@ def _size_model(model: dict[str, Any], maps: TimmBackbone, num_classes: int) -> 
     neck, roi_head = model["neck"], model["roi_head"]
     if maps.plain:
         strides = list(heads.pyramid_strides(maps.strides[-1], LEVELS))
-        model["neck"] = {
-            "type": "SimpleFeaturePyramid",
-            "in_channels": maps.channels[-1],
-            "out_channels": neck["out_channels"],
-            "num_outs": LEVELS,
-        }
+        widths = {"in_channels": maps.channels[-1], "out_channels": neck["out_channels"]}
+        model["neck"] = {"type": "SimpleFeaturePyramid", **widths, "num_outs": LEVELS}
     else:
         coarser = [2 ** (i + 1) * maps.strides[-1] for i in range(LEVELS - len(maps.strides))]
         strides = [*maps.strides, *coarser]

@@ -5,7 +5,6 @@ In goes a batch of images (N, 3, H, W), out come maps (N, C, h, w) at stated str
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,25 +28,19 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
     def __init__(
         self,
         arch: str,
-        weights: str | Path | None = None,
+        *,
         out_indices: Sequence[int] | None = None,
-        img_size: int | tuple[int, int] | None = None,
-        drop_path_rate: float = 0.0,
         window_size: int = 0,
         global_blocks: int = 4,
         frozen: bool = False,
         class_token: bool = False,
-        seed: int | None = None,
-        timm_options: Mapping[str, Any] | None = None,
-        part: str | None = None,
-        allow_partial: Sequence[str] = (),
-        drop_blocks: int = 0,
+        **settings: Any,
     ) -> None:
         """Build the model and load its weights.
 
         Args:
-            arch, weights, part, allow_partial, drop_blocks, img_size, drop_path_rate, seed,
-                timm_options: as in `create`.
+            arch, settings (weights, part, allow_partial, drop_blocks, img_size, drop_path_rate, seed, timm_options):
+                as in `create`.
             out_indices, frozen, class_token: as in FeatureExtractor.
             window_size: side of the attention windows of a plain ViT, in patches, with relative positions
                 (see `window`); 0 for global attention. Other architectures ignore it.
@@ -56,17 +49,7 @@ class TimmBackbone(FeatureExtractor, BaseModule):  # type: ignore[misc]  # mmeng
         Raises:
             UserError: the architecture has no such maps, or the weights do not fit it.
         """
-        model, report = create(
-            arch,
-            weights=weights,
-            part=part,
-            allow_partial=allow_partial,
-            drop_blocks=drop_blocks,
-            img_size=img_size,
-            drop_path_rate=drop_path_rate,
-            seed=seed,
-            timm_options=timm_options,
-        )
+        model, report = create(arch, **settings)
         if window_size and is_plain(model):
             try:
                 window.attend_in_windows(model, window_size, global_blocks)

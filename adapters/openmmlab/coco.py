@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from bench.datasets.dataset import Example, Items
@@ -239,7 +238,7 @@ def items(file: Path, images: Path, *, num_keypoints: int = 0, points_may_leave:
             caption=path.stem,
             boxes=[(names[a["category_id"]], tuple(a["bbox"])) for a in boxes],
             outlines=_outlines(boxes),
-            poses=_poses(found) if num_keypoints else (),
+            poses=[np.reshape(a["keypoints"], (-1, 3)) for a in found if num_keypoints and any(a.get("keypoints", ()))],
             bones=bones,
         )
 
@@ -263,10 +262,6 @@ def _outlines(annotations: Rows) -> list[tuple[int, list[float]]]:
     """Return (index of the annotation, polygon) of all that are given as polygons; crowds are not."""
     shapes = enumerate(a.get("segmentation", ()) for a in annotations)
     return [(k, polygon) for k, shape in shapes if isinstance(shape, list) for polygon in shape]
-
-
-def _poses(annotations: Rows) -> list[NDArray[Any]]:
-    return [np.reshape(a["keypoints"], (-1, 3)) for a in annotations if any(a.get("keypoints", ()))]
 
 
 def _bones(category: Mapping[str, Any], num_keypoints: int) -> list[tuple[int, int]]:

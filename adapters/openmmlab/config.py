@@ -100,6 +100,11 @@ def timm_backbone(p: HeadProtocol, **settings: Any) -> dict[str, Any]:
     }
 
 
+def seg_preprocessor(**settings: Any) -> dict[str, Any]:
+    """Return mmsegmentation's data preprocessor; `settings` are its size, padding of labels, mean and std."""
+    return {"type": "SegDataPreProcessor", "bgr_to_rgb": True, "pad_val": 0, **settings}
+
+
 def resize_short_side(p: HeadProtocol) -> dict[str, Any]:
     """Return the resize of the short side to img_size, or of the long side to 4 img_size if that is smaller."""
     return {"type": "Resize", "scale": (4 * p.img_size, p.img_size), "keep_ratio": True}

@@ -1,14 +1,8 @@
 """Layer-wise learning-rate decay for any model whose `.backbone` is a FeatureExtractor.
 
-    optim_wrapper = dict(
-        type="OptimWrapper",
-        optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
-        constructor="LayerDecayConstructor",
-        paramwise_cfg=dict(layer_decay=0.65),
-    )
-
-The layers are timm's own (`FeatureExtractor.layer_groups`). OpenMMLab's constructors go by their own parameter
-names, find none in a timm model, and silently train every layer at the full rate.
+`config.adamw` returns the settings that name it. The layers are timm's own (`FeatureExtractor.layer_groups`).
+OpenMMLab's constructors go by their own parameter names, find none in a timm model, and silently train every layer at
+the full rate.
 """
 
 import fnmatch
@@ -86,9 +80,8 @@ def _scales(model: nn.Module, layer_decay: float) -> Mapping[str, float]:
 
 def _no_effect(reason: str) -> UserError:
     return UserError(
-        f"layer_decay has no effect on this model's backbone: {reason}. Set layer_decay to None in "
-        "the protocol, or use a backbone whose layers timm groups: ViT, Swin, SwinV2, ConvNeXt, "
-        "ResNet, EfficientNet, Hiera."
+        f"layer_decay has no effect on this model's backbone: {reason}. Set layer_decay to None in the protocol, or "
+        "use a backbone whose layers timm groups: ViT, Swin, SwinV2, ConvNeXt, ResNet, EfficientNet, Hiera."
     )
 
 

@@ -11,7 +11,7 @@ Kernels lack bf16 on some devices, so half precisions are computed in fp32 and r
 import importlib.abc
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -166,36 +166,15 @@ def sigmoid_focal_loss_backward(
     grad_input.copy_(slope * _class_weight(weight, target))
 
 
-def get_compiler_version() -> str:
-    """Return what environment reports print."""
-    return "none: kernels from torchvision"
-
-
-def get_compiling_cuda_version() -> str:
-    """Return what environment reports print."""
-    return "none: kernels from torchvision"
-
-
-OPS: dict[str, Callable[..., object]] = {
-    function.__name__: function
-    for function in (
-        nms,
-        softnms,
-        roi_align_forward,
-        roi_align_backward,
-        sigmoid_focal_loss_forward,
-        sigmoid_focal_loss_backward,
-        get_compiler_version,
-        get_compiling_cuda_version,
-    )
-}
+OPS = (nms, softnms, roi_align_forward, roi_align_backward, sigmoid_focal_loss_forward, sigmoid_focal_loss_backward)
+VERSIONS = ("get_compiler_version", "get_compiling_cuda_version")  # what environment reports print
 
 
 def _uncompiled(op: str) -> NotImplementedError:
     return NotImplementedError(
-        f"mmcv's op {op} needs a compiled mmcv, and this one is not compiled: only nms, soft-nms, "
-        "RoIAlign in average mode and the sigmoid focal loss are supplied by torchvision. Use a "
-        "head without this op, or install an mmcv built with its ops."
+        f"mmcv's op {op} needs a compiled mmcv, and this one is not compiled: only nms, soft-nms, RoIAlign in average "
+        "mode and the sigmoid focal loss are supplied by torchvision. Use a head without this op, or install an mmcv "
+        "built with its ops."
     )
 
 
@@ -207,18 +186,17 @@ def _op(name: str) -> Callable[..., object]:
     def refuse(*args: object, **kwargs: object) -> object:
         raise _uncompiled(name)
 
-    return OPS.get(name, refuse)
+    supported: dict[str, Callable[..., object]] = {op.__name__: op for op in OPS}
+    supported |= dict.fromkeys(VERSIONS, lambda: "none: kernels from torchvision")
+    return supported.get(name, refuse)
 
 
 class TorchvisionOps(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds and loads `mmcv._ext` when nothing else does."""
 
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
         """Return a spec for `mmcv._ext` only."""
-        found = fullname == "mmcv._ext"
-        return importlib.util.spec_from_loader(fullname, self) if found else None
+        return importlib.util.spec_from_loader(fullname, self) if fullname == "mmcv._ext" else None
 
     def exec_module(self, module: ModuleType) -> None:
         """Set the module's `__getattr__` (PEP 562)."""

@@ -147,7 +147,8 @@ def bind(
         **bound["model"]["data_preprocessor"],  # a protocol's own mean and std take precedence
     }
     bound["train_dataloader"] = _train_loader(bound["train_dataloader"], job)
-    bound["test_dataloader"] = _test_loader(bound["test_dataloader"], job)
+    in_order = {"sampler": {"type": "DefaultSampler", "shuffle": False}}
+    bound["test_dataloader"] = {**in_order, **bound["test_dataloader"], **_workers(job)}
     bound["optim_wrapper"] |= precision(job.device)
     bound |= {
         "work_dir": str(job.work_dir),
@@ -201,10 +202,6 @@ def _share(batch_size: int, world_size: int) -> int:
             f"A batch of {batch_size} cannot be shared equally among {world_size} GPUs. Give --gpus a divisor of it."
         )
     return batch_size // world_size
-
-
-def _test_loader(loader: Mapping[str, Any], job: Job) -> dict[str, Any]:
-    return {"sampler": {"type": "DefaultSampler", "shuffle": False}, **loader, **_workers(job)}
 
 
 def _workers(job: Job) -> dict[str, Any]:

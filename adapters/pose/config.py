@@ -29,12 +29,9 @@ def upstream(task: Task, protocol: PoseProtocol, layout: Layout) -> dict[str, An
 
 def codec(p: PoseProtocol) -> dict[str, Any]:
     """Return the codec: heatmaps at a quarter of the input, (width, height); `bind` fits its sizes to the backbone."""
-    return {
-        "type": "UDPHeatmap",
-        "input_size": (p.img_width, p.img_size),
-        "heatmap_size": (p.img_width // 4, p.img_size // 4),
-        "sigma": p.sigma,
-    }
+    size = (p.img_width, p.img_size)
+    heatmap_size = (p.img_width // 4, p.img_size // 4)
+    return {"type": "UDPHeatmap", "input_size": size, "heatmap_size": heatmap_size, "sigma": p.sigma}
 
 
 def _model(p: PoseProtocol, layout: Layout) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Pure: no torch, no paths, no backbone. `train.bind` fills in the data, the class
 
 from typing import Any
 
-from adapters.openmmlab.config import resize_short_side, runner_config, timm_backbone
+from adapters.openmmlab.config import resize_short_side, runner_config, seg_preprocessor, timm_backbone
 from adapters.segmentation.protocol import Layout, SegmentationProtocol
 from bench.tasks import Task
 
@@ -35,13 +35,7 @@ def _model(p: SegmentationProtocol) -> dict[str, Any]:
     window = {"mode": "slide", "crop_size": crop, "stride": (p.stride, p.stride)}
     return {
         "type": "EncoderDecoder",
-        "data_preprocessor": {
-            "type": "SegDataPreProcessor",
-            "bgr_to_rgb": True,
-            "pad_val": 0,
-            "seg_pad_val": IGNORED,
-            "size": crop,
-        },
+        "data_preprocessor": seg_preprocessor(size=crop, seg_pad_val=IGNORED),
         "backbone": timm_backbone(p),
         **(_upernet(p) if p.channels else {"decode_head": _head("LinearHead", 1.0)}),
         "test_cfg": window if p.stride else {"mode": "whole"},

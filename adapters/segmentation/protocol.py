@@ -203,16 +203,10 @@ CITYSCAPES_FINETUNE, CITYSCAPES_FROZEN = (
         (ADE_FROZEN, DINOV2_LINEAR.format(69.4)),
     )
 )
+VOC_LENGTH = "437 epochs of the 1,464 training images (40,000 iterations)"
+VOC_LONG = {"epochs": 437, "warmup_epochs": 16.4}
 VOC_FULL = tuple(
-    with_iterations(
-        protocol,
-        "segmentation/voc",
-        f"{protocol.name}-full",
-        "437 epochs of the 1,464 training images (40,000 iterations)",
-        expected,
-        epochs=437,
-        warmup_epochs=16.4,
-    )
+    with_iterations(protocol, "segmentation/voc", f"{protocol.name}-full", VOC_LENGTH, expected, **VOC_LONG)
     for protocol, expected in (
         (
             ADE_FINETUNE,
@@ -229,12 +223,8 @@ VOC_FINETUNE = ADE_FINETUNE.scaled(VOC_WHY, epochs=40, lr=2e-3, channels=64, **V
 VOC_FROZEN = ADE_FROZEN.scaled(VOC_WHY, epochs=40, lr=3e-3, **VOC_SIZE)
 
 SCENES_SIZE = {
-    "limit": 1000,
-    "batch_size": 8,
-    "img_size": 128,
-    "stride": 0,
-    "test_batch_size": 16,
-    "warmup_epochs": 0.1,
+    **{"limit": 1000, "batch_size": 8, "test_batch_size": 16},
+    **{"img_size": 128, "stride": 0, "warmup_epochs": 0.1},
 }
 SCENES_WHY = "a minute on two cores, each image seen whole"
 SCENES_FINETUNE = ADE_FINETUNE.scaled(SCENES_WHY, epochs=1, lr=1e-3, layer_decay=0.8, channels=64, **SCENES_SIZE)
