@@ -83,8 +83,7 @@ class RawBatch:
         return self._with(Tensor.pin_memory)
 
     def _with(self, change: Any) -> "RawBatch":
-        names = ("images", "others", "labels", "occluders")
-        there = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        there = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and name != "slots"}
         return dataclasses.replace(self, **{name: change(value) for name, value in there.items()})
 
 

@@ -60,8 +60,7 @@ class Embedding(nn.Module):  # type: ignore[misc]  # torch is not followed
     def __init__(self, decoder: Decoder | None, head: nn.Module) -> None:
         """Without a decoder, the head takes the features themselves."""
         super().__init__()
-        self.decoder = decoder
-        self.head = head
+        self.decoder, self.head = decoder, head
 
     def forward(self, features: Tensor, view: View, at: Tensor | None) -> Tensor:
         """Map a view's features to [N, M, dim] at the positions [N, M]; None: the view's own positions.

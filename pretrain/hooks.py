@@ -3,7 +3,6 @@
 What evaluation shares with them is in `bench.training.hooks`.
 """
 
-import dataclasses
 import datetime
 import sys
 import time
@@ -205,12 +204,7 @@ def grid(panels: Tensor) -> np.ndarray:
 
 
 def _first(batch: Batch, images: int) -> Batch:
-    parts = {
-        field.name: value[:images]
-        for field in dataclasses.fields(batch)
-        if isinstance(value := getattr(batch, field.name), Tensor)
-    }
-    return dataclasses.replace(batch, **parts)
+    return Batch(**{name: None if value is None else value[:images] for name, value in vars(batch).items()})
 
 
 class Snapshots(Hook):  # type: ignore[misc]  # mmengine is untyped

@@ -72,10 +72,12 @@ class Request:
 
 def pretrain(request: Request) -> None:
     """Train and export, resuming from the output folder's last checkpoint. Raises UserError."""
+    from mmengine.dist import get_dist_info
+
     from pretrain import training
 
     device = training.join_processes()
-    rank, world_size = training.ranks()
+    rank, world_size = get_dist_info()
     images = _images(request)
     siamese = _siamese(request, images)
     schedule = _schedule(request, images, world_size)
@@ -205,10 +207,11 @@ def _batches(
 
 def _crops(request: Request, images: "ImageSource", siamese: "Siamese", chosen: "Augmentation") -> "data.CropBatches":
     """Return this process's batches of crops, before augmentation."""
-    from pretrain import data
-    from pretrain.training import ranks
+    from mmengine.dist import get_dist_info
 
-    rank, world_size = ranks()
+    from pretrain import data
+
+    rank, world_size = get_dist_info()
     patches = getattr(siamese.encoder, "patch_embed", None)
     return data.CropBatches(
         images,

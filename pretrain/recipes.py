@@ -179,7 +179,6 @@ SCENES = Recipe(
     warmup_epochs=10,
     batch_size=64,
     base_lr=1e-3,
-    weight_decay=0.05,
     clip_norm=5.0,
 )
 TEST_VIT = dataclasses.replace(
@@ -203,19 +202,13 @@ SMOKE = dataclasses.replace(
     name="smoke",
     source="This project: does it run at all?",
     cost="seconds on a CPU core with test_vit",
-    img_size=64,
     epochs=2,
     warmup_epochs=1,
     batch_size=16,
     picture_epochs=1,
 )
-RECIPES: Mapping[str, Recipe] = {
-    entry.name: entry
-    for entry in (
-        *(MAE, RELAXMIM, SIMMIM, SIMMIM_SWIN, SIMMIM_SWINV2, MOCO, DEIT),
-        *(SCENES, TEST_VIT, PHOTOGRAPHS, SMOKE),
-    )
-}
+_ALL = (MAE, RELAXMIM, SIMMIM, SIMMIM_SWIN, SIMMIM_SWINV2, MOCO, DEIT, SCENES, TEST_VIT, PHOTOGRAPHS, SMOKE)
+RECIPES: Mapping[str, Recipe] = {entry.name: entry for entry in _ALL}
 
 
 def recipe(

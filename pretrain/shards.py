@@ -24,8 +24,7 @@ from pretrain.sources import ImageSource
 def write(whole: ImageSource, out: Path, *, limit: int = 1_000_000_000) -> None:
     """Write a source's images into tar files of about `limit` bytes; resumes where a call was stopped.
 
-    Raises:
-        UserError: `out` holds other images.
+    Raises UserError if `out` holds other images.
     """
     if not isinstance(whole.storage, sources.Files):
         raise UserError(f"{whole.name} consists of tar files already; name a folder of images.")
@@ -76,9 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.check == (given.out is not None) or given.megabytes < 1:
         parser.error("give OUT, or --check; and at least one megabyte")
     try:
-        check(given.folder) if given.check else write(
-            sources.source(given.folder), given.out, limit=given.megabytes * 1_000_000
-        )
+        if given.check:
+            check(given.folder)
+        else:
+            write(sources.source(given.folder), given.out, limit=given.megabytes * 1_000_000)
     except UserError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2

@@ -30,9 +30,7 @@ class PixelTarget(nn.Module):  # type: ignore[misc]  # torch is not followed
     def __init__(self, method: Method, patch_size: tuple[int, int]) -> None:
         """Normalise by the method's `norm_pix_loss` and `norm_window`."""
         super().__init__()
-        self.patch_size = patch_size
-        self.norm_pix_loss = method.norm_pix_loss
-        self.norm_window = method.norm_window
+        self.patch_size, self.norm_pix_loss, self.norm_window = patch_size, method.norm_pix_loss, method.norm_window
 
     def forward(self, images: Tensor, at: Tensor) -> Tensor:
         """Map images [N, 3, H, W] to patches [N, M, 3 p q] at the positions [N, M]."""
@@ -73,8 +71,7 @@ class PixelDistance(nn.Module):  # type: ignore[misc]  # torch is not followed
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
         """Compare predicted and true pixels, [N, M, 3 p q]."""
         difference = one.float() - two.float()
-        loss = difference.square().mean() if self.power == 2 else difference.abs().mean()
-        return {"loss_reconstruction": loss}
+        return {"loss_reconstruction": (difference.square() if self.power == 2 else difference.abs()).mean()}
 
 
 class Relaxed(nn.Module):  # type: ignore[misc]  # torch is not followed
@@ -86,8 +83,7 @@ class Relaxed(nn.Module):  # type: ignore[misc]  # torch is not followed
     def __init__(self, reconstruction_weight: float, stop_gradient: bool) -> None:
         """Take lambda, and whether D(z2) is constant in the first term."""
         super().__init__()
-        self.reconstruction_weight = reconstruction_weight
-        self.stop_gradient = stop_gradient
+        self.reconstruction_weight, self.stop_gradient = reconstruction_weight, stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
         """Compare decoded views and true pixels, [N, M, 3 p q]."""
@@ -106,10 +102,8 @@ class InfoNCE(nn.Module):  # type: ignore[misc]  # torch is not followed
     def __init__(self, method: Method, num_positions: int, predictor: nn.Module) -> None:
         """Compare tokens of a grid with `num_positions` positions; 1 for pooled features."""
         super().__init__()
-        self.predictor = predictor
-        self.temperature = method.temperature
-        self.num_positions = num_positions
-        self.stop_gradient = method.stop_gradient
+        self.predictor, self.num_positions = predictor, num_positions
+        self.temperature, self.stop_gradient = method.temperature, method.stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
         """Compare what is predicted from `one` with the keys `two`, both [N, M, D], at positions [N, M] or pooled."""
@@ -167,8 +161,7 @@ class Cosine(nn.Module):  # type: ignore[misc]  # torch is not followed
     def __init__(self, predictor: nn.Module, stop_gradient: bool) -> None:
         """Without `stop_gradient`, all views can collapse to one vector."""
         super().__init__()
-        self.predictor = predictor
-        self.stop_gradient = stop_gradient
+        self.predictor, self.stop_gradient = predictor, stop_gradient
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
         """Compare embeddings [N, M, D]."""
@@ -187,8 +180,8 @@ class CrossEntropy(nn.Module):  # type: ignore[misc]  # torch is not followed
 
     def forward(self, one: Tensor, two: Tensor, at: Tensor | None, target: Tensor | None) -> Any:
         """Compare the logits `one` with the labels `two`: int64 [N], or the classes' shares [N, classes] (mixup)."""
-        logits = one.squeeze(1).float()
-        return {"loss_class": F.cross_entropy(logits, two, label_smoothing=self.label_smoothing)}
+        loss = F.cross_entropy(one.squeeze(1).float(), two, label_smoothing=self.label_smoothing)
+        return {"loss_class": loss}
 
 
 def similarity(method: Method, num_positions: int) -> nn.Module:

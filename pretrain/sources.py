@@ -128,8 +128,7 @@ def source(
         subset_seed: chooses the subset.
         world: the embedded world's recipe.
 
-    Raises:
-        UserError: there is no such source, it has no image, or fewer than asked for.
+    Raises UserError if there is no such source, it has no image, or fewer than asked for.
     """
     embedded = str(name) in EMBEDDED
     whole = _embedded(str(name), world) if embedded else _folder(_located(name, data_root))
@@ -144,12 +143,9 @@ def few(whole: ImageSource, images: int, subset_seed: int) -> ImageSource:
             f"{len(whole)}, or leave --images out to use all of them."
         )
     order = np.random.default_rng([subset_seed, SUBSET, 0, 0]).permutation(len(whole))
-    return dataclasses.replace(
-        whole,
-        name=f"{whole.name}[{images} images, subset {subset_seed}]",
-        chosen=np.sort(whole.chosen[order[:images]]),
-        skipped={},
-    )
+    chosen = np.sort(whole.chosen[order[:images]])
+    name = f"{whole.name}[{images} images, subset {subset_seed}]"
+    return dataclasses.replace(whole, name=name, chosen=chosen, skipped={})
 
 
 def _located(name: str | Path, data_root: Path | None) -> Path:
@@ -301,8 +297,7 @@ class Shards:
 
     def read(self, index: int) -> bytes:
         """Return an image's file; raises OSError if the tar ends before it."""
-        content: bytes = self.packed[index].read()
-        return content
+        return self.packed[index].read()
 
     def where(self, index: int) -> str:
         """Return the tar and the byte where the image begins."""
@@ -310,21 +305,17 @@ class Shards:
 
     def fingerprint(self, chosen: Indices) -> str:
         """Hash the tars' hashes, which are in the manifest if there is one."""
-        own = self._hashes()
+        if manifest := tar_files.read(self.root):
+            own = combined([manifest["tars"][name]["sha256"] for name in self.tars])
+        else:
+            own = content_sha256(self.root, [self.root / name for name in self.tars])
         return own if len(chosen) == len(self) else combined(own, chosen.tolist())
-
-    def _hashes(self) -> str:
-        manifest = tar_files.read(self.root)
-        if manifest:
-            return combined([manifest["tars"][name]["sha256"] for name in self.tars])
-        return content_sha256(self.root, [self.root / name for name in self.tars])
 
 
 def tar_source(folder: Path) -> ImageSource:
     """Return the images of a folder's tar files; their positions are indexed once and cached.
 
-    Raises:
-        UserError: a tar is damaged, compressed or missing, or none holds an image.
+    Raises UserError if a tar is damaged, compressed or missing, or none holds an image.
     """
     tars = sorted(path.name for path in folder.glob("*.tar"))
     if manifest := tar_files.read(folder):

@@ -90,8 +90,7 @@ class Pretraining(BaseModel):  # type: ignore[misc]  # mmengine is untyped
         self.bf16 = recipe.precision == "bf16"
         self.average: AveragedModel | None = None
         if recipe.ema is not None:
-            average = get_ema_multi_avg_fn(recipe.ema)
-            self.average = AveragedModel(siamese.encoder, multi_avg_fn=average)
+            self.average = AveragedModel(siamese.encoder, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
             self.average.requires_grad_(False)
 
     def init_weights(self) -> None:
@@ -270,23 +269,14 @@ def compile_in_place(siamese: Siamese) -> None:
 
 def join_processes() -> torch.device:
     """Return this process's device; join the process group that torchrun or Slurm's launcher defines."""
+    device = torch.device("cpu")
     if torch.cuda.is_available():
         # Some sites make only one GPU visible to each process.
-        local = int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
         torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
     if "RANK" in os.environ and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return device
-
-
-def ranks() -> tuple[int, int]:
-    """Return this process's rank and the number of processes."""
-    if not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token: Tensor | None = None) -> None:
@@ -307,9 +297,7 @@ def export(encoder: nn.Module, path: Path, header: Mapping[str, str], mask_token
     if mask_token is not None:
         weights["mask_token"] = mask_token
     state = {
-        key: value.detach().float().cpu().contiguous()
-        if value.is_floating_point()
-        else value.detach().cpu().contiguous()
+        key: (value.detach().float() if value.is_floating_point() else value.detach()).cpu().contiguous()
         for key, value in weights.items()
     }
     temporary = path.with_name(f".{path.name}")

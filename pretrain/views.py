@@ -5,6 +5,7 @@ priority; the units of highest priority are hidden.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -57,15 +58,9 @@ class Labels:
 Pair = tuple[View, View | Pixels | Labels]
 
 
-def _visible_pixels(batch: "Batch", method: "Method", draw: Draw) -> Pair:
+def _pixels(batch: "Batch", method: "Method", draw: Draw, *, replaced: bool = False) -> Pair:
     shown, hidden = draw()
-    return View(images=batch.images, shown=shown, hidden=hidden), Pixels(images=batch.images)
-
-
-def _masked_pixels(batch: "Batch", method: "Method", draw: Draw) -> Pair:
-    shown, hidden = draw()
-    masked = View(images=batch.images, shown=shown, hidden=hidden, replaced=True)
-    return masked, Pixels(images=batch.images)
+    return View(images=batch.images, shown=shown, hidden=hidden, replaced=replaced), Pixels(images=batch.images)
 
 
 def _mask_complement(batch: "Batch", method: "Method", draw: Draw) -> Pair:
@@ -94,8 +89,8 @@ def _image_label(batch: "Batch", method: "Method", draw: Draw) -> Pair:
 
 
 VIEWS: dict[str, Callable[["Batch", "Method", Draw], Pair]] = {
-    "visible-pixels": _visible_pixels,
-    "masked-pixels": _masked_pixels,
+    "visible-pixels": _pixels,
+    "masked-pixels": functools.partial(_pixels, replaced=True),
     "mask-complement": _mask_complement,
     "two-crops": _two_crops,
     "image-label": _image_label,

@@ -14,19 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from adapters.tracking import datasets
 from adapters.tracking.config import upstream
-from adapters.tracking.datasets import (
-    COCO,
-    GOT10K,
-    HEADLINES,
-    LASOT,
-    OTB,
-    SCENES,
-    TRACKINGNET,
-    SceneVideos,
-    Videos,
-    joint,
-)
+from adapters.tracking.datasets import COCO, GOT10K, LASOT, OTB, SCENES, TRACKINGNET, SceneVideos, Videos, joint
 from adapters.tracking.protocol import TrackingProtocol
 from bench.datasets.dataset import Dataset, Items
 from bench.tasks import UNPUBLISHED, Job, Metric, Outcome, Task
@@ -86,7 +76,7 @@ ONE_STREAM = dataclasses.replace(
 
 def task(dataset: Videos | SceneVideos, protocols: tuple[TrackingProtocol, ...], version: int = 1) -> Task:
     """Define the task `tracking/<dataset>`; use it to add a data set of your own."""
-    names = dict.fromkeys(name for kind in dataset.definitions for name in HEADLINES[kind])
+    names = dict.fromkeys(name for kind in dataset.definitions for name in datasets.HEADLINES[kind])
     return Task(
         name=f"tracking/{dataset.name}",
         version=version,

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from adapters.tracking.datasets import Videos
     from adapters.tracking.protocol import TrackingProtocol
 
+# The protocol's fields that are arguments of `pairs.Pairs`.
+PAIRS = ("limit", "pairs", "template_size", "img_size", "gap", "scale", "translation", "grey", "colour")
+
 
 def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
     """Return the config that the protocol determines; its schedule counts in epochs."""
@@ -21,18 +24,7 @@ def upstream(task: Task, protocol: "TrackingProtocol") -> dict[str, Any]:
         "model": model(p),
         "train_dataloader": {
             "batch_size": p.batch_size,
-            "dataset": {
-                "type": "Pairs",
-                "limit": p.limit,
-                "pairs": p.pairs,
-                "template_size": p.template_size,
-                "img_size": p.img_size,
-                "gap": p.gap,
-                "scale": p.scale,
-                "translation": p.translation,
-                "grey": p.grey,
-                "colour": p.colour,
-            },
+            "dataset": {"type": "Pairs", **{field: getattr(p, field) for field in PAIRS}},
         },
         "test_dataloader": {"dataset": {"split": p.reported_on, "limit": p.limit}},
         "test_cfg": {"type": "SequenceLoop", "scores": list(dataset.definitions), "window": p.window},

@@ -139,13 +139,9 @@ def _rounded_curves(video: Video, boxes: Array) -> Array:
     boxes = np.vstack([truth[:1], boxes[1:].round()])
     offset = centre_offset(boxes, truth)
     normalised = np.linalg.norm(offset / np.maximum(truth[:, 2:], 1), axis=1)
-    return np.stack(
-        [
-            (overlap(boxes, truth)[:, None] >= THRESHOLDS).mean(0),
-            (np.linalg.norm(offset, axis=1)[:, None] <= np.linspace(0, 50, 21)).mean(0),
-            (normalised[:, None] <= np.linspace(0, 0.5, 21)).mean(0),
-        ]
-    )
+    success = overlap(boxes, truth)[:, None] >= THRESHOLDS
+    precise = np.linalg.norm(offset, axis=1)[:, None] <= np.linspace(0, 50, 21)
+    return np.stack([curve.mean(0) for curve in (success, precise, normalised[:, None] <= np.linspace(0, 0.5, 21))])
 
 
 DEFINITIONS: Mapping[str, Callable[[Sequence[Video], Predicted], dict[str, float]]] = {
@@ -190,11 +186,8 @@ def summarise(found: Sequences, predictions: Predictions, scores: Sequence[str],
         metrics = dict.fromkeys(HEADLINES[scores[0]], math.nan)
         notes["submission"] = file.name
     write_atomic(folder / NOTES, json.dumps(notes, indent=1))
-    return metrics | {
-        "FPS": predictions.frames_per_second,
-        "sequences": len(videos),
-        "sequences_left_out": len(problems),
-    }
+    counts = {"sequences": len(videos), "sequences_left_out": len(problems)}
+    return {**metrics, "FPS": predictions.frames_per_second, **counts}
 
 
 def with_remarks(outcome: Outcome, folder: Path) -> Outcome:
@@ -202,8 +195,7 @@ def with_remarks(outcome: Outcome, folder: Path) -> Outcome:
     notes = json.loads((folder / NOTES).read_text("utf-8"))
     remarks = outcome.selection.reported_on
     if problems := list(notes["problems"]):
-        more = ", ..." if len(problems) > NAMED else ""
-        names = ", ".join(problems[:NAMED]) + more
+        names = ", ".join(problems[:NAMED]) + (", ..." if len(problems) > NAMED else "")
         remarks += f", without {len(problems)} of {notes['sequences']} sequences: {names}"
     if notes["submission"]:
         remarks += f", whose answers a server has: not scored here, but written to {notes['submission']}"

@@ -157,13 +157,11 @@ class OneStreamTracker(PairModel):
         tokens = vit.norm_pre(torch.cat((seen, template), 1))
         for block in vit.blocks:
             tokens = block(tokens)
-        searched = tokens[:, vit.num_prefix_tokens : seen.shape[1]]
-        located: tuple[Tensor, Tensor] = self.head(vit.norm(searched))
+        located: tuple[Tensor, Tensor] = self.head(vit.norm(tokens[:, vit.num_prefix_tokens : seen.shape[1]]))
         return located
 
     def _embedded(self, crops: Tensor, grid: int) -> Tensor:
         side = grid * self.backbone.strides[-1]
         if crops.shape[-1] != side:
             crops = F.interpolate(crops, (side, side), mode="bilinear", antialias=True)
-        embedded: Tensor = self.vit._pos_embed(self.vit.patch_embed(crops))
-        return embedded
+        return self.vit._pos_embed(self.vit.patch_embed(crops))

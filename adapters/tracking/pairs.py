@@ -6,7 +6,6 @@ Coordinates are continuous: pixel i covers i to i + 1, in frames and in crops. B
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -170,10 +169,9 @@ class Pairs:
         return [self.colours(t) for t in tensors]
 
 
-def present(video: Video) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def present(video: Video) -> NDArray[np.bool_]:
     """Return which frames show the target, with a box that has an area."""
-    shown: np.ndarray[Any, np.dtype[np.bool_]] = ~video.absent & (video.boxes[:, 2:] > 0).all(1)
-    return shown
+    return ~video.absent & (video.boxes[:, 2:] > 0).all(1)
 
 
 def frames(video: Video, gap: int, random: np.random.Generator) -> tuple[int, int]:

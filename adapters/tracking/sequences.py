@@ -110,7 +110,6 @@ def _stills(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict
     annotations, pictures = (folder / path.format(split) for path in STILLS[layout])
     content = json.loads(annotations.read_bytes())
     images = {image["id"]: image for image in content["images"]}
-    paths = {k: pictures / image["file_name"] for k, image in images.items()}
     found, problems = [], {}
     for thing in (thing for thing in content["annotations"] if not thing["iscrowd"]):
         image, name = images[thing["image_id"]], f"annotation {thing['id']}"
@@ -118,10 +117,8 @@ def _stills(layout: str, folder: Path, split: str) -> tuple[list[Sequence], dict
         if not (box[0, 2:] > 0).all():
             problems[name] = f"The {name} is left out: its box {thing['bbox']} has no size."
             continue
-        still = Sequence(
-            name=name, frames=(paths[image["id"]],), size=(image["width"], image["height"]), boxes=box, absent=SEEN
-        )
-        found.append(still)
+        frames, size = (pictures / image["file_name"],), (image["width"], image["height"])
+        found.append(Sequence(name=name, frames=frames, size=size, boxes=box, absent=SEEN))
     return found, problems
 
 
@@ -142,8 +139,9 @@ def read(one: Listed, *, strict: bool = True) -> Sequence:
     if table.shape[1] != 4:
         raise _problem(one, f"{one.boxes} has {table.shape[1]} numbers a line, x, y, w, h expected")
     frames = _frames(one, len(table))
-    labels = {name: label.means(_flags(one, label.file)) for name, label in one.labels.items()}
-    _check_lengths(one, len(frames), {one.boxes.name: len(table)} | _lengths(one, labels))
+    labels = {name: label.means(_table(one, label.file).ravel()) for name, label in one.labels.items()}
+    lengths = {one.labels[name].file.name: len(values) for name, values in labels.items()}
+    _check_lengths(one, len(frames), {one.boxes.name: len(table), **lengths})
     absent = np.zeros(len(table), bool)
     for name in one.absent:
         absent |= labels[name]
@@ -193,15 +191,6 @@ def _numeric(words: list[str]) -> bool:
         return bool([float(word) for word in words])
     except ValueError:
         return False
-
-
-def _flags(one: Listed, file: Path) -> NDArray[np.float64]:
-    """Read one number a frame, from a line or a column."""
-    return _table(one, file).ravel()
-
-
-def _lengths(one: Listed, labels: Mapping[str, NDArray[np.bool_]]) -> dict[str, int]:
-    return {one.labels[name].file.name: len(values) for name, values in labels.items()}
 
 
 def _frames(one: Listed, boxes: int) -> tuple[Path, ...]:
@@ -273,7 +262,7 @@ def _whole(one: Listed) -> dict[str, bool]:
     """Read the attributes of the whole sequence."""
     if one.attributes is None:
         return {}
-    values = _flags(one, one.attributes)
+    values = _table(one, one.attributes).ravel()
     if len(values) != len(one.columns):
         raise _problem(one, f"{one.attributes} has {len(values)} numbers, {len(one.columns)} expected")
     return dict(zip(one.columns, (values != 0).tolist(), strict=True))
@@ -285,13 +274,9 @@ SHOWN = 3  # frames of an example: the first, the last, and one in between
 def items(folder: Path, split: str, layout: str) -> Items:
     """Return the usable sequences of a split for `python -m bench.datasets`, with a problem for each other one."""
     found = load(layout, folder, split)
-
-    def example(index: int) -> Example:
-        return _example(found.sequences[index])
-
     unit = "boxes" if layout == "coco" else "sequences"
     problems = tuple(found.problems.values())
-    return Items(count=len(found.sequences), read=example, unit=unit, problems=problems)
+    return Items(count=len(found.sequences), read=lambda k: _example(found.sequences[k]), unit=unit, problems=problems)
 
 
 def _example(sequence: Sequence) -> Example:

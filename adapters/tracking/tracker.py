@@ -1,6 +1,5 @@
 """A trained model as a tracker: it encodes the first frame's template, then locates the target in search crops."""
 
-import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -52,8 +51,7 @@ class CropTracker:
 
     def _seen(self, frame: Frame, crop: Crop) -> Tensor:
         picture = torch.from_numpy(crop.take(frame)).to(self.device).permute(2, 0, 1)[None]
-        seen: Tensor = self.model.data_preprocessor.normalised(picture)
-        return seen
+        return self.model.data_preprocessor.normalised(picture)
 
 
 def save(model: Any, config: Mapping[str, Any], folder: Path) -> tuple[str, Path]:
@@ -88,8 +86,3 @@ def restore(path: Path, device: str, window: float) -> CropTracker:
     built.load_state_dict(saved["state"])
     sizes = {name: saved["model"][name] for name in ("template_size", "img_size")}
     return CropTracker(built, device, window=window, **sizes)
-
-
-def maker(path: Path, device: str, window: float) -> functools.partial[CropTracker]:
-    """Return the picklable function by which each process of `evaluation.evaluate` builds its tracker."""
-    return functools.partial(restore, path, device, window)

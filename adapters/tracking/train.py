@@ -3,6 +3,7 @@
 from adapters.openmmlab import runner  # first: it prepares the process for OpenMMLab  # isort: skip
 import copy
 import dataclasses
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class SequenceLoop(BaseLoop):  # type: ignore[misc]  # mmengine is untyped
         folder, device = Path(runner.work_dir), str(runner.cfg.device)
         model = getattr(runner.model, "module", runner.model)
         key, path = tracker.save(model, runner.cfg.model.to_dict(), folder)
-        make = tracker.maker(path, device, self.window)
+        make = functools.partial(tracker.restore, path, device, self.window)
         cores = max(len(os.sched_getaffinity(0)) // runner.world_size, 1)
         videos = self.found.sequences
         share = videos[runner.rank :: runner.world_size]
