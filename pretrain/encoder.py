@@ -18,11 +18,12 @@ from pretrain.methods import Method
 from pretrain.views import View, patchify, take
 
 
-def build(method: Method, arch: str, size: tuple[int, int], **options: Any) -> Any:
+def build(method: Method, arch: str, img_size: int | tuple[int, int], **options: Any) -> Any:
     """Build a timm model without classifier, initialised from torch's generator as the method defines.
 
     `options` go to timm. Raises UserError for an architecture that the method cannot train.
     """
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
     drop_path_rate = options.pop("drop_path_rate", 0.0)
     encoder: Any
     encoder, _ = timm_models.create(

@@ -36,16 +36,12 @@ REASONS = {
 # Fields that a pair of views or a similarity determines.
 NEEDED = {
     "two-crops": {"level": "pooled"},
-    "pixel-l1": {"level": "tokens", "target": "shared"},
-    "pixel-l2": {"level": "tokens", "target": "shared"},
-    "relaxed-l2": {"level": "tokens", "target": "shared"},
+    **{key: {"level": "tokens", "target": "shared"} for key in ("pixel-l1", "pixel-l2", "relaxed-l2")},
     "cross-entropy": {"level": "pooled", "target": "shared"},
 }
 # Defaults of a similarity, which `method` applies when the similarity is changed.
 USUAL: dict[str, dict[str, Any]] = {
-    "pixel-l1": {"symmetric": False, "stop_gradient": False},
-    "pixel-l2": {"symmetric": False, "stop_gradient": False},
-    "relaxed-l2": {"symmetric": False, "stop_gradient": False},
+    **{key: {"symmetric": False, "stop_gradient": False} for key in ("pixel-l1", "pixel-l2", "relaxed-l2")},
     "infonce": {"stop_gradient": False},
     "cosine": {"stop_gradient": True},
 }

@@ -123,9 +123,7 @@ class Siamese(nn.Module):  # type: ignore[misc]  # torch is not followed
         embedding = self.embedding if self.target is None else self.target["embedding"]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_constant):
             key = embedding(two, second, None)
-        pixels = None
-        if isinstance(self.similarity, Relaxed):
-            pixels = self._target_pixels(first.images, at)
+        pixels = self._target_pixels(first.images, at) if isinstance(self.similarity, Relaxed) else None
         return self.similarity(query, key, at, pixels)
 
     def _features(self, view: View, encoder: Any = None) -> Tensor:
@@ -223,12 +221,8 @@ def _masking(method: Method, encoder: Any) -> Masking:
             f"A mask unit of {method.mask_unit} pixels is not a multiple of the patch of {patch}. Give a multiple, "
             f"such as {2 * patch}, or 0 for single patches."
         )
-    return Masking(
-        kind=method.masking,
-        ratio=method.mask_ratio,
-        grid=tuple(encoder.patch_embed.grid_size),
-        unit=max(method.mask_unit // patch, 1),
-    )
+    grid, unit = tuple(encoder.patch_embed.grid_size), max(method.mask_unit // patch, 1)
+    return Masking(kind=method.masking, ratio=method.mask_ratio, grid=grid, unit=unit)
 
 
 def _mask_token(encoder: Any) -> nn.Parameter:
@@ -252,8 +246,7 @@ def _embedding(method: Method, encoder: Any, img_size: tuple[int, int], num_clas
         encoders.initialise_linear(pixels)
         return Embedding(decoder, pixels)
     hidden = method.projector_dim or 4 * width
-    widths = (width, hidden, hidden, method.projection_dim)
-    return Embedding(decoder, Perceptron(widths, last_norm=True))
+    return Embedding(decoder, Perceptron((width, hidden, hidden, method.projection_dim), last_norm=True))
 
 
 def _decoder(method: Method, encoder: Any) -> Decoder:
@@ -262,13 +255,7 @@ def _decoder(method: Method, encoder: Any) -> Decoder:
             f"The decoder needs the tokens of a plain ViT, and {type(encoder).__name__} is not one. Choose a ViT such "
             f"as vit_base_patch16_224, or the method simmim, whose head is linear."
         )
-    decoder = Decoder(
-        encoder.embed_dim,
-        encoder.patch_embed.grid_size,
-        encoder.num_prefix_tokens,
-        method.decoder_dim,
-        method.decoder_depth,
-        method.decoder_heads,
-    )
+    size = (method.decoder_dim, method.decoder_depth, method.decoder_heads)
+    decoder = Decoder(encoder.embed_dim, encoder.patch_embed.grid_size, encoder.num_prefix_tokens, *size)
     decoder.mask_token.requires_grad_(method.views != "masked-pixels")  # with those, the encoder's token is used
     return decoder

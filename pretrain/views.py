@@ -232,9 +232,4 @@ def _occluders(masking: Masking, number: int, device: torch.device, occluders: T
     return covered + 1e-4 * torch.rand(number, *masking.units, device=device)
 
 
-KINDS: dict[str, Callable[[Masking, int, torch.device, Tensor | None], Tensor]] = {
-    "random": _random,
-    "block": _block,
-    "grid": _grid,
-    "occluders": _occluders,
-}
+KINDS = {"random": _random, "block": _block, "grid": _grid, "occluders": _occluders}

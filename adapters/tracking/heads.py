@@ -61,12 +61,8 @@ class Positions(nn.Module):  # type: ignore[misc]  # torch is not followed
 
 def _relative_index(grids: tuple[int, int]) -> Tensor:
     """Return the table's entry for each pair of tokens, (tokens, tokens)."""
-    places = torch.cat(
-        [
-            torch.cartesian_prod(torch.tensor([crop]), torch.arange(side), torch.arange(side))
-            for crop, side in enumerate(grids)
-        ]
-    )
+    axes = ((torch.tensor([crop]), torch.arange(side)) for crop, side in enumerate(grids))
+    places = torch.cat([torch.cartesian_prod(crop, cells, cells) for crop, cells in axes])
     crops, cells = places[:, 0], places[:, 1:]
     both = torch.stack((crops[:, None].expand(-1, len(crops)), crops.expand(len(crops), -1)), -1)
     pairs = torch.cat((both, cells[:, None] - cells), -1)
@@ -193,10 +189,7 @@ def touched(truth: Tensor, grid: int) -> Tensor:
     """Return which cells boxes (N, 4) touch, bool (N, grid * grid) in row-major order."""
     first, last = (corners(truth) * grid).floor().clamp(0, grid - 1).chunk(2, -1)
     cells = torch.arange(grid, device=truth.device)
-    x, y = (
-        (first[:, i, None] <= cells) & (cells <= last[:, i, None])  # (N, grid)
-        for i in range(2)
-    )
+    x, y = ((first[:, i, None] <= cells) & (cells <= last[:, i, None]) for i in range(2))  # each (N, grid)
     return (y[:, :, None] & x[:, None]).flatten(1)
 
 

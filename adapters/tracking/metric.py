@@ -27,7 +27,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -144,12 +144,7 @@ def _rounded_curves(video: Video, boxes: Array) -> Array:
     return np.stack([curve.mean(0) for curve in (success, precise, normalised[:, None] <= np.linspace(0, 0.5, 21))])
 
 
-DEFINITIONS: Mapping[str, Callable[[Sequence[Video], Predicted], dict[str, float]]] = {
-    "lasot": _lasot,
-    "otb": _otb,
-    "got10k": _got10k,
-    "trackingnet": _trackingnet,
-}
+DEFINITIONS = {"lasot": _lasot, "otb": _otb, "got10k": _got10k, "trackingnet": _trackingnet}
 
 
 # From predictions to a record: scores, speed, and the sequences that were left out.

@@ -56,9 +56,8 @@ class Crop:
         scale, middle = np.array(self.scale), np.array(self.middle)
         shift = middle - scale * self.centre + (scale - 1) / 2  # OpenCV counts from pixel centres
         matrix = np.array([[scale[0], 0, shift[0]], [0, scale[1], shift[1]]])
-        return cv2.warpAffine(frame, matrix, (self.size, self.size), borderValue=cv2.mean(frame)[:3]).astype(
-            np.uint8, copy=False
-        )
+        taken = cv2.warpAffine(frame, matrix, (self.size, self.size), borderValue=cv2.mean(frame)[:3])
+        return taken.astype(np.uint8, copy=False)
 
 
 def around(box: Boxes, factor: float, size: int, smallest: float = 0.0) -> Crop:

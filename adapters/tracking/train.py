@@ -65,12 +65,8 @@ class BackboneRateConstructor:
         model = getattr(model, "module", model)
         wrapper = {"type": "OptimWrapper", **self.settings}
         optimizer = dict(wrapper.pop("optimizer"))
-        groups = parameter_groups(
-            model,
-            lr=optimizer["lr"],
-            weight_decay=optimizer["weight_decay"],
-            layer_decay=self.rates["layer_decay"] or 1.0,
-        )
+        decay = self.rates["layer_decay"] or 1.0
+        groups = parameter_groups(model, lr=optimizer["lr"], weight_decay=optimizer["weight_decay"], layer_decay=decay)
         groups = [part for group in groups for part in self._parted(model, group)]
         built = OPTIMIZERS.build({**optimizer, "params": groups})
         return OPTIM_WRAPPERS.build({**wrapper, "optimizer": built})

@@ -110,18 +110,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         video = find(given.runs[0], given.sequence)
-        tracks = {_name(run): read_track(run / PREDICTIONS, video.name) for run in given.runs}
+        # A track is named after its run's backbone, weights, digest and seed.
+        names = {f"{run.absolute().parent.name} {run.name}": run for run in given.runs}
+        tracks = {name: read_track(run / PREDICTIONS, video.name) for name, run in names.items()}
         save(pictures(video, tracks), given.out, given.rate)
     except UserError as error:
         sys.stderr.write(f"adapters.tracking.video: {error}\n")
         return 2
     sys.stdout.write(f"{given.out}: {video.name}, {len(video.frames)} frames\n")
     return 0
-
-
-def _name(run: Path) -> str:
-    """Return the run's backbone, weights, digest and seed, from its path."""
-    return f"{run.absolute().parent.name} {run.name}"
 
 
 if __name__ == "__main__":

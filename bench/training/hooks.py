@@ -16,7 +16,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
 from bench.errors import UserError
@@ -158,12 +158,7 @@ class ProgressHook(Hook):  # type: ignore[misc]  # mmengine is untyped
         self.progress.stop()
 
     def _start(self, runner: Any, stage: str, total: int, completed: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[note]}"),
-            TimeRemainingColumn(),
-        )
+        columns = ("{task.description}", BarColumn(), "{task.fields[note]}", TimeRemainingColumn())
         console = Console(stderr=True)
         self.drawn = console.is_terminal and runner.rank == 0
         self.progress = Progress(*columns, console=console, disable=not self.drawn)
