@@ -33,12 +33,12 @@ class Occluded:
     Args:
         images: [b, 3, h, w], as the model gets them.
         visible: [b, h, w], 1 where the image is visible and 0 where it is hidden.
-        kept: indices [b, m] of the patches that the model gets; None: all.
+        visible_patches: indices [b, m] of the patches that the model gets; None: all.
     """
 
     images: Tensor
     visible: Tensor
-    kept: Tensor | None = None
+    visible_patches: Tensor | None = None
 
 
 def share(visible: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -92,9 +92,9 @@ class Hiding:
         size = images.shape[2:]
         visible = F.interpolate(cells[:, None], size=size, mode="nearest")[:, 0]
         if self.by == "token-drop":
-            kept = cells.flatten(1).argsort(stable=True, dim=1, descending=True)
-            kept = kept[:, : int(cells[0].sum())].sort(1).values
-            return Occluded(images=images, visible=visible, kept=kept)
+            visible_patches = cells.flatten(1).argsort(stable=True, dim=1, descending=True)
+            visible_patches = visible_patches[:, : int(cells[0].sum())].sort(1).values
+            return Occluded(images=images, visible=visible, visible_patches=visible_patches)
         if self.by == "mask-token":
             return Occluded(images=images, visible=visible)
         # In normalised images, 0 is the mean colour.

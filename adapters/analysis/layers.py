@@ -66,12 +66,14 @@ class LayerReader:
         """Return the number of layers."""
         return len(self.blocks) or len(self.model.feature_info)
 
-    def __call__(self, images: Tensor, kept: Tensor | None = None, *, watch: Any = None) -> tuple[list[Layer], Tensor]:
+    def __call__(
+        self, images: Tensor, visible_patches: Tensor | None = None, *, watch: Any = None
+    ) -> tuple[list[Layer], Tensor]:
         """Return every layer's output and the model's pooled output [b, d].
 
         Args:
             images: normalised, [b, 3, h, w].
-            kept: indices [b, m] of the patches that enter the first block of a plain ViT; None: all.
+            visible_patches: indices [b, m] of the patches that enter the first block of a plain ViT; None: all.
             watch: context in which the model runs, such as `attention.AttentionReader`.
         """
         with torch.inference_mode(), watch or contextlib.nullcontext():
@@ -79,35 +81,35 @@ class LayerReader:
                 features, maps = self.model.forward_intermediates(images)
                 return [_of_map(m) for m in maps], self.model.forward_head(features)
             outputs: list[Tensor] = []
-            with _hooked(self.blocks, outputs.append), self._dropping(kept):
+            with _hooked(self.blocks, outputs.append), self._dropping(visible_patches):
                 pooled = self.model(images)
             size = tuple(images.shape[2:])
-            found = [self._layer(i, each, size, kept) for i, each in enumerate(outputs)]
+            found = [self._layer(i, each, size, visible_patches) for i, each in enumerate(outputs)]
         return found, pooled
 
-    def _layer(self, index: int, output: Tensor, size: Any, kept: Tensor | None) -> Layer:
+    def _layer(self, index: int, output: Tensor, size: Any, visible_patches: Tensor | None) -> Layer:
         if isinstance(self.blocks[index], CHANNELS_LAST):
             return _of_map(output.permute(0, 3, 1, 2))
         if hasattr(self.model, "unroll"):  # Hiera's tokens are ordered by mask unit
             return _of_map(self.model.reroll(output, index).permute(0, 3, 1, 2))
         prefix, tokens = output[:, : self.prefix], output[:, self.prefix :]
         height, width = self.model.patch_embed.patch_size
-        grid = None if kept is not None else (size[0] // height, size[1] // width)
+        grid = None if visible_patches is not None else (size[0] // height, size[1] // width)
         # timm puts the class token first; a model may have registers only.
         has_class_token = self.prefix and getattr(self.model, "cls_token", None) is not None
         class_token = prefix[:, 0] if has_class_token else None
         return Layer(tokens=tokens, prefix=prefix, grid=grid, class_token=class_token)
 
     @contextlib.contextmanager
-    def _dropping(self, kept: Tensor | None) -> Iterator[None]:
-        """Pass only the prefix and the kept patches to the first block."""
-        if kept is None:
+    def _dropping(self, visible_patches: Tensor | None) -> Iterator[None]:
+        """Pass only the prefix and the visible patches to the first block."""
+        if visible_patches is None:
             yield
             return
 
         def drop(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             prefix, tokens = given[0][:, : self.prefix], given[0][:, self.prefix :]
-            index = kept[..., None].expand(-1, -1, tokens.shape[2])
+            index = visible_patches[..., None].expand(-1, -1, tokens.shape[2])
             return (torch.cat((prefix, tokens.gather(1, index)), 1), *given[1:])
 
         handle = self.blocks[0].register_forward_pre_hook(drop)

@@ -70,10 +70,10 @@ class Curves:
         tokens = [layer.class_token for layer in layers if layer.class_token is not None]
         return centred_grams(tokens) if tokens else None
 
-    def add(self, ratio: float, layers: Sequence[Layer], visible: Tensor, kept: Tensor | None) -> None:
-        """Add the minibatch's images, occluded: `visible` [b, h, w], 0 to 1, and `kept` [b, m] patches (None: all)."""
+    def add(self, ratio: float, layers: Sequence[Layer], visible: Tensor, visible_patches: Tensor | None) -> None:
+        """Add the occluded minibatch: `visible` [b, h, w], 0 to 1, and `visible_patches` [b, m] (None: all)."""
         self.shown += len(visible) if ratio else 0
-        pairs = [_visible(*pair, visible, kept) for pair in zip(self.whole, layers, strict=True)]
+        pairs = [_visible(*pair, visible, visible_patches) for pair in zip(self.whole, layers, strict=True)]
         one, two = (centred_grams([pair[side] for pair in pairs]) for side in (0, 1))
         sums = [_sums(self.grams, centred_grams([layer.pooled for layer in layers])), _sums(one, two)]
         cosines = [
@@ -119,12 +119,14 @@ def _cosine(one: Tensor, two: Tensor) -> Tensor:
     return found.where((one != two).any(-1), 1.0)
 
 
-def _visible(whole: Layer, occluded: Layer, visible: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _visible(
+    whole: Layer, occluded: Layer, visible: Tensor, visible_patches: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean visible token of both images [b, c], and the mean cosine [b] of a token with itself."""
     one = whole.tokens
-    if kept is not None:
-        one = one.gather(1, kept[..., None].expand(-1, -1, one.shape[2]))
-        weights = torch.ones_like(kept, dtype=one.dtype)
+    if visible_patches is not None:
+        one = one.gather(1, visible_patches[..., None].expand(-1, -1, one.shape[2]))
+        weights = torch.ones_like(visible_patches, dtype=one.dtype)
     else:
         assert occluded.grid is not None
         weights = share(visible, occluded.grid)
@@ -257,8 +259,8 @@ def _by_cells(job: Job, layout: Layout, model: Any) -> tuple[Curves, "KnnAccurac
 
 
 def _see(reader: LayerReader, hide: Hiding, occluded: Occluded, ratio: float, curves: Curves) -> Tensor:
-    layers, pooled = reader(occluded.images, occluded.kept, watch=hide.masking(occluded))
-    curves.add(ratio, layers, occluded.visible, occluded.kept)
+    layers, pooled = reader(occluded.images, occluded.visible_patches, watch=hide.masking(occluded))
+    curves.add(ratio, layers, occluded.visible, occluded.visible_patches)
     return pooled
 
 

@@ -46,8 +46,6 @@ FEW_SOURCE = (
 )
 P = TypeVar("P", bound=Protocol)
 
-SHOTS = (1, 2, 4, 8, 16, 32, 64, 128)
-
 
 def _published(task: str, protocol: P, backbone: str, expected: str) -> P:
     """Return the protocol with a published result on a task, and the command that reproduces it."""
@@ -75,7 +73,7 @@ MULTI_LABEL = (
 LINEAR_PROBE = LinearProbe(name="frozen-linear-probe", source=PROBE_SOURCE, **SIZE)
 FEW_SHOT = tuple(
     FewShot(name=f"frozen-few-shot-{shots}", source=FEW_SOURCE.format(shots=shots), shots=shots, **SIZE)
-    for shots in SHOTS
+    for shots in (1, 2, 4, 8, 16, 32, 64, 128)
 )
 
 IMAGENET = (

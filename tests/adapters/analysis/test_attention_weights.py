@@ -119,14 +119,14 @@ def test_rows_sum_to_1_and_the_output_keeps_every_bit(name: str) -> None:
 
 def given_to(model: Any, attention: Any, x: Tensor) -> tuple[Tensor, dict[str, Any]]:
     """The input of an attention module."""
-    kept: list[Any] = []
+    inputs: list[Any] = []
     handle = attention.register_forward_pre_hook(
-        lambda _, args, kwargs: kept.append((args[0], kwargs)), with_kwargs=True
+        lambda _, args, kwargs: inputs.append((args[0], kwargs)), with_kwargs=True
     )
     with torch.no_grad():
         model(x)
     handle.remove()
-    tokens, kwargs = kept[0]
+    tokens, kwargs = inputs[0]
     return tokens, kwargs
 
 

@@ -72,28 +72,28 @@ def test_mean_colour_fills_hidden_cells_alone() -> None:
 
 @pytest.mark.parametrize("name", ["ViT", "DeiT", "ViT with registers"])
 def test_token_dropping_is_a_model_run_on_what_is_left(name: str) -> None:
-    """Embeddings and positions of the whole image, then the kept ones through the blocks, by hand."""
+    """Embeddings and positions of the whole image, then the visible ones through the blocks, by hand."""
     model, size = small(name)
     x = images(*size)
     found = make(name, "token-drop", model, size[0], cell=0)(x, 0.6, torch.arange(2))
-    layers, _ = LayerReader(model)(x, found.kept)
+    layers, _ = LayerReader(model)(x, found.visible_patches)
     assert hooks(model) == 0
     prefix = model.num_prefix_tokens
     with torch.no_grad():
         tokens = model.norm_pre(model._pos_embed(model.patch_embed(x)))
-        kept = found.kept
-        assert kept is not None
-        patches = torch.stack([t[prefix:][k] for t, k in zip(tokens, kept, strict=True)])
+        visible = found.visible_patches
+        assert visible is not None
+        patches = torch.stack([t[prefix:][k] for t, k in zip(tokens, visible, strict=True)])
         expected = torch.cat((tokens[:, :prefix], patches), 1)
         for layer, block in zip(layers, model.blocks, strict=True):
             expected = block(expected)
             torch.testing.assert_close(layer.tokens, expected[:, prefix:])
             torch.testing.assert_close(layer.prefix, expected[:, :prefix])
     total = model.patch_embed.num_patches
-    assert kept.shape == (2, int(total * 0.4))
+    assert visible.shape == (2, int(total * 0.4))
     grid = tuple(model.patch_embed.grid_size)
     shown = share(found.visible, grid)
-    assert all(shown[i, kept[i]].min() == 1 for i in range(2))
+    assert all(shown[i, visible[i]].min() == 1 for i in range(2))
 
 
 @pytest.mark.parametrize("name", ["BEiT", "EVA-02", "Swin", "SwinV2", "Hiera", "ResNet"])
@@ -104,7 +104,7 @@ def test_where_tokens_cannot_be_dropped_it_is_said(name: str) -> None:
 
 
 def weights(folder: Path, width: int = 64) -> Backbone:
-    """A ViT's file that kept its mask token."""
+    """A ViT's file that contains its mask token."""
     torch.manual_seed(0)
     model, _ = build("test_vit", num_classes=0)
     state = {**model.state_dict(), "mask_token": torch.full((1, 1, width), 0.5)}

@@ -34,14 +34,14 @@ def scenes(world: Path, tmp_path: Path) -> Path:
 def features(work: Any) -> list[list[torch.Tensor]]:
     """Every minibatch's mean patches by block, from the blocks' own outputs."""
     model, _ = sample.load(work)
-    kept: list[torch.Tensor] = []
+    means: list[torch.Tensor] = []
     for block in model.blocks:
-        block.register_forward_hook(lambda *given: kept.append(given[2][:, 1:].mean(1)))
+        block.register_forward_hook(lambda *given: means.append(given[2][:, 1:].mean(1)))
     for batch, _ in sample.batches(sample.draw(work, SCENES_LAYOUT).images, work, ""):
         with torch.no_grad():
             model(batch)
     depth = len(model.blocks)
-    return [kept[start : start + depth] for start in range(0, len(kept), depth)]
+    return [means[start : start + depth] for start in range(0, len(means), depth)]
 
 
 def test_the_matrix_is_cka_of_the_blocks_own_outputs(scenes: Path) -> None:

@@ -132,10 +132,10 @@ def test_few_of_each_draws_that_many(shots: int) -> None:
     labels = torch.tensor([0] * 4 + [1] * 7 + [3] * 2)[torch.randperm(13)]
     among = torch.ones(13, dtype=torch.bool)
     among[(labels == 1).nonzero()[:3, 0]] = False
-    kept = few_of_each(labels, among, shots=shots, seed=0)
-    assert labels[kept].bincount(minlength=4).tolist() == [min(shots, n) for n in (4, 4, 0, 2)]
-    assert not kept[~among].any()
-    assert torch.equal(kept, few_of_each(labels, among, shots=shots, seed=0))
+    chosen = few_of_each(labels, among, shots=shots, seed=0)
+    assert labels[chosen].bincount(minlength=4).tolist() == [min(shots, n) for n in (4, 4, 0, 2)]
+    assert not chosen[~among].any()
+    assert torch.equal(chosen, few_of_each(labels, among, shots=shots, seed=0))
 
 
 def test_another_seed_draws_other_images() -> None:
