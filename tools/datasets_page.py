@@ -69,17 +69,17 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def _rows(task: Task) -> Iterator[tuple[str, ...]]:
-    """Without the task's name: a row for each number that is published, and for each cost.
+    """Yield the table rows of a task, without its name.
 
-    Protocols alike in both share one.
+    Consecutive protocols with equal hours and reference share a row.
     """
     counts = task.dataset.facts.counts
     images = " / ".join(f"{number:,}" for number in counts.values()) or "-"
     source = task.dataset.source.replace("|", "/")
     full = [p for p in task.protocols if _at_full_scale(p)] or task.protocols[:1]
-    told = [(_hours(task, p), _published(p), p.name) for p in full]
+    costs = [(_hours(task, p), _published(p), p.name) for p in full]
     first = True
-    for (hours, published), group in itertools.groupby(told, key=lambda row: row[:2]):
+    for (hours, published), group in itertools.groupby(costs, key=lambda row: row[:2]):
         about = (source, images, task.metrics[0].name) if first else ("",) * 3
         yield (*about, _code([name for *_, name in group]), hours, published)
         first = False
@@ -110,7 +110,7 @@ def _hours(task: Task, protocol: Any) -> str:
 
 
 def _epoch(task: Task, protocol: Any) -> float:
-    """Operations of the backbone, forward, on all that an epoch shows it."""
+    """Return the backbone's forward operations in one epoch."""
     counts, size = task.dataset.facts.counts, protocol.img_size
     if pairs := getattr(protocol, "pairs", 0):
         return float(pairs * (forward(size) + forward(protocol.template_size)))

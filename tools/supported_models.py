@@ -1,7 +1,7 @@
-"""Which of timm's architectures keep the feature contract: the survey behind `bench.backbones.architectures`' table.
+"""Survey which timm architectures satisfy the feature contract: the table of `bench.backbones.architectures`.
 
-Every architecture is built, and asked for its maps, on the meta device: shapes alone. The smallest of each
-family is run in earnest as well. Nothing is downloaded.
+Every architecture is built and returns its maps on the meta device, so only shapes are computed. The smallest of
+each family is also run on an image. Nothing is downloaded.
 
     python -m tools.supported_models --write
 """

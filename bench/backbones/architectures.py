@@ -28,17 +28,17 @@ COMPUTED = re.compile(r"(.*\.)?(relative_position_index|relative_coords_table|at
 
 
 def signature(shapes: Mapping[str, Sequence[int]]) -> str:
-    """The hash of an encoder's weights, by timm's names: the same net has the same at any input size.
+    """Return the hash of an encoder's names and shapes, by timm's names; it is equal for all input sizes.
 
-    Left out are the classifier and what the model computes; of what grows with the input, only the
-    name counts. A norm behind mean pooling (`fc_norm`) counts as one in front (`norm`).
+    The classifier and computed buffers are left out. Of weights that grow with the input, only the name
+    counts. A norm after mean pooling (`fc_norm`) counts as a norm before it (`norm`).
     """
-    kept = {
+    encoder_shapes = {
         re.sub(r"^fc_norm\.", "norm.", key): None if SIZED.match(key) else list(shape)
         for key, shape in shapes.items()
         if not HEAD.match(key) and not COMPUTED.match(key)
     }
-    return _digest(kept)
+    return _digest(encoder_shapes)
 
 
 def matching(shapes: Mapping[str, Sequence[int]]) -> tuple[str, ...]:

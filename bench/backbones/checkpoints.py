@@ -1,6 +1,6 @@
 """Read a weights file into tensors by key, without executing anything in it.
 
-Supported are safetensors, what torch saved (`torch.load(weights_only=True)`, whatever the suffix), and numpy's
+Supported are safetensors, what torch saved (`torch.load(weights_only=True)`, with any suffix), and numpy's
 archives (JAX's ViT). Training scripts save settings and histories next to their tensors: known inert types are replaced
 by empty objects (`INERT`), anything else is refused.
 """

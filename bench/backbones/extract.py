@@ -79,8 +79,8 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         model: the timm model, with timm's names.
         out_indices: the chosen stages (blocks), ascending, counted from 0.
         channels, strides: of each map, in pixels of the input; checked against the real output.
-        plain: all maps are of one stride, as a ViT's.
-        normed: maps and tokens pass the model's final norm, each layer's alike. True of plain
+        plain: all maps have the same stride, as in a ViT.
+        normed: maps and tokens pass through the model's final norm, in every layer. True of plain
             ViTs, but for those whose norm comes after mean pooling (`fc_norm`), which have none to
             pass: there, as for all stages of hierarchical models, they are what the layer gives.
         num_prefix_tokens: class, distillation and register tokens in front of `tokens`, which
@@ -241,7 +241,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         return fixed_size(self.model)
 
     def set_input_size(self, height: int, width: int) -> None:
-        """Make the model for images of another size, in place; before an optimizer is built.
+        """Change the input size of the model in place; call it before building an optimizer.
 
         Position embeddings, and BEiT's relative position biases, are resampled (bicubic), rows and
         columns each for themselves. The windows of Swin and SwinV2 keep their size, and so their
@@ -267,7 +267,7 @@ class FeatureExtractor(nn.Module):  # type: ignore[misc]  # torch is not followe
         resize(img_size=size, **({"window_size": windows} if windows else {}))
 
     def layer_groups(self) -> tuple[dict[str, int], int]:
-        """The layer of each of the timm model's parameters, and the number of layers.
+        """Return the layer number of each of the timm model's parameters, and the number of layers.
 
         Layer 0 is the stem with the position embeddings; then it goes block by block, and the final
         norm counts to the last one. Parameters after the encoder, or in no layer of timm's, get

@@ -64,7 +64,8 @@ def _arch_of(path: Path, part: str) -> str:
     many = f"it may be {', '.join(found.archs[:6])}" if found.archs else "its shapes match no timm model"
     raise UserError(
         f"The architecture of the weights file {path} is unknown: "
-        f"{f'its header says {stated!r}, and ' if stated else ''}{many}. Give it as ARCH@{path}."
+        f"{f'its header names {stated!r}, which is not a timm architecture, and ' if stated else ''}{many}. "
+        f"Give it as ARCH@{path}."
     )
 
 

@@ -7,7 +7,7 @@ from tools import datasets_page
 
 
 def test_the_page_is_that_of_the_entries() -> None:
-    """After a change of an entry: python -m bench.datasets table --write."""
+    """After a change of an entry: python -m tools.datasets_page --write."""
     assert datasets_page.PAGE.read_text("utf-8") == datasets_page.page(catalogue.entries())
 
 
